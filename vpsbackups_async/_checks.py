@@ -1,0 +1,38 @@
+"""Arguments checked before anything is sent: a clear `ValueError` that names the value."""
+
+import math
+
+
+def check_int(name: str, value: object, least: int = 1) -> int:
+    """The value itself; raises `ValueError` for anything but an int of at least `least`.
+
+    A bool is none: `True` as an id is a mistake.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        wanted = "a positive int" if least == 1 else f"an int of at least {least}"
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+    return value
+
+
+def check_number(
+    name: str, value: object, *, above: float | None = None, unit: str = "number of seconds"
+) -> float:
+    """The value itself; raises `ValueError` for anything but a finite number of zero or more.
+
+    With `above` it must be greater than that.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or (value < 0 if above is None else value <= above)
+    ):
+        wanted = "zero or more" if above is None else f"above {above:g}"
+        raise ValueError(f"{name} must be a finite {unit}, {wanted}, not {value!r}")
+    return value
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise `ValueError` for anything that cannot be called."""
+    if not callable(value):
+        raise ValueError(f"{name} must be callable, not {value!r}")

@@ -1,0 +1,108 @@
+"""What may be sent again and when, and the budget that a client's retries share.
+
+The table is section (c) of RFC 9110's safe and idempotent methods applied to this API: GET and
+DELETE may be sent again, a create or restore only where nothing was sent or a 429 refused it.
+"""
+
+import random
+from typing import Final
+
+from attrs import frozen
+
+from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff, delay_of
+from vpsbackups_async.errors import (
+    ApiError,
+    ResponseTooLargeError,
+    TransportError,
+    UnexpectedRedirectError,
+    VPSBackupsError,
+)
+
+__all__ = ["RetryBudget", "RetryPolicy"]
+
+_SAFE_METHODS: Final = frozenset({"GET", "DELETE"})
+_PASSING_STATUSES: Final = frozenset(
+    {408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 527, 530}
+)
+_MAX_JITTER: Final = 5.0
+
+
+@frozen
+class RetryPolicy:
+    """How often and how patiently one call is tried.
+
+    `attempts` is the number of tries in all, 1 to switch retries off. `backoff` gives the pause
+    before each further one. A server that asks to wait longer than `max_retry_after` seconds is not
+    waited for: the call fails at once and says how long it would have been. `budget` is how many
+    retries all calls of a client may have in reserve: a retry costs one, ten successes earn one
+    back; None is without limit.
+    """
+
+    attempts: int = 5
+    backoff: Backoff = ExponentialBackoff(0.5, maximum=20.0, jitter=0.5)
+    max_retry_after: float = 120.0
+    budget: float | None = 100.0
+
+    def __attrs_post_init__(self) -> None:
+        check_int("attempts", self.attempts)
+        check_callable("backoff", self.backoff)
+        check_number("max_retry_after", self.max_retry_after)
+        if self.budget is not None:
+            check_number("budget", self.budget, unit="number of retries")
+
+    def pause(self, error: VPSBackupsError, attempt: Attempt) -> float:
+        """The seconds to wait before the next try; what the server asked for, or somewhat more."""
+        asked = asked_pause(error)
+        if asked is None:
+            return delay_of(self.backoff, attempt)
+        # Upwards only: to come back early is what the server refused, and to come back all at the
+        # same moment is the next wave.
+        return asked + random.random() * min(0.2 * asked, _MAX_JITTER)
+
+
+class RetryBudget:
+    """The retries that all calls of one client have left between them."""
+
+    def __init__(self, tokens: float | None) -> None:
+        self._most = self._left = tokens
+
+    def earn(self) -> None:
+        """A call succeeded: a tenth of a retry comes back."""
+        if self._left is not None and self._most is not None and self._left < self._most:
+            self._left = min(self._most, self._left + 0.1)
+
+    def spend(self) -> bool:
+        """Take one retry; False if none is left."""
+        if self._left is None:
+            return True
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+def asked_pause(error: VPSBackupsError) -> float | None:
+    """The seconds that the server asked to wait with a 429 or 503, None if it did not."""
+    if isinstance(error, ApiError) and error.status in {429, 503}:
+        return error.retry_after
+    return None
+
+
+def may_send_again(method: str, error: VPSBackupsError) -> bool:
+    """Whether the same request may go out again after this failure."""
+    if isinstance(error, UnexpectedRedirectError | ResponseTooLargeError):
+        return False
+    if isinstance(error, TransportError):
+        return not error.sent or method in _SAFE_METHODS
+    if isinstance(error, ApiError):
+        refused = error.status == 429
+        return refused or (method in _SAFE_METHODS and error.status in _PASSING_STATUSES)
+    return False
+
+
+def is_ambiguous(error: BaseException) -> bool:
+    """Whether the request behind this failure may have been carried out all the same."""
+    if isinstance(error, ApiError):
+        return error.status >= 500 or error.status == 408
+    return bool(getattr(error, "sent", False)) and not isinstance(error, UnexpectedRedirectError)

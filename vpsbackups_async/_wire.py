@@ -1,0 +1,458 @@
+"""What goes over the wire, without sending it: requests, replies, `Retry-After`, the one converter.
+
+Bytes in, values or typed errors out; no I/O and no clock of its own.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+from urllib.parse import urlencode
+
+import msgspec
+from attrs import evolve, frozen
+from cattrs import Converter, transform_error
+from cattrs.gen import make_dict_structure_fn, override
+from cattrs.preconf.msgspec import make_converter
+
+from vpsbackups_async._checks import check_int
+from vpsbackups_async.errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+)
+from vpsbackups_async.models import (
+    Backup,
+    BackupStatus,
+    BackupType,
+    DetailedBackup,
+    Page,
+    Restore,
+    ServerRef,
+)
+
+BACKUPS_PATH: Final = "/api/v1/backups/"
+API_ROOT: Final = "/api/v1"
+
+Kind = Literal["list", "create", "delete", "restore"]
+
+
+@frozen
+class Request:
+    """One request to the API: what it is for, and what goes over the wire."""
+
+    kind: Kind
+    method: str
+    path: str
+    """Below the API's root, with the exact slash: `/backups/501/`."""
+    query: str = ""
+    """Already encoded, without the question mark."""
+    body: bytes | None = None
+
+
+def check_backup_type(value: object) -> BackupType:
+    """The type as an enum member; raises `ValueError` naming the known ones for any other."""
+    if isinstance(value, str) and (known := BackupType(value)).is_known:
+        return known
+    names = " or ".join(repr(str(member)) for member in BackupType)
+    raise ValueError(f"backup_type must be {names}, not {value!r}")
+
+
+def list_query(
+    server_id: int | None, backup_type: str | BackupType | None, page_size: int | None
+) -> str:
+    """The encoded query of a list's first page; raises `ValueError` for values out of range."""
+    pairs: list[tuple[str, str]] = []
+    if server_id is not None:
+        pairs.append(("server_id", str(check_int("server_id", server_id))))
+    if backup_type is not None:
+        pairs.append(("backup_type", str(check_backup_type(backup_type))))
+    if page_size is not None:
+        pairs.append(("page_size", str(check_int("page_size", page_size))))
+    return urlencode(pairs)
+
+
+def list_request(query: str) -> Request:
+    """A page of the list; `query` is encoded already."""
+    return Request("list", "GET", "/backups/", query)
+
+
+def create_request(server_id: int, description: str | None) -> Request:
+    """A manual backup of a server; raises `ValueError` for a bad id or description."""
+    body: dict[str, object] = {"server_id": check_int("server_id", server_id)}
+    if description is not None:
+        if not isinstance(description, str):
+            raise ValueError(f"description must be a str or None, not {description!r}")
+        body["description"] = description
+    return Request("create", "POST", "/backups/", body=_encode(body))
+
+
+def delete_request(backup_id: int) -> Request:
+    """The removal of a backup, for good."""
+    return Request("delete", "DELETE", f"/backups/{check_int('backup_id', backup_id)}/")
+
+
+def restore_request(server_id: int, backup_id: int) -> Request:
+    """The restore of a server from one of its backups."""
+    path = f"/servers/{check_int('server_id', server_id)}/restore/"
+    body = _encode({"backup_id": check_int("backup_id", backup_id)})
+    return Request("restore", "POST", path, body=body)
+
+
+def _encode(body: dict[str, object]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise ValueError(f"the request cannot be written as JSON: {error}") from None
+
+
+# --- Replies: errors -----------------------------------------------------------------------------
+
+_BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: BadRequestError,
+    429: RateLimitedError,
+}
+_REQUEST_ID_HEADERS: Final = ("X-Request-ID", "X-Correlation-ID", "X-Amzn-Trace-Id", "CF-Ray")
+_DETAIL_LIMIT: Final = 500
+
+
+def decipher(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    method: str = "",
+    path: str = "",
+    attempts: int = 1,
+    now: datetime | None = None,
+) -> bytes:
+    """The body of a 2xx reply; raises the typed `ApiError` for any other status.
+
+    `headers` must look names up without regard to case. `now` is the time to measure a date in
+    `Retry-After` against where the reply has no `Date` of its own.
+    """
+    if 200 <= status < 300:
+        return body
+    kind = _BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
+    detail, field_errors = _error_words(body)
+    raise kind(
+        status,
+        detail,
+        field_errors,
+        request_id(headers),
+        method,
+        path,
+        attempts,
+        retry_after(headers, now),
+    )
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """What the reply's headers call the request, None if nothing."""
+    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
+
+
+def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
+    """DRF's `{"detail": …}`, `{"field": […]}` or list; the title or first words of a page."""
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _page_words(body), {}
+    if isinstance(said, Mapping):
+        detail = said.get("detail", said.get("message", said.get("error", "")))
+        fields = {
+            str(name): _flat(value)
+            for name, value in said.items()
+            if name not in {"detail", "message", "error", "code", "status", "status_code"}
+        }
+        fields.update(zip(("detail",), [_flat(detail)], strict=True) if _nested(detail) else ())
+        return ("" if _nested(detail) else _clip(str(detail or ""))), fields
+    return _clip("; ".join(_flat(said))), {}
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, Mapping | list)
+
+
+def _flat(value: object) -> list[str]:
+    """Messages out of whatever nesting DRF puts them in."""
+    if isinstance(value, Mapping):
+        return [f"{name}: {said}" for name, inner in value.items() for said in _flat(inner)]
+    if isinstance(value, list):
+        return [said for inner in value for said in _flat(inner)]
+    return [] if value is None else [_clip(str(value))]
+
+
+def _page_words(body: bytes) -> str:
+    text = body.decode("utf-8", "replace")
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    words = title.group(1) if title else re.sub(r"<[^>]*>", " ", text)
+    return _clip(" ".join(words.split()))
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _DETAIL_LIMIT else text[: _DETAIL_LIMIT - 1] + "…"
+
+
+# --- Replies: times ------------------------------------------------------------------------------
+
+_SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """The seconds that `Retry-After` asks to wait; None where it says nothing usable.
+
+    Both forms of RFC 9110, section 10.2.3, and fractions. A date is measured against the reply's
+    own `Date`, so that a wrong clock on either side does not matter, else against `now`.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    when = http_date(text)
+    if when is None:
+        return None
+    seconds = (when - (date_of(headers) or now or datetime.now(UTC))).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def date_of(headers: Mapping[str, str]) -> datetime | None:
+    """The server's own clock when it answered, from the `Date` header; None without one."""
+    return http_date(headers.get("Date", ""))
+
+
+def http_date(text: str) -> datetime | None:
+    """An HTTP date as aware UTC; None where it is none."""
+    try:
+        return _utc(parsedate_to_datetime(text))  # `-0000` parses as naive: UTC, says RFC 5322
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _utc(when: datetime) -> datetime:
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+# --- Replies: values -----------------------------------------------------------------------------
+
+
+@frozen
+class Reply:
+    """A reply that arrived whole, with the request that it answers."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    request: Request
+    attempts: int = 1
+
+    def misfit(self, reason: str, place: str = "") -> InvalidResponseError:
+        """The error to raise where the body does not fit the contract."""
+        return InvalidResponseError(
+            reason,
+            place,
+            self.status,
+            self.request.method,
+            API_ROOT + self.request.path,
+            request_id(self.headers),
+        )
+
+
+class _Absent:
+    """The default of a key that may be missing, to tell it from null."""
+
+
+_ABSENT: Any = _Absent()
+
+
+@frozen
+class _PageDoc:
+    """A page as the JSON has it."""
+
+    results: tuple[Backup, ...]
+    count: int | None = _ABSENT
+    next: str | None = _ABSENT
+    previous: str | None = _ABSENT
+
+
+_REQUIRED_QUOTES: Final = 30
+"""The quotation marks of a backup's ten keys and its five strings that are never null."""
+
+
+def read_page(reply: Reply) -> Page:
+    """The page in a list's reply; raises `InvalidResponseError` naming the place that does not fit.
+
+    A bare JSON array counts as the only page. Both paths give equal values; the fast one takes only
+    what needs no repair, and leaves the rest, errors included, to the converter.
+    """
+    return _fast_page(reply.body) or _plain_page(reply)
+
+
+def _fast_page(body: bytes) -> Page | None:
+    try:
+        doc = _PAGE_DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    quotes = 2
+    for link in (doc.count, doc.next, doc.previous):
+        if link is not _ABSENT:
+            quotes += 4 if type(link) is str else 2
+    for backup in doc.results:
+        quotes += _REQUIRED_QUOTES
+        if backup.created_at.tzinfo is not UTC:
+            return None
+        if (expires := backup.expires_at) is not None:
+            quotes += 2
+            if expires.tzinfo is not UTC:
+                return None
+    # msgspec passes over unknown fields. No known one can be missing here, so that every further
+    # field, or a quotation mark inside a text, makes the sum differ.
+    if body.count(b'"') != quotes:
+        return None
+    return _page(doc)
+
+
+def _plain_page(reply: Reply) -> Page:
+    said = _json(reply)
+    doc: _PageDoc = _structure(
+        reply, {"results": said} if isinstance(said, list) else said, _PageDoc
+    )
+    return _page(doc)
+
+
+def _page(doc: _PageDoc) -> Page:
+    return Page(
+        doc.results,
+        None if doc.count is _ABSENT else doc.count,
+        None if doc.next is _ABSENT else doc.next or None,
+        None if doc.previous is _ABSENT else doc.previous or None,
+    )
+
+
+def read_backup(reply: Reply) -> Backup:
+    """The backup in a create's reply; raises `InvalidResponseError` where it does not fit."""
+    backup: Backup = _structure(reply, _json(reply), Backup)
+    return backup
+
+
+def read_restore(reply: Reply, server_id: int, backup_id: int) -> Restore:
+    """What a restore's reply says: any body is good, for what it holds is not documented."""
+    try:
+        data = msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        data = None
+    said = data if isinstance(data, Mapping) else {}
+    message = said.get("message", said.get("detail"))
+    return Restore(
+        server_id, backup_id, reply.status, None if message is None else str(message), data
+    )
+
+
+def _json(reply: Reply) -> Any:
+    try:
+        return msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        kind = reply.headers.get("Content-Type") or "no content type"
+        start = _page_words(reply.body[:200])
+        raise reply.misfit(
+            f"the body is not JSON: {error} ({kind}, it begins with {start!r})"
+        ) from None
+
+
+def _structure(reply: Reply, said: object, kind: type) -> Any:
+    try:
+        return CONVERTER.structure(said, kind)
+    except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
+        first = transform_error(error, "", _explain)[0]
+    reason, _, place = first.rpartition(" @ ")
+    raise reply.misfit(reason, place.lstrip("."))
+
+
+def _explain(error: BaseException, _: type | None) -> str:
+    return "a required field is missing" if isinstance(error, KeyError) else str(error)
+
+
+_FIELDS: Final = frozenset({
+    "id", "server", "backup_type", "status", "size_mb", "created_at", "expires_at", "description",
+    "message",
+})  # fmt: skip
+
+
+def _converter() -> Converter:
+    """The codec: strict about types, since cattrs would turn null into "None" and "7" into 7."""
+    converter = make_converter()
+    for kind in (int, str):
+        converter.register_structure_hook(kind, _strict)
+    for known in (BackupType, BackupStatus):
+        converter.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
+    converter.register_structure_hook(datetime, _when)
+    backup_fields = make_dict_structure_fn(Backup, converter)
+    detailed_fields = make_dict_structure_fn(DetailedBackup, converter, extra=override(omit=True))
+    server_fields = make_dict_structure_fn(ServerRef, converter)
+
+    def structure_backup(value: Any, _: type) -> Backup:
+        said = dict(_object(value))
+        extra = {name: said.pop(name) for name in said.keys() - _FIELDS}
+        said.setdefault("size_mb")
+        said.setdefault("expires_at")
+        said["description"] = _or_empty(said.get("description"))
+        if not extra and said.get("message") is None:
+            said.pop("message", None)
+            return backup_fields(said, Backup)
+        return evolve(detailed_fields(said, DetailedBackup), extra=extra)
+
+    def structure_server(value: Any, _: type) -> ServerRef:
+        said = _object(value)
+        return server_fields({**said, "name": _or_empty(said.get("name"))}, ServerRef)
+
+    converter.register_structure_hook(Backup, structure_backup)
+    converter.register_structure_hook(ServerRef, structure_server)
+    page_fields = make_dict_structure_fn(_PageDoc, converter)
+    converter.register_structure_hook(
+        _PageDoc, lambda value, _: page_fields(_object(value), _PageDoc)
+    )
+    return converter
+
+
+def _strict(value: Any, kind: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, got {_shown(value)}")
+    return value
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {_shown(value)}")
+    return value
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _when(value: Any, _: Any) -> datetime:
+    try:
+        return _utc(msgspec.convert(_strict(value, str), datetime))
+    except (msgspec.ValidationError, OverflowError):
+        raise ValueError(f"expected an ISO 8601 time, got {_shown(value)}") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+CONVERTER: Final = _converter()
+_PAGE_DECODER: Final = msgspec.json.Decoder(_PageDoc)

@@ -1,0 +1,476 @@
+"""The front door: `BackupsClient` and the `BackupStream` that its `list` gives."""
+
+import builtins
+import logging
+import os
+import ssl as ssl_module
+import warnings
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Literal, NoReturn, Self, SupportsIndex
+
+import aiohttp
+from attrs import evolve, frozen
+from yarl import URL
+
+from vpsbackups_async import _wire
+from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._gate import Limiter
+from vpsbackups_async._paging import NextLinks, Walk
+from vpsbackups_async._retry import RetryPolicy, is_ambiguous
+from vpsbackups_async._transport import Secret, Timeouts, Transport, check_base_url
+from vpsbackups_async._waiting import Waiter, WaitHub
+from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
+from vpsbackups_async.errors import (
+    ApiError,
+    BackupFailedError,
+    BackupInProgressError,
+    BadRequestError,
+    ConflictError,
+    CreateOutcomeUnknownError,
+    InvalidResponseError,
+    ManualBackupLimitError,
+    NotFoundError,
+    VPSBackupsError,
+)
+from vpsbackups_async.fleet import Fleet
+from vpsbackups_async.models import (
+    Backup,
+    BackupRef,
+    BackupStatus,
+    BackupType,
+    Page,
+    Restore,
+    Sweep,
+)
+
+__all__ = ["BackupStream", "BackupsClient", "ClientStats"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+DEFAULT_URL = "https://admin.vps.org"
+DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
+MANUAL_BACKUP_LIMIT = 10
+"""Manual backups that a server may have: the provider's own page on backups."""
+_SWEEPS = 3
+_BUSY_WORDS = ("progress", "running", "already", "ongoing")
+
+
+@frozen
+class ClientStats:
+    """What a client has done so far.
+
+    `requests` counts every attempt that went out, `retries` those that followed a failure,
+    `rate_limited` the answers with 429, `bytes_received` the decoded bodies in bytes.
+    """
+
+    requests: int
+    retries: int
+    rate_limited: int
+    bytes_received: int
+
+
+class BackupStream:
+    """A list of backups that is read as you go; each way of reading it starts from the first page.
+
+    `async for backup in stream` gives the backups one by one, none of them twice. Leaving the loop
+    early is fine; `async with stream:` makes sure that what `prefetch` lets run ahead has ended.
+    """
+
+    def __init__(
+        self,
+        open_walk: Callable[[], Walk],
+        keep: Callable[[Page], Page],
+    ) -> None:
+        self._open_walk = open_walk
+        self._keep = keep
+        self._walks: set[Walk] = set()
+
+    async def __aiter__(self) -> AsyncGenerator[Backup]:
+        async with aclosing(self.pages()) as pages:
+            async for page in pages:
+                for backup in page.items:
+                    yield backup
+
+    def pages(self) -> AsyncGenerator[Page]:
+        """The pages as the server cuts them, each without what an earlier one had."""
+        return self._walk(self._open_walk())
+
+    async def first(self) -> Backup | None:
+        """The first backup, None if there is none; one request, unless the page is empty."""
+        async with aclosing(aiter(self)) as backups:
+            return await anext(backups, None)
+
+    async def collect(self, limit: int | None = None) -> builtins.list[Backup]:
+        """All backups, or the first `limit` of them, with no more pages read than that takes."""
+        if limit is not None:
+            check_int("limit", limit, 0)
+        backups: builtins.list[Backup] = []
+        if limit == 0:
+            return backups
+        async with aclosing(self.pages()) as pages:
+            async for page in pages:
+                backups.extend(page.items)
+                if limit is not None and len(backups) >= limit:
+                    return backups[:limit]
+        return backups
+
+    async def count(self) -> int:
+        """How many backups the server counts; one request, or all where it gives no count."""
+        total = 0
+        async with aclosing(self.pages()) as pages:
+            async for page in pages:
+                if page.count is not None:
+                    return page.count
+                total += len(page.items)
+        return total
+
+    async def snapshot(self) -> Sweep:
+        """The whole list, and whether it is whole; read up to three times if it moves meanwhile."""
+        sweep = await self._sweep()
+        for _ in range(_SWEEPS - 1):
+            if sweep.complete:
+                break
+            sweep = await self._sweep()
+        return sweep
+
+    async def _sweep(self) -> Sweep:
+        walk = self._open_walk()
+        items: builtins.list[Backup] = []
+        async with aclosing(self._walk(walk)) as pages:
+            async for page in pages:
+                items.extend(page.items)
+        tally = walk.tally
+        return Sweep(
+            tuple(items),
+            walk.complete,
+            tally.count_first,
+            tally.count_last,
+            tally.duplicates,
+            tally.pages,
+        )
+
+    async def _walk(self, walk: Walk) -> AsyncGenerator[Page]:
+        self._walks.add(walk)
+        try:
+            async with aclosing(walk.pages()) as pages:
+                async for page in pages:
+                    yield self._keep(page)
+        finally:
+            self._walks.discard(walk)
+
+    async def aclose(self) -> None:
+        """End every loop over this stream, and wait until what runs ahead of them has ended."""
+        for walk in tuple(self._walks):
+            await walk.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class BackupsClient:
+    """A client of the VPS.org backups API for one token, made once and shared by all tasks.
+
+    It may be made anywhere, at import time as well: it opens its connections on first use, in the
+    event loop that runs then. Close it with `async with` or `await client.close()`.
+
+    `token` and `base_url` come from `VPS_API_TOKEN` and `VPS_API_URL` where they are not given;
+    the URL may end in `/api/v1` or not. `timeouts` and `retry` hold for each call; `limiter`
+    decides how many requests run at once and may be shared. `session` is an
+    `aiohttp.ClientSession` of your own, which is used and never closed. `ssl_context` brings a CA
+    of your own. `proxy` is a URL, or "env" for the usual variables (`.netrc` is never read).
+    `max_response_bytes` bounds one decoded reply.
+
+    Raises `ConfigurationError` for a token or URL that cannot work, `ValueError` for bad numbers.
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        *,
+        base_url: str | URL | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retry: RetryPolicy = RetryPolicy(),
+        limiter: Limiter | None = None,
+        session: aiohttp.ClientSession | None = None,
+        ssl_context: ssl_module.SSLContext | None = None,
+        proxy: str | None = None,
+        allow_insecure: bool = False,
+        max_response_bytes: int = 16 * 2**20,
+    ) -> None:
+        # Wrapped before anything can fail: a traceback may show the locals of this frame.
+        token = Secret.wrap(os.environ.get("VPS_API_TOKEN", "") if token is None else token)
+        check_int("max_response_bytes", max_response_bytes)
+        root = check_base_url(
+            base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL, allow_insecure=allow_insecure
+        )
+        self._transport = Transport(
+            token.checked(),
+            root,
+            timeouts=timeouts,
+            retry=retry,
+            limiter=limiter,
+            session=session,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            max_response_bytes=max_response_bytes,
+        )
+        self._links = NextLinks(URL(f"{root}/backups/", encoded=True))
+        self._hub = WaitHub(self._look, patience=timeouts.attempt)
+        self._streams: weakref.WeakSet[BackupStream] = weakref.WeakSet()
+        self._filter_warned = False
+
+    def __repr__(self) -> str:
+        return f"<BackupsClient of {self._transport.root}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "a BackupsClient holds a token and connections: make it in the process that uses it"
+        )
+
+    # --- Lists ---------------------------------------------------------------------------------
+
+    def list(
+        self,
+        *,
+        server_id: int | None = None,
+        backup_type: str | BackupType | None = None,
+        page_size: int | None = None,
+        prefetch: int = 0,
+    ) -> BackupStream:
+        """The backups of one server or all, manual or automatic or both, read as you go.
+
+        `page_size` asks for that many a page, which the server may ignore. `prefetch` lets up to so
+        many page requests run ahead of the reader.
+
+        Raises `ValueError` for values out of range. Reading it raises `ApiError` and
+        `TransportError`, and `PaginationError` for links that cannot be followed.
+        """
+        check_int("prefetch", prefetch, 0)
+        query = _wire.list_query(server_id, backup_type, page_size)
+
+        def keep(page: Page) -> Page:
+            return self._filtered(page, server_id, backup_type)
+
+        stream = BackupStream(lambda: self._walk(query, prefetch), keep)
+        self._streams.add(stream)
+        return stream
+
+    async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
+        """The backup with this id, found by looking through the list, or one server's.
+
+        Raises `NotFoundError` if a list that did not move while it was read does not have it, or
+        three that did.
+        """
+        check_int("backup_id", backup_id)
+        query = _wire.list_query(server_id, None, None)
+        for _ in range(_SWEEPS):
+            walk = self._walk(query)
+            async with aclosing(walk.pages()) as pages:
+                async for page in pages:
+                    for backup in page.items:
+                        if backup.id == backup_id and server_id in {None, backup.server.id}:
+                            return backup
+            if walk.complete:
+                break
+        where = "the list" if server_id is None else f"the list of server {server_id}"
+        raise NotFoundError(
+            404, f"backup {backup_id} is not in {where}", method="GET", path=_wire.BACKUPS_PATH
+        )
+
+    def _walk(self, query: str, prefetch: int = 0) -> Walk:
+        return Walk(self._page, query, self._links, prefetch=prefetch)
+
+    async def _page(self, query: str) -> Page:
+        return _wire.read_page(await self._transport.send(_wire.list_request(query)))
+
+    def _look(self, server_id: int | None) -> Walk:
+        return self._walk(_wire.list_query(server_id, None, None))
+
+    def _filtered(self, page: Page, server_id: int | None, backup_type: str | None) -> Page:
+        """The page without what the filters exclude: a server may ignore a query it does not know.
+
+        A list that is one server's must never show another's, for what it shows may get deleted.
+        """
+        if server_id is None and backup_type is None:
+            return page
+        items = tuple(
+            backup
+            for backup in page.items
+            if (server_id is None or backup.server.id == server_id)
+            and (backup_type is None or backup.backup_type == backup_type)
+        )
+        if len(items) == len(page.items):
+            return page
+        if not self._filter_warned:
+            self._filter_warned = True
+            logger.warning("the server ignores list filters: they are applied here")
+        return evolve(page, items=items)
+
+    # --- One backup ----------------------------------------------------------------------------
+
+    async def create(self, server_id: int, *, description: str | None = None) -> Backup:
+        """Start a manual backup; the backup as the API begins it, `in_progress`.
+
+        `await client.wait(backup)` waits for its end. The request is sent again only where nothing
+        was sent, or a 429 refused it.
+
+        Raises `ManualBackupLimitError` or `BackupInProgressError` where what the server holds does
+        not allow another, `CreateOutcomeUnknownError` where it cannot be told whether a backup was
+        made, and other `ApiError` and `TransportError`.
+        """
+        request = _wire.create_request(server_id, description)
+        try:
+            reply = await self._transport.send(request)
+            return _wire.read_backup(reply)
+        except (BadRequestError, ConflictError) as error:
+            refusal: ApiError = error
+        except VPSBackupsError as error:
+            if not (is_ambiguous(error) or isinstance(error, InvalidResponseError)):
+                raise
+            raise CreateOutcomeUnknownError((), server_id, description, str(error)) from error
+        raise await self._recognised(refusal, server_id)
+
+    async def _recognised(self, refusal: ApiError, server_id: int) -> ApiError:
+        """The refusal of a create as the error that says why, going by what the server holds.
+
+        How the API words these refusals is not documented, so that the words are only a hint.
+        """
+        if set(refusal.field_errors) == {"description"}:
+            return refusal
+        try:
+            held = await self.list(server_id=server_id).collect()
+        except VPSBackupsError:
+            return refusal
+        full = sum(backup.is_manual for backup in held) >= MANUAL_BACKUP_LIMIT
+        busy = any(backup.status == BackupStatus.IN_PROGRESS for backup in held)
+        said = str(refusal).casefold()
+        if busy and (not full or any(word in said for word in _BUSY_WORDS)):
+            return BackupInProgressError(*refusal.args)
+        return ManualBackupLimitError(*refusal.args) if full else refusal
+
+    async def wait(
+        self,
+        backup: Backup | BackupRef,
+        *,
+        backoff: Backoff | None = None,
+        timeout: float | None = 3600.0,
+        on_poll: Callable[[Attempt], object] | None = None,
+        on_unknown: Literal["wait", "raise"] = "wait",
+        appear_grace: float = 60.0,
+    ) -> Backup:
+        """The backup once it is completed; all waits of a client share their looks at the list.
+
+        `backoff` says when to look next, the first time included (default: 5 s, growing to 30 s).
+        `timeout` is in seconds of real time, None for no end. `on_poll` is called with an `Attempt`
+        after each look. A status that this library does not know is waited out, unless `on_unknown`
+        is "raise". A backup that is never listed is given `appear_grace` seconds to appear. Failed
+        looks are not the end of a wait, except for 401 and 403.
+
+        Raises `BackupFailedError`, `BackupDisappearedError`, `BackupNeverAppearedError` or
+        `WaitTimeoutError`, each with the ref to wait for again; `ValueError` for bad arguments.
+        """
+        known = backup if isinstance(backup, Backup) else None
+        if not isinstance(backup, Backup | BackupRef):
+            raise ValueError(f"wait needs a Backup or a BackupRef, not {backup!r}")
+        ref = backup.ref if isinstance(backup, Backup) else backup
+        check_int("id", ref.id)
+        if ref.server_id is not None:
+            check_int("server_id", ref.server_id)
+        if timeout is not None:
+            check_number("timeout", timeout)
+        check_number("appear_grace", appear_grace)
+        if backoff is not None:
+            check_callable("backoff", backoff)
+        if on_unknown not in {"wait", "raise"}:
+            raise ValueError(f"on_unknown must be 'wait' or 'raise', not {on_unknown!r}")
+        self._transport.open()
+        if known is not None and known.is_completed:
+            return known
+        if known is not None and known.is_failed:
+            raise BackupFailedError(ref, known.status, backup=known)
+        waiter = Waiter(
+            ref,
+            known,
+            backoff=backoff or DEFAULT_WAIT_BACKOFF,
+            timeout=timeout,
+            on_poll=on_poll,
+            on_unknown=on_unknown,
+            appear_grace=appear_grace,
+        )
+        return await self._hub.wait(waiter)
+
+    async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
+        """Delete a backup for good; this cannot be undone.
+
+        Raises `NotFoundError` if there is no such backup, unless `missing_ok`. A second attempt
+        that finds it gone counts as done.
+        """
+        request = _wire.delete_request(backup_id)
+        try:
+            await self._transport.send(request)
+        except NotFoundError:
+            if not missing_ok:
+                raise
+
+    async def restore(self, server_id: int, backup_id: int) -> Restore:
+        """Overwrite a server with one of its backups; what the API said when it accepted that.
+
+        Sent again only where nothing was sent, or a 429 refused it. An error whose `sent` is True,
+        or a `ServerError`, may mean that the restore is running: look at the server first.
+        """
+        reply = await self._transport.send(_wire.restore_request(server_id, backup_id))
+        return _wire.read_restore(reply, server_id, backup_id)
+
+    def fleet(
+        self, server_ids: Iterable[int] | AsyncIterable[int], *, concurrency: int | None = None
+    ) -> Fleet:
+        """The same verbs over many servers at once, `concurrency` of them at a time."""
+        return Fleet(self, server_ids, concurrency=concurrency)
+
+    # --- Life ----------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> ClientStats:
+        """What this client has done so far."""
+        done = self._transport.counters
+        return ClientStats(done.requests, done.retries, done.rate_limited, done.bytes_received)
+
+    async def close(self) -> None:
+        """End all waits and lists, and close the connections; twice does no harm."""
+        await self._hub.close()
+        for stream in tuple(self._streams):
+            await stream.aclose()
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        self._transport.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        transport = getattr(self, "_transport", None)
+        if transport is not None and transport.abandon():
+            warnings.warn(
+                f"unclosed {self!r}: use 'async with BackupsClient(...)' or await its close()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )

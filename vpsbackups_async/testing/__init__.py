@@ -1,0 +1,44 @@
+"""A VPS.org server to test against: in memory, on a loopback port, as faulty as asked for.
+
+It shares no code with the client, so that one mistake cannot cancel itself out.
+"""
+
+from __future__ import annotations
+
+from .contract import openapi
+from .faults import (
+    Drop,
+    Fault,
+    Garbage,
+    GzipBomb,
+    HostileNext,
+    Latency,
+    NotJSON,
+    Oversized,
+    RateLimit,
+    Redirect,
+    Reply,
+    ServerFault,
+    Truncate,
+)
+from .seen import SeenRequest
+from .server import FakeVPS
+
+__all__ = [
+    "Drop",
+    "FakeVPS",
+    "Fault",
+    "Garbage",
+    "GzipBomb",
+    "HostileNext",
+    "Latency",
+    "NotJSON",
+    "Oversized",
+    "RateLimit",
+    "Redirect",
+    "Reply",
+    "SeenRequest",
+    "ServerFault",
+    "Truncate",
+    "openapi",
+]

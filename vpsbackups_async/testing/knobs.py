@@ -1,0 +1,64 @@
+"""The knobs of the fake server, as one value that its parts read while it runs."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from .faults import Fault
+
+__all__ = ["JSON", "Knobs"]
+
+JSON = dict[str, Any]
+RESTORE_STARTED = {"message": "Restore has been started. The server will be offline meanwhile."}
+
+
+def _token(token: str | None) -> str:
+    return "vps_" + secrets.token_hex(20) if token is None else token
+
+
+def _fails(
+    fails: Callable[[JSON], bool] | Iterable[int],
+) -> Callable[[JSON], bool] | Iterable[int]:
+    return fails if callable(fails) else frozenset(fails)
+
+
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
+class Knobs:
+    """The constructor arguments of `FakeVPS`, documented there."""
+
+    _servers: int | Iterable[int] | Mapping[int, str] = 3
+    _backups: int | Iterable[Mapping[str, Any]] = 0
+    backup_seconds: float | Callable[[JSON], float] = 5.0
+    fails: Callable[[JSON], bool] | Iterable[int] = attrs.field(default=(), converter=_fails)
+    failed_status: str = "failed"
+    visible_after: float = 0.0
+    one_at_a_time: bool = False
+    quota: int = 10
+    quota_status: int = 400
+    retention_days: float = 30
+    paging: Literal["page", "limit", "cursor", "none"] = "page"
+    page_size: int = 20
+    max_page_size: int = 100
+    truncate_to: int | None = None
+    honours_page: bool = False
+    _order: str = attrs.field(
+        default="-id",
+        validator=attrs.validators.in_(("id", "-id", "created_at", "-created_at", "random")),
+    )
+    next_base: str | None = None
+    token: str = attrs.field(default=None, converter=_token)
+    rate_limit: float | None = None
+    max_concurrent: int | None = None
+    restore_reply: tuple[int, Any] = (202, RESTORE_STARTED)
+    _faults: Iterable[Fault] = ()
+    _seed: int = 0
+    ssl_context: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
+    prefix: str = ""
+    _clock: Callable[[], float] | None = None
+    keepalive_seconds: float = 75.0

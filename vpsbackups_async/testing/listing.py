@@ -1,0 +1,196 @@
+"""The list endpoint in its four styles of paging, as Django REST framework gives them."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import enum
+import json
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+import attrs
+
+from .knobs import Knobs
+from .replies import JSON_TYPE, Answer, problem
+from .state import Account, Key
+
+__all__ = ["listing"]
+
+KINDS = ("manual", "automatic")
+
+
+class _Unset(enum.Enum):
+    """A link that the reply does not even name."""
+
+    UNSET = enum.auto()
+
+
+_UNSET = _Unset.UNSET
+# The parameters that a link changes; one that it drops is None.
+_Change = dict[str, str | None]
+_Link = _Change | _Unset | None
+
+
+class _BadPageError(Exception):
+    """The page asked for is not there; the text is what the server says."""
+
+
+@attrs.frozen
+class _Window:
+    """The part of the list that a reply holds; a link is None or the parameters to change."""
+
+    keys: Sequence[Key]
+    count: int | None
+    next: _Link = _UNSET
+    previous: _Link = _UNSET
+
+
+def listing(account: Account, knobs: Knobs, query: dict[str, str], url: str) -> Answer:
+    """The reply to a GET of the list at ``url`` with ``query``."""
+    server_id = kind = None
+    if text := query.get("server_id"):
+        server_id = _whole_number(text)
+        if server_id is None:
+            return _bad_filter("server_id", "Enter a number.")
+    if text := query.get("backup_type"):
+        if text not in KINDS:
+            words = f"Select a valid choice. {text} is not one of the available choices."
+            return _bad_filter("backup_type", words)
+        kind = text
+    keys = account.rows(server_id, kind)
+    try:
+        window = _STYLES[knobs.paging](keys, account.descending, knobs, query)
+    except _BadPageError as bad:
+        return problem(404, str(bad))
+    return Answer(200, _body(account, window, query, url), {"Content-Type": JSON_TYPE})
+
+
+def _body(account: Account, window: _Window, query: dict[str, str], url: str) -> bytes:
+    head: list[str] = []
+    if window.count is not None:
+        head.append(f'"count":{window.count}')
+    for name, change in (("next", window.next), ("previous", window.previous)):
+        if not isinstance(change, _Unset):
+            link = None if change is None else _link(url, query, change)
+            head.append(f'"{name}":{json.dumps(link)}')
+    head.append('"results":[')
+    # Each backup keeps its own text, so a page is put together without encoding anything.
+    results = b",".join([account.text(key) for key in window.keys])
+    return b"".join([b"{", ",".join(head).encode(), results, b"]}"])
+
+
+def _bad_filter(name: str, words: str) -> Answer:
+    body = json.dumps({name: [words]}).encode()
+    return Answer(400, body, {"Content-Type": JSON_TYPE})
+
+
+def _link(url: str, query: dict[str, str], change: _Change) -> str:
+    merged = {**query, **change}
+    kept = sorted((name, value) for name, value in merged.items() if value is not None)
+    return f"{url}?{urlencode(kept)}" if kept else url
+
+
+def _whole_number(text: str) -> int | None:
+    try:
+        return int(text) if text.isascii() else None
+    except ValueError:
+        return None
+
+
+def _size(query: dict[str, str], name: str, knobs: Knobs) -> int:
+    # Django REST framework takes its default for anything that is not a positive number.
+    asked = _whole_number(query.get(name, "")) or 0
+    return min(asked, knobs.max_page_size) if asked > 0 else knobs.page_size
+
+
+def _slice(keys: list[Key], descending: bool, start: int, stop: int) -> list[Key]:
+    if not descending:
+        return keys[start:stop]
+    end = len(keys)
+    return keys[max(end - stop, 0) : max(end - start, 0)][::-1]
+
+
+def _by_page(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
+    size = _size(query, "page_size", knobs)
+    pages = max(1, -(-len(keys) // size))
+    page = _page_number(query, pages)
+    return _Window(
+        _slice(keys, descending, (page - 1) * size, page * size),
+        len(keys),
+        {"page": str(page + 1)} if page < pages else None,
+        None if page == 1 else {"page": str(page - 1) if page > 2 else None},
+    )
+
+
+def _page_number(query: dict[str, str], pages: int) -> int:
+    text = query.get("page") or "1"
+    page = pages if text == "last" else _whole_number(text)
+    if page is None or not 1 <= page <= pages:
+        raise _BadPageError("Invalid page.")
+    return page
+
+
+def _by_limit(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
+    limit = _size(query, "limit", knobs)
+    offset = max(_whole_number(query.get("offset", "")) or 0, 0)
+    further: _Change | None = None
+    back: _Change | None = None
+    if offset + limit < len(keys):
+        further = {"limit": str(limit), "offset": str(offset + limit)}
+    if offset > 0:
+        start = offset - limit
+        back = {"limit": str(limit), "offset": str(start) if start > 0 else None}
+    return _Window(_slice(keys, descending, offset, offset + limit), len(keys), further, back)
+
+
+def _by_cursor(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
+    size = _size(query, "page_size", knobs)
+    backwards, mark = _read_cursor(query.get("cursor"))
+    if mark is not None and keys and type(mark[0]) is not type(keys[0][0]):
+        raise _BadPageError("Invalid cursor")
+    start = 0
+    if mark is not None:
+        # Positions count in the order of the list: what stands before the mark, without it.
+        before = bisect.bisect_left(keys, mark)
+        through = bisect.bisect_right(keys, mark)
+        first, after = before, through
+        if descending:
+            first, after = len(keys) - through, len(keys) - before
+        start = max(first - size, 0) if backwards else after
+        size = min(size, first) if backwards else size
+    shown = _slice(keys, descending, start, start + size)
+    further: _Change | None = None
+    back: _Change | None = None
+    if shown and start + size < len(keys):
+        further = {"cursor": _cursor(False, shown[-1])}
+    if shown and start > 0:
+        back = {"cursor": _cursor(True, shown[0])}
+    return _Window(shown, None, further, back)
+
+
+def _cursor(backwards: bool, key: Key) -> str:
+    return base64.urlsafe_b64encode(json.dumps([backwards, *key]).encode()).decode()
+
+
+def _read_cursor(text: str | None) -> tuple[bool, Key | None]:
+    if not text:
+        return False, None
+    try:
+        backwards, value, backup_id = json.loads(base64.urlsafe_b64decode(text))
+        return bool(backwards), (value, int(backup_id))
+    except (TypeError, ValueError):
+        raise _BadPageError("Invalid cursor") from None
+
+
+def _whole(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
+    size = knobs.truncate_to
+    if size is None:
+        return _Window(_slice(keys, descending, 0, len(keys)), len(keys))
+    page = 1
+    if knobs.honours_page:
+        page = _page_number(query, max(1, -(-len(keys) // size)))
+    return _Window(_slice(keys, descending, (page - 1) * size, page * size), len(keys))
+
+
+_STYLES = {"page": _by_page, "limit": _by_limit, "cursor": _by_cursor, "none": _whole}

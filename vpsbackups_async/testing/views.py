@@ -1,0 +1,168 @@
+"""The endpoints of the backups API, over an account in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .knobs import Knobs
+from .listing import listing
+from .replies import HTML_TYPE, Answer, answer_json, problem
+from .seen import SeenRequest
+from .state import RUNNING, Account
+
+__all__ = ["Api"]
+
+STARTED = "Backup is being created. This may take several minutes depending on server size."
+_INTEGER = re.compile(r"\s*([+-]?\d+)(?:\.0*)?\s*", re.ASCII)
+_PATHS = (
+    ("backups", re.compile(r"/backups/", re.ASCII)),
+    ("backup", re.compile(r"/backups/(\d+)/", re.ASCII)),
+    ("restore", re.compile(r"/servers/(\d+)/restore/", re.ASCII)),
+)
+_MISSING = object()
+
+
+class _RefusedError(Exception):
+    """The body is refused with this answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class Api:
+    """Answers to requests, as the provider's Django server would give them.
+
+    ``restores`` collects the (server id, backup id) of every restore that was accepted.
+    """
+
+    def __init__(self, account: Account, knobs: Knobs) -> None:
+        self.restores: list[tuple[int, int]] = []
+        self.revoked = False
+        self.forbidden = False
+        self._account = account
+        self._knobs = knobs
+        self._verbs: dict[str, dict[str, Callable[..., Answer]]] = {
+            "backups": {"GET": self._list, "POST": self._create},
+            "backup": {"DELETE": self._delete},
+            "restore": {"POST": self._restore},
+        }
+
+    def answer(self, seen: SeenRequest, base: str) -> Answer:
+        """The answer to a request; ``base`` is the scheme, host and port that it came to."""
+        root = self._knobs.prefix.rstrip("/") + "/api/v1"
+        tail = seen.path[len(root) :] if seen.path.startswith(root) else ""
+        name, ids = _route(tail)
+        if name is None:
+            if not tail.endswith("/") and _route(tail + "/")[0] is not None:
+                return _with_slash(seen)
+            return Answer(404, b"<h1>Not Found</h1>", {"Content-Type": HTML_TYPE})
+        if refused := self._refuse(seen):
+            return refused
+        verbs = self._verbs[name]
+        verb = verbs.get(seen.method)
+        if verb is None:
+            allow = ", ".join([*verbs, "OPTIONS"])
+            return problem(405, f'Method "{seen.method}" not allowed.', {"Allow": allow})
+        try:
+            return verb(seen, base, *ids)
+        except _RefusedError as refusal:
+            return refusal.answer
+
+    def _refuse(self, seen: SeenRequest) -> Answer | None:
+        if self.revoked or seen.headers.get("Authorization") != f"Bearer {self._knobs.token}":
+            return problem(401, "Invalid token.", {"WWW-Authenticate": "Bearer"})
+        if self.forbidden:
+            return problem(403, "You do not have permission to perform this action.")
+        return None
+
+    def _list(self, seen: SeenRequest, base: str) -> Answer:
+        url = (self._knobs.next_base or base).rstrip("/") + seen.path
+        return listing(self._account, self._knobs, seen.query, url)
+
+    def _create(self, seen: SeenRequest, _base: str) -> Answer:
+        fields = _fields(seen)
+        server_id = _integer(fields, "server_id")
+        description = _text(fields, "description")
+        knobs, account = self._knobs, self._account
+        if server_id not in account.servers:
+            return problem(404, "Server not found.")
+        held = [backup.data for backup in account.on_server(server_id)]
+        if knobs.one_at_a_time and any(data.get("status") == RUNNING for data in held):
+            return problem(409, "A backup of this server is already in progress.")
+        if sum(data.get("backup_type") == "manual" for data in held) >= knobs.quota:
+            words = f"A server can have at most {knobs.quota} manual backups."
+            return problem(knobs.quota_status, words)
+        # A backup that takes no time is completed in the list, yet the reply still says it runs.
+        made = account.create(server_id, description)
+        started = {"status": RUNNING, "size_mb": None, "message": STARTED}
+        return answer_json(201, {**made.data, **started})
+
+    def _delete(self, _seen: SeenRequest, _base: str, backup_id: int) -> Answer:
+        if self._account.remove(backup_id) is None:
+            return problem(404, "Backup not found.")
+        return Answer(204)
+
+    def _restore(self, seen: SeenRequest, _base: str, server_id: int) -> Answer:
+        backup_id = _integer(_fields(seen), "backup_id")
+        if server_id not in self._account.servers:
+            return problem(404, "Server not found.")
+        held = self._account.get(backup_id)
+        if held is None or held.server_id != server_id:
+            return problem(404, "Backup not found.")
+        self.restores.append((server_id, backup_id))
+        status, body = self._knobs.restore_reply
+        return Answer(status, body) if isinstance(body, bytes) else answer_json(status, body)
+
+
+def _route(tail: str) -> tuple[str | None, list[int]]:
+    for name, pattern in _PATHS:
+        if found := pattern.fullmatch(tail):
+            return name, [int(text) for text in found.groups()]
+    return None, []
+
+
+def _with_slash(seen: SeenRequest) -> Answer:
+    path, mark, query = seen.target.partition("?")
+    return Answer(301, b"", {"Location": f"{path}/{mark}{query}"})
+
+
+def _fields(seen: SeenRequest) -> dict[str, Any]:
+    kind = seen.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if seen.body and kind != "application/json":
+        raise _RefusedError(problem(415, f'Unsupported media type "{kind}" in request.'))
+    fields = seen.json if seen.body else {}
+    if fields is None and seen.body.strip() != b"null":
+        raise _RefusedError(problem(400, "JSON parse error - the body is not valid JSON."))
+    if not isinstance(fields, dict):
+        given = type(fields).__name__
+        words = f"Invalid data. Expected a dictionary, but got {given}."
+        raise _bad_field("non_field_errors", words)
+    return fields
+
+
+def _bad_field(name: str, words: str) -> _RefusedError:
+    return _RefusedError(answer_json(400, {name: [words]}))
+
+
+def _integer(fields: dict[str, Any], name: str) -> int:
+    value = fields.get(name, _MISSING)
+    if value is _MISSING:
+        raise _bad_field(name, "This field is required.")
+    if value is None:
+        raise _bad_field(name, "This field may not be null.")
+    found = _INTEGER.fullmatch(str(value))
+    if found is None:
+        raise _bad_field(name, "A valid integer is required.")
+    return int(found[1])
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name, "")
+    if value is None:
+        raise _bad_field(name, "This field may not be null.")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _bad_field(name, "Not a valid string.")
+    return str(value).strip()

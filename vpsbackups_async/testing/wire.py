@@ -1,0 +1,191 @@
+"""The fake server's sockets: it records a request, lets faults strike, and sends the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Protocol
+
+from aiohttp import web
+
+from .clock import Clock, http_date
+from .faults import Latency
+from .knobs import Knobs
+from .limits import Limits
+from .replies import Raw, Sendable, deliver
+from .script import Script
+from .seen import SeenRequest, settle_status
+from .views import Api
+
+__all__ = ["Wire"]
+
+# Nothing worth waiting for is left once every connection has been cut.
+SHUTDOWN_SECONDS = 0.05
+
+
+class Ledger(Protocol):
+    """Where requests are written down, and who is told of them."""
+
+    requests: list[SeenRequest]
+    on_request: Callable[[SeenRequest], None] | None
+
+
+class Wire:
+    """The HTTP side of `FakeVPS`.
+
+    ``url`` is None until it has listened once. ``mishaps`` holds the errors that functions given
+    by the caller raised: the client only sees a 500.
+    """
+
+    def __init__(
+        self, knobs: Knobs, api: Api, script: Script, clock: Clock, ledger: Ledger
+    ) -> None:
+        self.url: str | None = None
+        self.mishaps: list[Exception] = []
+        self._knobs = knobs
+        self._api = api
+        self._script = script
+        self._clock = clock
+        self._ledger = ledger
+        self._limits = Limits()
+        self._number = 0
+        self._port = 0
+        self._date = (0, "")
+        self._parked: set[asyncio.Future[None]] = set()
+        self._closing = False
+        self._server: web.Server | None = None
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def peak(self) -> int:
+        """The most requests that were in flight at one time."""
+        return self._limits.peak
+
+    async def start(self) -> None:
+        """Listen on a free port, or on the one it had before."""
+        if self._runner is not None:
+            raise RuntimeError("the fake server runs already")
+        knobs = self._knobs
+        self._closing = False
+        self._server = web.Server(
+            self._handle, access_log=None, keepalive_timeout=knobs.keepalive_seconds
+        )
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=SHUTDOWN_SECONDS)
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner,
+            "127.0.0.1",
+            self._port,
+            ssl_context=knobs.ssl_context,
+            backlog=1024,
+        )
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+        scheme = "https" if knobs.ssl_context else "http"
+        self.url = f"{scheme}://{knobs.host}:{self._port}{knobs.prefix.rstrip('/')}"
+
+    async def stop(self) -> None:
+        """Stop listening, and leave no connection and no task."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        self._closing = True
+        for parked in self._parked:
+            _wake(parked)
+        self.drop_connections()
+        await runner.cleanup()
+        self._server = None
+
+    def drop_connections(self) -> None:
+        """Cut every open connection."""
+        for connection in self._server.connections if self._server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        with self._limits.flight(self._knobs.max_concurrent) as admitted:
+            body = await request.read() if request.body_exists else b""
+            seen = self._record(request, body)
+            try:
+                sendable = await self._outcome(request, seen, admitted)
+            except Exception as error:
+                self.mishaps.append(error)
+                settle_status(seen, 500)
+                raise
+            gone = request.transport is None or request.transport.is_closing()
+            if not gone and not isinstance(sendable, Raw):
+                settle_status(seen, sendable.status)
+            common = {"Date": self._date_header(), "X-Request-ID": f"fake-{seen.number}"}
+            return await deliver(request, sendable, common)
+
+    def _record(self, request: web.BaseRequest, body: bytes) -> SeenRequest:
+        self._number += 1
+        url = request.rel_url
+        seen = SeenRequest(
+            number=self._number,
+            method=request.method,
+            path=url.path,
+            target=request.raw_path,
+            query=dict(url.query),
+            headers=request.headers,
+            body=body,
+            at=self._clock(),
+        )
+        self._ledger.requests.append(seen)
+        return seen
+
+    async def _outcome(
+        self, request: web.BaseRequest, seen: SeenRequest, admitted: bool
+    ) -> Sendable:
+        if self._ledger.on_request is not None:
+            self._ledger.on_request(seen)
+        refused = self._limits.refuse(admitted, self._knobs.rate_limit, seen.at)
+        if refused is not None:
+            return refused
+        sendable: Sendable
+        delays, fault = self._script.pick(seen)
+        if delays:
+            await self._park(delays, "before", seen)
+        if self._closing:
+            return Raw()
+        if fault is not None and fault.when == "before":
+            sendable = fault.strike(None, self._now())
+        else:
+            sendable = answer = self._api.answer(seen, f"{request.scheme}://{request.host}")
+            if fault is not None:
+                sendable = fault.strike(answer, self._now())
+        if delays:
+            await self._park(delays, "after", seen)
+        return Raw() if self._closing else sendable
+
+    async def _park(self, delays: list[Latency], when: str, seen: SeenRequest) -> None:
+        seconds = sum(latency.delay(seen) for latency in delays if latency.when == when)
+        if seconds <= 0 or self._closing:
+            return
+        loop = asyncio.get_running_loop()
+        # Not a sleep: stopping the server must be able to end it without cancelling a task.
+        parked = loop.create_future()
+        timer = loop.call_later(seconds, _wake, parked)
+        self._parked.add(parked)
+        try:
+            await parked
+        finally:
+            timer.cancel()
+            self._parked.discard(parked)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _date_header(self) -> str:
+        second = int(self._clock())
+        if self._date[0] != second:
+            self._date = (second, http_date(datetime.fromtimestamp(second, UTC)))
+        return self._date[1]
+
+
+def _wake(parked: asyncio.Future[None]) -> None:
+    # The timer and the end of the server may come in the same turn of the loop.
+    with suppress(asyncio.InvalidStateError):
+        parked.set_result(None)
