@@ -1,17 +1,18 @@
 """Arguments checked before anything is sent: a clear `ValueError` that names the value."""
 
-import math
+import sys
 
 
 def check_int(name: str, value: object, least: int = 1) -> int:
-    """The value itself; raises `ValueError` for anything but an int of at least `least`.
+    """The value as a plain int; raises `ValueError` for anything but an int of at least `least`.
 
-    A bool is none: `True` as an id is a mistake.
+    A bool is none: `True` as an id is a mistake. An int that prints as something else (an enum's
+    member) loses that, for the value may become part of a path.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         wanted = "a positive int" if least == 1 else f"an int of at least {least}"
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
-    return value
+    return int(value)
 
 
 def check_number(
@@ -24,7 +25,7 @@ def check_number(
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or not math.isfinite(value)
+        or not value <= sys.float_info.max  # NaN, too; an int beyond it is no float
         or (value < 0 if above is None else value <= above)
     ):
         wanted = "zero or more" if above is None else f"above {above:g}"

@@ -1,9 +1,8 @@
 """What goes over the wire, without sending it: requests, replies, `Retry-After`, the one converter.
 
-Bytes in, values or typed errors out; no I/O and no clock of its own.
+Bytes in, values or typed errors out; no I/O.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 from attrs import evolve, frozen
 from cattrs import Converter, transform_error
+from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 from cattrs.preconf.msgspec import make_converter
 
@@ -127,6 +127,11 @@ _BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
 }
 _REQUEST_ID_HEADERS: Final = ("X-Request-ID", "X-Correlation-ID", "X-Amzn-Trace-Id", "CF-Ray")
 _DETAIL_LIMIT: Final = 500
+_PAGE_HEAD_BYTES: Final = 4096
+"""A title comes early, and a search for tags in a page of nothing but `<` takes its square."""
+_DETAIL_KEYS: Final = ("detail", "message", "error")
+_NO_FIELDS: Final = frozenset({*_DETAIL_KEYS, "code", "status", "status_code"})
+_BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decipher(
@@ -169,35 +174,33 @@ def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
     """DRF's `{"detail": …}`, `{"field": […]}` or list; the title or first words of a page."""
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _BAD_JSON:
         return _page_words(body), {}
-    if isinstance(said, Mapping):
-        detail = said.get("detail", said.get("message", said.get("error", "")))
-        fields = {
-            str(name): _flat(value)
-            for name, value in said.items()
-            if name not in {"detail", "message", "error", "code", "status", "status_code"}
-        }
-        fields.update(zip(("detail",), [_flat(detail)], strict=True) if _nested(detail) else ())
-        return ("" if _nested(detail) else _clip(str(detail or ""))), fields
-    return _clip("; ".join(_flat(said))), {}
+    if not isinstance(said, Mapping):
+        return _clip("; ".join(_flat(said))), {}
+    detail = next((said[name] for name in _DETAIL_KEYS if said.get(name) not in (None, "")), "")
+    fields = {name: _flat(value) for name, value in said.items() if name not in _NO_FIELDS}
+    if isinstance(detail, Mapping | list):
+        fields["detail"] = _flat(detail)
+        detail = ""
+    return _clip(str(detail)), fields
 
 
-def _nested(value: object) -> bool:
-    return isinstance(value, Mapping | list)
-
-
-def _flat(value: object) -> list[str]:
-    """Messages out of whatever nesting DRF puts them in."""
+def _flat(value: object, levels: int = 8) -> list[str]:
+    """Messages out of whatever nesting DRF puts them in, down to a depth that no stack minds."""
+    if isinstance(value, Mapping | list) and not levels:
+        return ["…"]
     if isinstance(value, Mapping):
-        return [f"{name}: {said}" for name, inner in value.items() for said in _flat(inner)]
+        return [
+            f"{name}: {said}" for name, inner in value.items() for said in _flat(inner, levels - 1)
+        ]
     if isinstance(value, list):
-        return [said for inner in value for said in _flat(inner)]
+        return [said for inner in value for said in _flat(inner, levels - 1)]
     return [] if value is None else [_clip(str(value))]
 
 
 def _page_words(body: bytes) -> str:
-    text = body.decode("utf-8", "replace")
+    text = body[:_PAGE_HEAD_BYTES].decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     words = title.group(1) if title else re.sub(r"<[^>]*>", " ", text)
     return _clip(" ".join(words.split()))
@@ -209,7 +212,9 @@ def _clip(text: str) -> str:
 
 # --- Replies: times ------------------------------------------------------------------------------
 
-_SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+_FOREVER: Final = 1e18
+"""Seconds that stand for any longer time, so that arithmetic with them stays finite."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -220,12 +225,12 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     """
     text = headers.get("Retry-After", "").strip()
     if _SECONDS.fullmatch(text):
-        return float(text)
+        return min(float(text), _FOREVER)
     when = http_date(text)
     if when is None:
         return None
     seconds = (when - (date_of(headers) or now or datetime.now(UTC))).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return max(0.0, seconds)
 
 
 def date_of(headers: Mapping[str, str]) -> datetime | None:
@@ -303,7 +308,7 @@ def read_page(reply: Reply) -> Page:
 def _fast_page(body: bytes) -> Page | None:
     try:
         doc = _PAGE_DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _BAD_JSON:
         return None
     quotes = 2
     for link in (doc.count, doc.next, doc.previous):
@@ -351,24 +356,22 @@ def read_restore(reply: Reply, server_id: int, backup_id: int) -> Restore:
     """What a restore's reply says: any body is good, for what it holds is not documented."""
     try:
         data = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _BAD_JSON:
         data = None
     said = data if isinstance(data, Mapping) else {}
-    message = said.get("message", said.get("detail"))
-    return Restore(
-        server_id, backup_id, reply.status, None if message is None else str(message), data
-    )
+    texts = (said.get(name) for name in ("message", "detail"))
+    message = next((text for text in texts if isinstance(text, str)), None)
+    return Restore(server_id, backup_id, reply.status, message, data)
 
 
 def _json(reply: Reply) -> Any:
     try:
         return msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        kind = reply.headers.get("Content-Type") or "no content type"
-        start = _page_words(reply.body[:200])
-        raise reply.misfit(
-            f"the body is not JSON: {error} ({kind}, it begins with {start!r})"
-        ) from None
+    except _BAD_JSON as error:
+        reason = str(error)
+    kind = reply.headers.get("Content-Type") or "no content type"
+    start = _page_words(reply.body[:200])
+    raise reply.misfit(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
 
 
 def _structure(reply: Reply, said: object, kind: type) -> Any:
@@ -398,13 +401,20 @@ def _converter() -> Converter:
     for known in (BackupType, BackupStatus):
         converter.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
     converter.register_structure_hook(datetime, _when)
+    server_fields = make_dict_structure_fn(ServerRef, converter)
+
+    def structure_server(value: Any, _: type) -> ServerRef:
+        said = _object(value)
+        return server_fields({**said, "name": _or_empty(said.get("name"))}, ServerRef)
+
+    # Before the functions below are made: they take the hooks that are there at that time.
+    converter.register_structure_hook(ServerRef, structure_server)
     backup_fields = make_dict_structure_fn(Backup, converter)
     detailed_fields = make_dict_structure_fn(DetailedBackup, converter, extra=override(omit=True))
-    server_fields = make_dict_structure_fn(ServerRef, converter)
 
     def structure_backup(value: Any, _: type) -> Backup:
         said = dict(_object(value))
-        extra = {name: said.pop(name) for name in said.keys() - _FIELDS}
+        extra = {name: said.pop(name) for name in tuple(said) if name not in _FIELDS}
         said.setdefault("size_mb")
         said.setdefault("expires_at")
         said["description"] = _or_empty(said.get("description"))
@@ -413,17 +423,32 @@ def _converter() -> Converter:
             return backup_fields(said, Backup)
         return evolve(detailed_fields(said, DetailedBackup), extra=extra)
 
-    def structure_server(value: Any, _: type) -> ServerRef:
-        said = _object(value)
-        return server_fields({**said, "name": _or_empty(said.get("name"))}, ServerRef)
-
     converter.register_structure_hook(Backup, structure_backup)
-    converter.register_structure_hook(ServerRef, structure_server)
-    page_fields = make_dict_structure_fn(_PageDoc, converter)
+    _add_page(converter)
+    return converter
+
+
+def _add_page(converter: Converter) -> None:
+    structure_backup = converter.get_structure_hook(Backup)
+
+    def structure_items(value: Any, kind: Any) -> tuple[Backup, ...]:
+        items: list[Backup] = []
+        for item in _list(value):
+            try:
+                items.append(structure_backup(item, Backup))
+            except Exception as error:  # noqa: BLE001  # whatever the hooks raise
+                # The first one will do: cattrs' own hook collects the errors of all items, which
+                # are gigabytes for a megabyte of nonsense.
+                error.add_note(IterableValidationNote("", len(items), Backup))
+                raise IterableValidationError("", [error], kind) from None
+        return tuple(items)
+
+    page_fields = make_dict_structure_fn(
+        _PageDoc, converter, results=override(struct_hook=structure_items)
+    )
     converter.register_structure_hook(
         _PageDoc, lambda value, _: page_fields(_object(value), _PageDoc)
     )
-    return converter
 
 
 def _strict(value: Any, kind: Any) -> Any:
@@ -435,6 +460,12 @@ def _strict(value: Any, kind: Any) -> Any:
 def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected an object, got {_shown(value)}")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {_shown(value)}")
     return value
 
 

@@ -5,6 +5,7 @@ number of calls and waiters at the same time. Any function of an `Attempt` serve
 """
 
 import random
+import sys
 from typing import Protocol
 
 from attrs import frozen
@@ -94,9 +95,10 @@ class ExponentialBackoff:
     def __call__(self, attempt: Attempt, /) -> float:
         """The delay for this attempt; never above `maximum`."""
         try:
-            delay = min(self.maximum, self.first * self.factor ** (attempt.number - 1))
+            power = float(self.factor) ** (attempt.number - 1)
         except OverflowError:
-            delay = self.maximum
+            power = sys.float_info.max
+        delay = min(self.maximum, self.first * power)
         if self.jitter:
             delay -= delay * self.jitter * random.random()
         return delay
@@ -123,4 +125,4 @@ class DecorrelatedJitterBackoff:
         """The delay after `attempt.previous_delay`; never above `maximum`."""
         previous = self.first if attempt.previous_delay is None else attempt.previous_delay
         upper = max(self.first, min(self.maximum, previous * 3))
-        return random.uniform(self.first, upper)
+        return min(self.maximum, random.uniform(self.first, upper))  # which may round up

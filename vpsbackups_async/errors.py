@@ -58,7 +58,7 @@ class VPSBackupsError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
     def __str__(self) -> str:
-        said = self.describe()
+        said = _one_line(self.describe())
         return f"{said.rstrip('.')}. {self.hint}" if self.hint else said
 
 
@@ -81,6 +81,11 @@ class TransportError(VPSBackupsError):
     `sent` tells whether the request may have reached the server: False means that it certainly did
     not, True that nobody can know.
     """
+
+    hint = (
+        "Check base_url and the network; where it may have reached the server, "
+        "look at what that holds before sending it again"
+    )
 
     def __init__(
         self, message: str, sent: bool = True, method: str = "", path: str = "", attempts: int = 1
@@ -165,6 +170,8 @@ class ApiError(VPSBackupsError):
     it asked to wait, None where it did not.
     """
 
+    hint = "If the request is right and this persists, ask the provider's support about it"
+
     def __init__(
         self,
         status: int,
@@ -194,11 +201,15 @@ class ApiError(VPSBackupsError):
         request = _request(self.method, self.path, self.attempts)
         if self.request_id:
             request += f", request id {self.request_id}"
+        if self.retry_after is not None:
+            request += f", to be tried again after {self.retry_after:g} s"
         return f"{self.status} {'; '.join(words) or 'without a reason'} ({request})"
 
 
 class BadRequestError(ApiError):
     """400 or 422: the server refuses the parameters; `field_errors` says which."""
+
+    hint = "Change what the server names, then call again"
 
 
 class ManualBackupLimitError(BadRequestError):
@@ -222,9 +233,13 @@ class PermissionDeniedError(ApiError):
 class NotFoundError(ApiError):
     """404: no such server or backup in this account."""
 
+    hint = "List the backups to see what there is: it may be deleted already, or not yours"
+
 
 class ConflictError(ApiError):
     """409: what the server holds does not allow this now."""
+
+    hint = "List the server's backups to see what stands in the way, then call again"
 
 
 class BackupInProgressError(ConflictError):
@@ -251,7 +266,7 @@ class InvalidResponseError(VPSBackupsError):
     `place` is where (`results[3].created_at`), `reason` what was wrong there.
     """
 
-    hint = "Nothing was taken from this reply; if it persists, report it with the place named here"
+    hint = "Nothing was taken from this reply; if it persists, report it with this line"
 
     def __init__(
         self,
@@ -273,8 +288,10 @@ class InvalidResponseError(VPSBackupsError):
     def describe(self) -> str:
         """The reason, the place, the status and the request."""
         at = f" at {self.place}" if self.place else ""
-        request = " ".join(filter(None, [self.method, self.path]))
-        return f"{self.reason}{at} (status {self.status} to {request or 'a request'})"
+        request = _request(self.method, self.path)
+        if self.request_id:
+            request += f", request id {self.request_id}"
+        return f"{self.reason}{at} (status {self.status} to {request})"
 
 
 class PaginationError(VPSBackupsError):
@@ -282,6 +299,8 @@ class PaginationError(VPSBackupsError):
 
     `url` is the link that was refused or came again.
     """
+
+    hint = "Do not take what was read for the whole list; if it persists, report it with this link"
 
     def __init__(self, message: str, url: str | None = None) -> None:
         super().__init__(message, url)
@@ -299,6 +318,8 @@ class WaitError(VPSBackupsError):
     `ref` finds it again, `last_status` is the last state that was seen (None if it was never seen),
     `elapsed` how long was waited, in seconds.
     """
+
+    hint = "Wait for the same ref again, or look at the backup in the server's list"
 
     def __init__(
         self,
@@ -430,6 +451,8 @@ class FleetError(VPSBackupsError):
     `failures` holds one `Outcome` for each, its key the server's id.
     """
 
+    hint = "Mend what failed, then run the servers in .failures again"
+
     def __init__(self, failures: Sequence[Outcome[Any, Any]]) -> None:
         super().__init__(tuple(failures))
         self.failures = tuple(failures)
@@ -453,6 +476,17 @@ class StalePlanError(VPSBackupsError):
     hint = "Make a new plan and look at it again"
 
 
-def _request(method: str, path: str, attempts: int) -> str:
-    request = " ".join(filter(None, [method, path])) or "request"
+def _request(method: str, path: str, attempts: int = 1) -> str:
+    request = " ".join(filter(None, [method, path])) or "a request"
     return request if attempts <= 1 else f"{request}, attempt {attempts}"
+
+
+_SHOWN_CHARACTERS = 1000
+
+
+def _one_line(text: str) -> str:
+    """The text fit for a log line or a terminal: a server's own words may hold anything."""
+    words = text if text.isprintable() else " ".join(text.split())
+    if len(words) > _SHOWN_CHARACTERS:
+        words = words[: _SHOWN_CHARACTERS - 1] + "…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in words)

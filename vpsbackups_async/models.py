@@ -43,7 +43,8 @@ class _OpenEnum(StrEnum):
     @property
     def is_known(self) -> bool:
         """Whether this library knows the value; an unknown one still carries the server's text."""
-        return self._name_ in type(self).__members__
+        # Not by name alone: the text "COMPLETED" is no value, yet the name of one.
+        return type(self).__members__.get(self._name_) is self
 
 
 class BackupType(_OpenEnum):

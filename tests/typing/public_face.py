@@ -1,0 +1,270 @@
+"""Checked by `mypy --strict` and never run: what a type checker makes of the public face."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, assert_type
+
+import aiohttp
+
+from vpsbackups_async import (
+    AdaptiveLimiter,
+    ApiError,
+    Attempt,
+    Backoff,
+    Backup,
+    BackupDisappearedError,
+    BackupFailedError,
+    BackupRef,
+    BackupsClient,
+    BackupStatus,
+    BackupStream,
+    BackupType,
+    ClientStats,
+    ConstantBackoff,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    DecorrelatedJitterBackoff,
+    ExponentialBackoff,
+    Fleet,
+    FleetError,
+    InvalidResponseError,
+    Limiter,
+    ManualBackupLimitError,
+    Observation,
+    Outcome,
+    Page,
+    PaginationError,
+    RateLimitedError,
+    RequestTimeoutError,
+    Restore,
+    RetryPolicy,
+    ServerRef,
+    Sweep,
+    Timeouts,
+    TransportError,
+    UnexpectedRedirectError,
+    WaitError,
+    WaitTimeoutError,
+    fan_out,
+)
+
+
+async def lists(client: BackupsClient) -> None:
+    """`list` gives a stream, not a coroutine of one."""
+    assert_type(client.list(server_id=12345, backup_type="manual"), BackupStream)
+    stream = client.list(backup_type=BackupType.MANUAL, page_size=50, prefetch=8)
+    async for backup in stream:
+        assert_type(backup, Backup)
+    async with client.list() as entered:
+        assert_type(entered, BackupStream)
+    async for page in stream.pages():
+        assert_type(page, Page)
+        assert_type(page.items, tuple[Backup, ...])
+        assert_type(page.count, int | None)
+        assert_type(page.next, str | None)
+    assert_type(await stream.first(), Backup | None)
+    assert_type(await stream.collect(limit=5), list[Backup])
+    assert_type(await stream.count(), int)
+    sweep = await stream.snapshot()
+    assert_type(sweep, Sweep)
+    assert_type(sweep.items, tuple[Backup, ...])
+    assert_type(sweep.complete, bool)
+    assert_type([backup.id async for backup in client.list()], list[int])
+    await client.list()  # type: ignore[misc]  # a stream is not awaited
+
+
+async def one_backup(client: BackupsClient, backup: Backup) -> None:
+    """A backup's fields, and the verbs for one backup."""
+    assert_type(await client.create(12345, description="Nightly"), Backup)
+    assert_type(await client.get(501, server_id=None), Backup)
+    assert_type(await client.wait(backup, backoff=ConstantBackoff(2), timeout=None), Backup)
+    assert_type(await client.wait(BackupRef(502, 12345), on_poll=print), Backup)
+    assert_type(await client.restore(12345, backup.id), Restore)
+    await client.delete(501, missing_ok=True)
+    assert_type(backup.id, int)
+    assert_type(backup.server, ServerRef)
+    assert_type(backup.backup_type, BackupType)
+    assert_type(backup.status, BackupStatus)
+    assert_type(backup.size_mb, int | None)
+    assert_type(backup.created_at, datetime)
+    assert_type(backup.expires_at, datetime | None)
+    assert_type(backup.description, str)
+    assert_type(backup.message, str | None)
+    assert_type(backup.extra, Mapping[str, Any])
+    assert_type(backup.ref, BackupRef)
+    assert_type(backup.ref.server_id, int | None)
+    backup.id = 5  # type: ignore[misc]  # models are frozen
+    await client.create("12345")  # type: ignore[arg-type]
+    await client.wait(501)  # type: ignore[arg-type]
+
+
+async def many_servers(client: BackupsClient, ids: AsyncIterator[int]) -> None:
+    """A fleet takes any iterable of ids, and its outcomes know what they hold."""
+    for fleet in (
+        client.fleet([1, 2]),
+        client.fleet(range(10), concurrency=64),
+        client.fleet(number for number in range(10)),
+        client.fleet(ids, concurrency=None),
+    ):
+        assert_type(fleet, Fleet)
+    fleet = client.fleet(ids)
+    async for backup in fleet.list(backup_type="automatic"):
+        assert_type(backup, Backup)
+    assert_type(
+        fleet.create(description="Nightly", wait=True), AsyncGenerator[Outcome[int, Backup]]
+    )
+    async for outcome in fleet.create(backoff=ExponentialBackoff(2), timeout=None):
+        assert_type(outcome, Outcome[int, Backup])
+        assert_type(outcome.key, int)
+        assert_type(outcome.value, Backup | None)
+        assert_type(outcome.error, Exception | None)
+        assert_type(outcome.ok, bool)
+        assert_type(outcome.unwrap(), Backup)
+
+
+async def length(text: str) -> int:
+    """Work on an item."""
+    return len(text)
+
+
+async def any_work(client: BackupsClient, texts: AsyncIterator[str], refs: list[BackupRef]) -> None:
+    """`fan_out` takes its types from the work and the items."""
+    assert_type(fan_out(length, ["a", "b"]), AsyncGenerator[Outcome[str, int]])
+    assert_type(fan_out(length, texts, concurrency=None), AsyncGenerator[Outcome[str, int]])
+    async for outcome in fan_out(lambda text: length(text + text), texts, concurrency=5):
+        assert_type(outcome, Outcome[str, int])
+    async for deleted in fan_out(client.delete, [501, 502]):
+        assert_type(deleted, Outcome[int, None])
+    async for waited in fan_out(client.wait, refs, concurrency=None):
+        assert_type(waited.unwrap(), Backup)
+    fan_out(length, [1, 2])  # type: ignore[arg-type]
+
+
+def by_number(attempt: Attempt) -> float:
+    """A plain function as a strategy."""
+    assert_type(attempt.number, int)
+    assert_type(attempt.elapsed, float)
+    assert_type(attempt.previous_delay, float | None)
+    assert_type(attempt.backup, Backup | None)
+    return 2.0 * attempt.number
+
+
+class Stepwise:
+    """An object as a strategy."""
+
+    def __call__(self, attempt: Attempt, /) -> float:
+        """Ever longer."""
+        return attempt.elapsed / 2
+
+
+def wrong(number: int) -> str:
+    """No strategy."""
+    return str(number)
+
+
+async def strategies(client: BackupsClient, backup: Backup) -> None:
+    """Whatever takes an `Attempt` and gives a number is a `Backoff`."""
+    several: list[Backoff] = [
+        by_number,
+        Stepwise(),
+        lambda attempt: attempt.number,
+        ConstantBackoff(2),
+        ExponentialBackoff(2, maximum=30, jitter=0.5),
+        DecorrelatedJitterBackoff(),
+    ]
+    for backoff in several:
+        await client.wait(backup, backoff=backoff)
+        RetryPolicy(attempts=3, backoff=backoff, budget=None)
+    await client.wait(backup, backoff=by_number)
+    await client.wait(backup, backoff=wrong)  # type: ignore[arg-type]
+
+
+class Turnstile:
+    """A limiter of somebody's own."""
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        """Let everything through."""
+
+    def observe(self, outcome: Observation) -> None:
+        """Take note."""
+        assert_type(outcome.status, int | None)
+        assert_type(outcome.retry_after, float | None)
+
+
+class NoLimiter:
+    """Not a limiter: it hears nothing."""
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        """Let everything through."""
+
+
+async def settings(session: aiohttp.ClientSession) -> None:
+    """All that a client can be given."""
+    limiters: list[Limiter] = [Turnstile(), AdaptiveLimiter(maximum=8, rate=2.5)]
+    for limiter in limiters:
+        async with BackupsClient(
+            "vps_token",
+            base_url="https://admin.vps.org",
+            timeouts=Timeouts(connect=5, attempt=10, deadline=60),
+            retry=RetryPolicy(attempts=1),
+            limiter=limiter,
+            session=session,
+            ssl_context=None,
+            proxy="env",
+            allow_insecure=False,
+            max_response_bytes=2**20,
+        ) as client:
+            assert_type(client, BackupsClient)
+            assert_type(client.stats, ClientStats)
+            closing: Awaitable[None] = client.close()
+            await closing
+    BackupsClient(limiter=Turnstile())
+    BackupsClient(limiter=NoLimiter())  # type: ignore[arg-type]
+
+
+async def errors(client: BackupsClient) -> None:
+    """What each error knows."""
+    try:
+        await client.create(12345)
+    except ManualBackupLimitError as error:
+        assert_type(error.field_errors, dict[str, list[str]])
+    except RateLimitedError as error:
+        assert_type(error.retry_after, float | None)
+    except ApiError as error:
+        assert_type(error.status, int)
+        assert_type(error.detail, str)
+        assert_type(error.request_id, str | None)
+        assert_type((error.method, error.path, error.attempts), tuple[str, str, int])
+    except UnexpectedRedirectError as error:
+        assert_type(error.location, str | None)
+    except (TransportError, DeadlineExceededError) as error:
+        assert_type(error.sent, bool)
+        assert_type(error.attempts, int)
+    except CreateOutcomeUnknownError as error:
+        assert_type(error.candidates, tuple[Backup, ...])
+        assert_type(error.server_id, int | None)
+    except BackupFailedError as error:
+        assert_type(error.backup, Backup | None)
+    except BackupDisappearedError as error:
+        assert_type(error.last_seen, Backup | None)
+    except WaitError as error:
+        assert_type(error.ref, BackupRef)
+        assert_type(error.last_status, BackupStatus | None)
+        assert_type(error.elapsed, float)
+    except InvalidResponseError as error:
+        assert_type((error.place, error.reason), tuple[str, str])
+    except PaginationError as error:
+        assert_type(error.url, str | None)
+    except FleetError as error:
+        failures: Sequence[Outcome[int, Backup]] = error.failures
+        assert_type(failures[0].key, int)
+
+
+async def timeouts_are_timeouts(client: BackupsClient, backup: Backup) -> None:
+    """The builtin catches all three."""
+    caught: list[TimeoutError] = [
+        WaitTimeoutError(backup.ref),
+        RequestTimeoutError("slow"),
+        DeadlineExceededError("late"),
+    ]
+    assert_type(caught, list[TimeoutError])
