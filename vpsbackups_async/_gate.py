@@ -4,6 +4,7 @@ The gate is taken before aiohttp is asked for a connection, so that no timeout r
 """
 
 import asyncio
+import math
 from collections import deque
 from typing import Protocol
 
@@ -57,9 +58,11 @@ class AdaptiveLimiter:
             check_number("rate", rate, above=0, unit="number of requests a second")
         self._maximum = maximum
         self._rate = rate
+        self._gap = 0.0 if rate is None else 1 / rate
         self._running = 0
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._next_start = 0.0
+        self._next_start = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"AdaptiveLimiter(maximum={self._maximum}, rate={self._rate})"
@@ -76,42 +79,39 @@ class AdaptiveLimiter:
 
     async def acquire(self, cost: int = 1, kind: str = "list") -> None:  # noqa: ARG002  # the protocol's
         """Return once the request may start."""
-        if self._running < self._maximum and not self._queue:
+        if not self._gap and self._running < self._maximum:  # then nobody is in line
             self._running += 1
-        else:
-            await self._wait_for_slot()
-        if self._rate is not None:
-            await self._wait_for_start(self._rate)
-
-    def observe(self, outcome: Observation) -> None:  # noqa: ARG002  # the protocol's
-        """Give the slot to the next in line."""
-        self._release()
-
-    async def _wait_for_slot(self) -> None:
+            return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
+        self._let_through()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._release()  # the slot came in the same moment: it goes to the next in line
-            else:
-                self._queue.remove(turn)
+            if not turn.cancelled():
+                self._running -= 1  # it came in the same moment, and goes to the next in line
+            self._let_through()
             raise
 
-    async def _wait_for_start(self, rate: float) -> None:
-        now = asyncio.get_running_loop().time()
-        start = max(now, self._next_start)
-        self._next_start = start + 1 / rate
-        if start > now:
-            try:
-                await asyncio.sleep(start - now)
-            except asyncio.CancelledError:
-                self._release()
-                raise
-
-    def _release(self) -> None:
+    def observe(self, outcome: Observation) -> None:  # noqa: ARG002  # the protocol's
+        """Give the slot to the next in line."""
         self._running -= 1
+        self._let_through()
+
+    def _let_through(self) -> None:
+        """Start whoever is first in line, as long as there are slots and it is time for it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._queue and self._running < self._maximum:
-            self._running += 1
-            self._queue.popleft().set_result(None)
+            turn = self._queue[0]
+            if not turn.done():  # else it was cancelled while it waited
+                loop = turn.get_loop()
+                now = loop.time()
+                if now < self._next_start:
+                    self._timer = loop.call_at(self._next_start, self._let_through)
+                    return
+                self._next_start = max(now, self._next_start) + self._gap
+                self._running += 1
+                turn.set_result(None)
+            self._queue.popleft()

@@ -70,7 +70,7 @@ class RetryBudget:
     def earn(self) -> None:
         """A call succeeded: a tenth of a retry comes back."""
         if self._left is not None and self._most is not None and self._left < self._most:
-            self._left = min(self._most, self._left + 0.1)
+            self._left = min(self._most, round(self._left + 0.1, 6))  # ten tenths are one
 
     def spend(self) -> bool:
         """Take one retry; False if none is left."""

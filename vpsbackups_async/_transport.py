@@ -9,9 +9,8 @@ import ipaddress
 import logging
 import math
 import ssl as ssl_module
-import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn, Self, SupportsIndex
+from typing import Any, Final, NoReturn, Self, SupportsIndex, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -49,6 +48,10 @@ logger = logging.getLogger("vpsbackups_async")
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _DNS_CACHE_SECONDS: Final = 300
 _DEFAULT_CONCURRENCY: Final = 64
+_DONE_BY_STATUS: Final = frozenset({"delete", "restore"})
+"""Requests whose success needs no body."""
+
+E = TypeVar("E", bound=VPSBackupsError)
 
 
 @frozen
@@ -116,7 +119,8 @@ def check_base_url(value: str | URL, *, allow_insecure: bool) -> URL:
     if url.user is not None or url.password is not None:
         raise ConfigurationError("base_url must not hold a user or password: pass token=...")
     if url.query_string or url.fragment:
-        raise ConfigurationError(f"base_url must have no query and no fragment: {str(url)!r}")
+        shown = str(url.with_query(None).with_fragment(None))
+        raise ConfigurationError(f"base_url must have no query and no fragment, only {shown!r}")
     if url.scheme == "http" and not allow_insecure and not _is_loopback(url.host or ""):
         raise ConfigurationError(
             f"base_url {str(url)!r} would send the token unencrypted: use https, "
@@ -149,49 +153,7 @@ class Counters:
     bytes_received: int = 0
 
 
-class _Exchange:
-    """One attempt: what is known of it when it fails.
-
-    It is aiohttp's client middleware for its own request: aiohttp sends a GET or DELETE whose
-    connection broke once more by itself, unless a middleware changes the exception's type; and only
-    there can be seen whether the request was written at all.
-    """
-
-    __slots__ = ("chunks", "headers", "sent", "size", "status", "whole")
-
-    def __init__(self) -> None:
-        self.sent = False
-        self.status: int | None = None
-        self.headers: Mapping[str, str] = {}
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.whole = False
-
-    async def __call__(
-        self,
-        request: aiohttp.ClientRequest,
-        handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
-    ) -> aiohttp.ClientResponse:
-        try:
-            return await handler(request)
-        except (aiohttp.ClientError, OSError) as error:
-            failed = _Failed(error)
-        finally:
-            # aiohttp sets it right after the request line and headers were handed to the socket.
-            self.sent = request.response is not None
-        raise failed
-
-
-class _Failed(Exception):  # noqa: N818  # never leaves this room
-    """A failure of aiohttp in words; the exception itself goes, for its frames hold headers."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(_in_words(error))
-        self.timeout = isinstance(error, TimeoutError)
-        self.never_again = isinstance(
-            error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch
-        )
-
+# --- What aiohttp says, in words -----------------------------------------------------------------
 
 _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
     (
@@ -214,17 +176,87 @@ _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
         aiohttp.ClientHttpProxyError,
         lambda error: f"the proxy refused with status {error.status}",
     ),
+    (TimeoutError, str),
     (aiohttp.ClientResponseError, lambda error: f"the answer is not HTTP: {error.message}"),
     (Exception, lambda error: f"{type(error).__name__}: {error}"),
 )
 
 
-def _in_words(error: Exception) -> str:
-    return next(words(error) for kind, words in _WORDS if isinstance(error, kind))
+class _Failed(Exception):  # noqa: N818  # never leaves this room
+    """A failure of aiohttp in words; the exception itself goes, for its frames hold headers."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(next(words(error) for kind, words in _WORDS if isinstance(error, kind)))
+        self.timeout = isinstance(error, TimeoutError)
+        self.never_again = isinstance(
+            error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch
+        )
+        self.misuse = isinstance(error, aiohttp.InvalidURL) or not isinstance(
+            error, aiohttp.ClientError | OSError
+        )
 
 
-def _aiohttp_timeout(connect: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
+class _Exchange:
+    """One attempt: what is known of it, whether it fails or not.
+
+    It is aiohttp's client middleware for its own request: aiohttp sends a GET or DELETE whose
+    connection broke once more by itself, unless a middleware changes the exception's type; and only
+    there can be seen whether the request was written at all.
+    """
+
+    __slots__ = ("chunks", "failed", "headers", "late", "sent", "size", "status", "whole")
+
+    def __init__(self) -> None:
+        self.sent = False
+        self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.whole = False
+        self.failed: _Failed | None = None
+        self.late = False
+
+    async def __call__(
+        self,
+        request: aiohttp.ClientRequest,
+        handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await handler(request)
+        except (aiohttp.ClientError, OSError) as error:
+            failed = _Failed(error)
+        finally:
+            # aiohttp sets it right after the request line and headers were handed to the socket.
+            self.sent = request.response is not None
+        raise failed
+
+    async def read(self, response: aiohttp.ClientResponse, cap: int) -> None:
+        """Take in the decoded body, counted as it comes: a small gzip can hold gigabytes."""
+        while chunk := await response.content.readany():
+            self.chunks.append(chunk)
+            self.size += len(chunk)
+            if self.size > cap:
+                return
+        self.whole = True
+
+
+@define
+class _Call:
+    """One call's way through its attempts."""
+
+    request: Request
+    started: float
+    deadline: float
+    attempts: int = 0
+    pause: float | None = None
+    ambiguous: bool = False
+    final: bool = False
+    last_failure: VPSBackupsError | None = None
+
+    def error(self, kind: Callable[..., E], words: str, sent: bool, *more: object) -> E:
+        """An error about this call as it stands."""
+        request = self.request
+        return kind(words, sent, request.method, API_ROOT + request.path, self.attempts, *more)
 
 
 def _user_agent() -> str:
@@ -235,12 +267,12 @@ def _user_agent() -> str:
     return f"vpsbackups_async/{version} aiohttp/{aiohttp.__version__}"
 
 
-def _proxy_url(proxy: str | None, root: URL) -> str | None:
+def _proxy_url(proxy: Secret | None, root: URL) -> Secret | None:
     """The proxy to use; `env` reads the usual variables, and only those: no .netrc."""
     if proxy != "env":
         return proxy
-    host = root.host or ""
-    return None if proxy_bypass(host) else getproxies().get(root.scheme)
+    found = None if proxy_bypass(root.host or "") else getproxies().get(root.scheme)
+    return Secret(found) if found else None
 
 
 def _fitting_limiter(limiter: Limiter | None, session: aiohttp.ClientSession | None) -> Limiter:
@@ -281,8 +313,14 @@ class Transport:
         max_response_bytes: int,
     ) -> None:
         self.root = root
+        if not isinstance(ssl_context, ssl_module.SSLContext | None):
+            # aiohttp would take False for "do not verify".
+            raise ConfigurationError(
+                f"ssl_context must be an ssl.SSLContext or None, not {ssl_context!r}"
+            )
         self.timeouts = timeouts
         self.counters = Counters()
+        self._token = token
         self._retry = retry
         self._budget = RetryBudget(retry.budget)
         self._limiter = _fitting_limiter(limiter, session)
@@ -290,24 +328,21 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._ssl = ssl_context if ssl_context is not None else True
-        self._proxy = proxy
+        self._ssl = ssl_context or True
+        self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
         self._max_bytes = max_response_bytes
-        self._timeout = _aiohttp_timeout(timeouts.connect)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=timeouts.connect, ceil_threshold=math.inf
+        )
+        self._base = str(root)
         self._headers: CIMultiDict[str] = CIMultiDict(
             {"Authorization": Secret(f"Bearer {token}"), "Accept": "application/json"}
         )
         self._body_headers: CIMultiDict[str] = CIMultiDict(self._headers)
         self._body_headers["Content-Type"] = "application/json"
-        self._urls: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<Transport to {self.root}>"
-
-    @property
-    def limiter(self) -> Limiter:
-        """The gate that every request passes."""
-        return self._limiter
 
     # --- The session ---------------------------------------------------------------------------
 
@@ -325,13 +360,11 @@ class Transport:
             return self._session
         if self._closed:
             raise ConfigurationError("this client is closed: make a new BackupsClient")
+        self._proxy = _proxy_url(self._proxy, self.root)
         self._session = self._given_session or self._new_session()
         return self._session
 
     def _new_session(self) -> aiohttp.ClientSession:
-        self._headers.setdefault("User-Agent", _user_agent())
-        self._body_headers.setdefault("User-Agent", _user_agent())
-        self._proxy = _proxy_url(self._proxy, self.root)
         connector = aiohttp.TCPConnector(
             limit=0,  # the gate counts; aiohttp must never queue
             ttl_dns_cache=_DNS_CACHE_SECONDS,
@@ -340,6 +373,7 @@ class Transport:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": _user_agent()},
             trust_env=False,  # it would read .netrc as well
         )
 
@@ -353,35 +387,35 @@ class Transport:
     def abandon(self) -> bool:
         """Drop the session of a client that was never closed; whether there was one to drop."""
         session, self._session = self._session, None
-        if session is None or session is self._given_session or session.closed:
+        if session is None or session is self._given_session or session.connector is None:
             return False
         connector = session.connector
         session.detach()  # so that the one warning is ours and names what to close
-        if connector is not None and self._loop is not None and not self._loop.is_closed():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                connector.close()
+        close = connector.__exit__  # the public way that needs no `await`
+        if self._loop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(close)  # the collector may run in any thread
+        else:
+            close()
         return True
 
     # --- A call: attempts until one counts -----------------------------------------------------
 
     async def send(self, request: Request) -> Reply:
         """The reply, 2xx and whole; raises what the house's error tree says for anything else."""
-        session = self.open()
+        self.open()
         loop = asyncio.get_running_loop()
         call = _Call(request, loop.time(), loop.time() + self.timeouts.deadline)
         while True:
             call.attempts += 1
             try:
-                reply = await self._attempt(session, call)
+                reply = await self._attempt(call)
             except VPSBackupsError as error:
                 failure = error
             else:
                 self._budget.earn()
                 return reply
-            done = call.settled(failure)
-            if done is not None:
-                return done
+            if call.ambiguous and request.kind == "delete" and isinstance(failure, NotFoundError):
+                return Reply(204, {}, b"", request, call.attempts)  # an earlier attempt did it
             pause = self._pause(call, failure, loop.time())
             self.counters.retries += 1
             logger.debug(
@@ -394,7 +428,7 @@ class Transport:
             )
             await asyncio.sleep(pause)
 
-    def _pause(self, call: "_Call", failure: VPSBackupsError, now: float) -> float:
+    def _pause(self, call: _Call, failure: VPSBackupsError, now: float) -> float:
         """The seconds before the next attempt; raises the failure where there is to be none."""
         if isinstance(failure, DeadlineExceededError):
             raise failure from call.last_failure
@@ -404,57 +438,51 @@ class Transport:
         call.ambiguous = call.ambiguous or is_ambiguous(failure)
         if call.attempts >= self._retry.attempts:
             raise failure
-        attempt = Attempt(call.attempts, now - call.started, call.pause)
-        pause = call.pause = self._retry.pause(failure, attempt)
         asked = asked_pause(failure)
         if asked is not None and (
             asked > self._retry.max_retry_after or now + asked > call.deadline
         ):
             raise failure
+        attempt = Attempt(call.attempts, now - call.started, call.pause)
+        pause = call.pause = self._retry.pause(failure, attempt)
         if now + pause > call.deadline:
-            raise self._deadline(call) from failure
+            raise self._deadline(call, "leaves no time for another attempt") from failure
         if not self._budget.spend():
             failure.add_note("not sent again: the retry budget of this client is used up")
             raise failure
         return pause
 
-    def _deadline(self, call: "_Call") -> DeadlineExceededError:
-        return DeadlineExceededError(
-            f"the deadline of {self.timeouts.deadline:g} s passed",
-            call.ambiguous,
-            call.request.method,
-            API_ROOT + call.request.path,
-            call.attempts,
-        )
+    def _deadline(self, call: _Call, how: str) -> DeadlineExceededError:
+        words = f"the deadline of {self.timeouts.deadline:g} s {how}"
+        return call.error(DeadlineExceededError, words, call.ambiguous)
 
     # --- An attempt ----------------------------------------------------------------------------
 
-    async def _attempt(self, session: aiohttp.ClientSession, call: "_Call") -> Reply:
+    async def _attempt(self, call: _Call) -> Reply:
         loop = asyncio.get_running_loop()
         request = call.request
         exchange = _Exchange()
         acquired: float | None = None
-        failed: _Failed | None = None
+        scope = asyncio.timeout_at(call.deadline)
         try:
-            async with asyncio.timeout_at(call.deadline) as scope:
+            async with scope:
                 await self._limiter.acquire(1, request.kind)
                 acquired = loop.time()
                 scope.reschedule(min(call.deadline, acquired + self.timeouts.attempt))
-                self.counters.requests += 1
-                await self._exchange(session, request, exchange, call.deadline - acquired)
+                await self._exchange(request, exchange)
         except TimeoutError:
-            failed = _Failed(TimeoutError())
-        except _Failed as failure:
-            failed = failure
+            words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
+            exchange.failed = _Failed(TimeoutError(words))
+            exchange.late = scope.when() == call.deadline
         finally:
             if acquired is not None:
                 self._observe(request, exchange, loop.time() - acquired)
-        if failed is not None:
-            if acquired is None or loop.time() >= call.deadline:
-                call.ambiguous = call.ambiguous or exchange.sent
-                raise self._deadline(call)
-            return self._half_reply(call, exchange, failed)
-        return self._reply(call, exchange)
+        status = exchange.status
+        if status is not None and (
+            exchange.whole or status >= 300 or request.kind in _DONE_BY_STATUS
+        ):
+            return self._reply(call, exchange)
+        raise self._failure(call, exchange)
 
     def _observe(self, request: Request, exchange: _Exchange, elapsed: float) -> None:
         status = exchange.status
@@ -463,31 +491,19 @@ class Transport:
         self.counters.bytes_received += exchange.size
         self._limiter.observe(Observation(request.kind, 1, status, asked, elapsed))
 
-    async def _exchange(
-        self,
-        session: aiohttp.ClientSession,
-        request: Request,
-        exchange: _Exchange,
-        remaining: float,
-    ) -> None:
-        """Send the request and read its answer into `exchange`; raises `_Failed`."""
-        # Where the deadline is nearer than the limit for connecting, aiohttp's own timer must still
-        # be the first: it knows that nothing was sent.
-        timeout = (
-            self._timeout
-            if remaining > self.timeouts.connect
-            else _aiohttp_timeout(max(0.001, 0.95 * remaining))
-        )
+    async def _exchange(self, request: Request, exchange: _Exchange) -> None:
+        """Send the request and read its answer, or its failure, into `exchange`."""
+        session = self.open()  # it may have been closed while this request was in the queue
+        self.counters.requests += 1
+        url = f"{self._base}{request.path}"
         response: aiohttp.ClientResponse | None = None
-        misused: str | None = None
-        failed: _Failed | None = None
         try:
             response = await session.request(
                 request.method,
-                self._url(request),
+                URL(f"{url}?{request.query}" if request.query else url, encoded=True),
                 data=request.body,
                 headers=self._headers if request.body is None else self._body_headers,
-                timeout=timeout,
+                timeout=self._timeout,
                 ssl=self._ssl,
                 proxy=self._proxy,
                 allow_redirects=False,
@@ -496,104 +512,49 @@ class Transport:
             )
             exchange.status = response.status
             exchange.headers = response.headers
-            await self._read(response, exchange)
-        except (aiohttp.ClientError, OSError) as error:
-            failed = _Failed(error)
-        except (ValueError, RuntimeError) as error:
-            misused = f"{type(error).__name__}: {error}"
+            error = response.status >= 300
+            await exchange.read(response, _ERROR_BODY_BYTES if error else self._max_bytes)
+        except _Failed as failed:
+            exchange.failed = failed
+        except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
+            exchange.failed = _Failed(error)
         finally:
             if response is not None and not exchange.whole:
                 response.close()
-        if misused is not None:
-            raise ConfigurationError(f"aiohttp cannot send with this session or proxy: {misused}")
-        if failed is not None:
-            raise failed
-
-    def _url(self, request: Request) -> URL:
-        url = self._urls.get(request.path)
-        if url is None:
-            url = str(self.root) + request.path
-            if request.kind == "list":
-                self._urls[request.path] = url
-        return URL(f"{url}?{request.query}" if request.query else url, encoded=True)
-
-    async def _read(self, response: aiohttp.ClientResponse, exchange: _Exchange) -> None:
-        """The decoded body, counted as it comes: a small gzip can hold gigabytes."""
-        error = response.status >= 300
-        cap = min(_ERROR_BODY_BYTES, self._max_bytes) if error else self._max_bytes
-        content = response.content
-        while chunk := await content.readany():
-            exchange.chunks.append(chunk)
-            exchange.size += len(chunk)
-            if exchange.size > cap:
-                if not error:
-                    exchange.chunks.clear()
-                return
-        exchange.whole = True
 
     # --- From an attempt to a reply or an error ------------------------------------------------
 
-    def _reply(self, call: "_Call", exchange: _Exchange) -> Reply:
-        status, headers, request = exchange.status or 0, exchange.headers, call.request
-        path = API_ROOT + request.path
-        if status < 300 and exchange.size > self._max_bytes:
-            raise ResponseTooLargeError(
-                f"the answer is larger than {self._max_bytes} bytes",
-                True,
-                request.method,
-                path,
-                call.attempts,
-            )
+    def _reply(self, call: _Call, exchange: _Exchange) -> Reply:
+        status, request = exchange.status or 0, call.request
         if 300 <= status < 400:
-            location = headers.get("Location")
-            raise UnexpectedRedirectError(
-                f"the server redirects with {status} to {location!r}",
-                True,
-                request.method,
-                path,
-                call.attempts,
-                location,
-            )
-        body = exchange.chunks[0] if len(exchange.chunks) == 1 else b"".join(exchange.chunks)
+            location = exchange.headers.get("Location", "").replace(self._token, "***") or None
+            words = f"the server redirects with {status} to {location!r}"
+            raise call.error(UnexpectedRedirectError, words, True, location)
+        # What there is of a page or a backup was read whole; of the others the status says all.
+        body = b"".join(exchange.chunks) if exchange.whole or status >= 300 else b""
+        if status >= 300:  # a debug page may show the headers of the request
+            body = body[:_ERROR_BODY_BYTES].replace(self._token.encode(), b"***")
         decipher(
             status,
-            headers,
-            body[:_ERROR_BODY_BYTES],
+            exchange.headers,
+            body,
             method=request.method,
-            path=path,
+            path=API_ROOT + request.path,
             attempts=call.attempts,
         )
-        return Reply(status, headers, body, request, call.attempts)
+        return Reply(status, exchange.headers, body, request, call.attempts)
 
-    def _half_reply(self, call: "_Call", exchange: _Exchange, failed: _Failed) -> Reply:
-        """What to make of an attempt that broke off: the status, where it came, still counts."""
-        status, request = exchange.status, call.request
-        if status is not None and (status >= 300 or request.kind in {"delete", "restore"}):
-            return self._reply(call, exchange)
+    def _failure(self, call: _Call, exchange: _Exchange) -> VPSBackupsError:
+        """The error for an attempt that brought no answer, or only a part of one."""
+        failed = exchange.failed
+        if failed is None:
+            words = f"the answer is larger than {self._max_bytes} bytes"
+            return call.error(ResponseTooLargeError, words, True)
+        if exchange.late:
+            call.ambiguous = call.ambiguous or exchange.sent
+            return self._deadline(call, "passed")
+        if failed.misuse and not exchange.sent:
+            return ConfigurationError(f"aiohttp cannot send with this session or proxy: {failed}")
         call.final = failed.never_again
-        words = str(failed)
         kind = RequestTimeoutError if failed.timeout else TransportError
-        if failed.timeout and not words.startswith("no connection"):
-            words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
-        raise kind(words, exchange.sent, request.method, API_ROOT + request.path, call.attempts)
-
-
-@define
-class _Call:
-    """One call's way through its attempts."""
-
-    request: Request
-    started: float
-    deadline: float
-    attempts: int = 0
-    pause: float | None = None
-    ambiguous: bool = False
-    final: bool = False
-    last_failure: VPSBackupsError | None = None
-
-    def settled(self, failure: VPSBackupsError) -> Reply | None:
-        """The success that a failure proves: gone at a second DELETE means the first worked."""
-        gone = isinstance(failure, NotFoundError) and self.request.kind == "delete"
-        if gone and self.ambiguous:
-            return Reply(204, {}, b"", self.request, self.attempts)
-        return None
+        return call.error(kind, str(failed), exchange.sent)

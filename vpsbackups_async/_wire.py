@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from cattrs import Converter, transform_error
 from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
@@ -258,8 +258,8 @@ class Reply:
     """A reply that arrived whole, with the request that it answers."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     request: Request
     attempts: int = 1
 

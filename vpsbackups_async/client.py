@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Literal, NoReturn, Self, SupportsIndex
 
@@ -18,7 +19,7 @@ from yarl import URL
 from vpsbackups_async import _wire
 from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async._gate import Limiter
-from vpsbackups_async._paging import NextLinks, Walk
+from vpsbackups_async._paging import Fetch, NextLinks, Walk
 from vpsbackups_async._retry import RetryPolicy, is_ambiguous
 from vpsbackups_async._transport import Secret, Timeouts, Transport, check_base_url
 from vpsbackups_async._waiting import Waiter, WaitHub
@@ -28,6 +29,7 @@ from vpsbackups_async.errors import (
     BackupFailedError,
     BackupInProgressError,
     BadRequestError,
+    ConfigurationError,
     ConflictError,
     CreateOutcomeUnknownError,
     InvalidResponseError,
@@ -55,7 +57,7 @@ DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0
 MANUAL_BACKUP_LIMIT = 10
 """Manual backups that a server may have: the provider's own page on backups."""
 _SWEEPS = 3
-_BUSY_WORDS = ("progress", "running", "already", "ongoing")
+_BUSY_WORDS = ("progress", "running", "ongoing")
 
 
 @frozen
@@ -119,13 +121,14 @@ class BackupStream:
 
     async def count(self) -> int:
         """How many backups the server counts; one request, or all where it gives no count."""
-        total = 0
+        sizes: builtins.list[int] = []
         async with aclosing(self.pages()) as pages:
             async for page in pages:
-                if page.count is not None:
+                # A later total would be one that a server gives whatever the filters.
+                if page.count is not None and not sizes:
                     return page.count
-                total += len(page.items)
-        return total
+                sizes.append(len(page.items))
+        return sum(sizes)
 
     async def snapshot(self) -> Sweep:
         """The whole list, and whether it is whole; read up to three times if it moves meanwhile."""
@@ -226,12 +229,17 @@ class BackupsClient:
             max_response_bytes=max_response_bytes,
         )
         self._links = NextLinks(URL(f"{root}/backups/", encoded=True))
-        self._hub = WaitHub(self._look, patience=timeouts.attempt)
-        self._streams: weakref.WeakSet[BackupStream] = weakref.WeakSet()
+        # Partials, not methods: a client in a cycle with its hub would outlive its event loop, and
+        # one that was never closed could then close nothing any more.
+        self._fetch = partial(_fetch_page, self._transport)
+        self._hub = WaitHub(partial(_look, self._fetch, self._links), patience=timeouts.attempt)
+        self._walks: weakref.WeakSet[Walk] = weakref.WeakSet()
         self._filter_warned = False
 
     def __repr__(self) -> str:
-        return f"<BackupsClient of {self._transport.root}>"
+        # A traceback that shows locals asks for it while `__init__` fails, too.
+        transport = getattr(self, "_transport", None)
+        return f"<BackupsClient of {transport.root if transport else 'nothing yet'}>"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
@@ -262,9 +270,7 @@ class BackupsClient:
         def keep(page: Page) -> Page:
             return self._filtered(page, server_id, backup_type)
 
-        stream = BackupStream(lambda: self._walk(query, prefetch), keep)
-        self._streams.add(stream)
-        return stream
+        return BackupStream(lambda: self._walk(query, prefetch), keep)
 
     async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
         """The backup with this id, found by looking through the list, or one server's.
@@ -289,13 +295,9 @@ class BackupsClient:
         )
 
     def _walk(self, query: str, prefetch: int = 0) -> Walk:
-        return Walk(self._page, query, self._links, prefetch=prefetch)
-
-    async def _page(self, query: str) -> Page:
-        return _wire.read_page(await self._transport.send(_wire.list_request(query)))
-
-    def _look(self, server_id: int | None) -> Walk:
-        return self._walk(_wire.list_query(server_id, None, None))
+        walk = Walk(self._fetch, query, self._links, prefetch=prefetch)
+        self._walks.add(walk)
+        return walk
 
     def _filtered(self, page: Page, server_id: int | None, backup_type: str | None) -> Page:
         """The page without what the filters exclude: a server may ignore a query it does not know.
@@ -315,7 +317,7 @@ class BackupsClient:
         if not self._filter_warned:
             self._filter_warned = True
             logger.warning("the server ignores list filters: they are applied here")
-        return evolve(page, items=items)
+        return evolve(page, items=items, count=None)
 
     # --- One backup ----------------------------------------------------------------------------
 
@@ -354,7 +356,7 @@ class BackupsClient:
             return refusal
         full = sum(backup.is_manual for backup in held) >= MANUAL_BACKUP_LIMIT
         busy = any(backup.status == BackupStatus.IN_PROGRESS for backup in held)
-        said = str(refusal).casefold()
+        said = refusal.describe().casefold()
         if busy and (not full or any(word in said for word in _BUSY_WORDS)):
             return BackupInProgressError(*refusal.args)
         return ManualBackupLimitError(*refusal.args) if full else refusal
@@ -448,10 +450,12 @@ class BackupsClient:
 
     async def close(self) -> None:
         """End all waits and lists, and close the connections; twice does no harm."""
-        await self._hub.close()
-        for stream in tuple(self._streams):
-            await stream.aclose()
-        await self._transport.close()
+        try:
+            await self._hub.close()
+            for walk in tuple(self._walks):
+                await walk.aclose(ConfigurationError("this client was closed during a list"))
+        finally:
+            await self._transport.close()
 
     async def __aenter__(self) -> Self:
         self._transport.open()
@@ -474,3 +478,11 @@ class BackupsClient:
                 stacklevel=2,
                 source=self,
             )
+
+
+async def _fetch_page(transport: Transport, query: str) -> Page:
+    return _wire.read_page(await transport.send(_wire.list_request(query)))
+
+
+def _look(fetch: Fetch, links: NextLinks, server_id: int | None) -> Walk:
+    return Walk(fetch, _wire.list_query(server_id, None, None), links)

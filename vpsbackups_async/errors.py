@@ -158,7 +158,7 @@ class DeadlineExceededError(VPSBackupsError, TimeoutError):
 
     def describe(self) -> str:
         """What happened, to which request, and whether it may have reached the server."""
-        reached = "it may have reached the server" if self.sent else "nothing was sent"
+        reached = "it may have reached the server" if self.sent else "nothing was carried out"
         return f"{self.message} ({_request(self.method, self.path, self.attempts)}; {reached})"
 
 

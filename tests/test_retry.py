@@ -1,0 +1,157 @@
+"""What may be sent again, when, and out of which budget."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpsbackups_async import (
+    Attempt,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    ConflictError,
+    ConstantBackoff,
+    DeadlineExceededError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+    UnexpectedRedirectError,
+    VPSBackupsError,
+)
+from vpsbackups_async._retry import RetryBudget, asked_pause, is_ambiguous, may_send_again
+from vpsbackups_async.errors import ApiError
+
+SAFE = ("GET", "DELETE")
+
+
+def throttled(retry_after: float | None) -> RateLimitedError:
+    return RateLimitedError(429, retry_after=retry_after)
+
+
+@pytest.mark.parametrize(
+    ("error", "safe", "post", "ambiguous"),
+    [
+        (TransportError("no connection", False), True, True, False),
+        (RequestTimeoutError("no connection", False), True, True, False),
+        (TransportError("dropped", True), True, False, True),
+        (RequestTimeoutError("no answer", True), True, False, True),
+        (UnexpectedRedirectError("elsewhere"), False, False, False),
+        (ResponseTooLargeError("too large"), False, False, True),
+        (throttled(1), True, True, False),
+        (throttled(None), True, True, False),
+        (ServerError(503, retry_after=1), True, False, True),
+        *((ServerError(status), True, False, True) for status in (500, 502, 503, 504, 520, 530)),
+        (ServerError(501), False, False, True),
+        (ApiError(408), True, False, True),
+        (ConflictError(409), False, False, False),
+        (BadRequestError(400), False, False, False),
+        (BadRequestError(422), False, False, False),
+        (AuthenticationError(401), False, False, False),
+        (PermissionDeniedError(403), False, False, False),
+        (NotFoundError(404), False, False, False),
+        (ConfigurationError("closed"), False, False, False),
+        (InvalidResponseError("no JSON"), False, False, False),
+        (DeadlineExceededError("late", True), False, False, True),
+        (DeadlineExceededError("late", False), False, False, False),
+    ],
+    ids=repr,
+)
+def test_the_table_of_what_may_be_sent_again(
+    error: VPSBackupsError, safe: bool, post: bool, ambiguous: bool
+) -> None:
+    assert [may_send_again(method, error) for method in SAFE] == [safe, safe]
+    assert may_send_again("POST", error) is post
+    assert is_ambiguous(error) is ambiguous
+
+
+@given(st.floats(0, 1e6))
+def test_what_the_server_asked_for_is_kept_or_somewhat_exceeded(asked: float) -> None:
+    pause = RetryPolicy().pause(throttled(asked), Attempt(1))
+    assert asked <= pause <= asked + min(0.2 * asked, 5.0)
+
+
+def test_a_hundred_throttled_calls_come_back_at_different_moments() -> None:
+    policy = RetryPolicy()
+    assert len({policy.pause(throttled(10), Attempt(1)) for _ in range(100)}) > 90
+
+
+@pytest.mark.parametrize("error", [throttled(None), ServerError(503), ServerError(500)])
+def test_without_a_wish_of_the_server_the_backoff_decides(error: ApiError) -> None:
+    asked: list[Attempt] = []
+
+    def backoff(attempt: Attempt) -> float:
+        asked.append(attempt)
+        return 1.25
+
+    assert RetryPolicy(backoff=backoff).pause(error, Attempt(3, 7.0, 0.5)) == 1.25
+    assert asked == [Attempt(3, 7.0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (throttled(3), 3),
+        (ServerError(503, retry_after=4), 4),
+        (ServerError(500, retry_after=4), None),
+        (TransportError("dropped"), None),
+    ],
+)
+def test_only_a_429_or_503_may_ask_for_a_pause(error: VPSBackupsError, asked: float | None) -> None:
+    assert asked_pause(error) == asked
+
+
+@pytest.mark.parametrize("answer", [-1, float("nan"), float("inf"), None, "1", True])
+def test_a_backoff_with_an_unusable_answer_is_named(answer: object) -> None:
+    def backoff(_: Attempt) -> object:
+        return answer
+
+    policy = RetryPolicy(backoff=backoff)  # type: ignore[arg-type]  # the point of the test
+    with pytest.raises(ValueError, match=r"answer of .*backoff.* to attempt 2"):
+        policy.pause(ServerError(500), Attempt(2))
+
+
+def test_ten_successes_earn_a_retry_back_up_to_the_budget() -> None:
+    budget = RetryBudget(2)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    for _ in range(9):
+        budget.earn()
+    assert budget.spend() is False
+    budget.earn()
+    assert [budget.spend(), budget.spend()] == [True, False]
+    for _ in range(1000):
+        budget.earn()
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+
+
+def test_a_budget_of_none_has_no_end() -> None:
+    budget = RetryBudget(RetryPolicy(budget=None).budget)
+    budget.earn()
+    assert all(budget.spend() for _ in range(1000))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attempts": 0},
+        {"attempts": True},
+        {"attempts": 2.0},
+        {"backoff": 3},
+        {"max_retry_after": -1},
+        {"max_retry_after": float("nan")},
+        {"budget": -1},
+        {"budget": float("inf")},
+    ],
+)
+def test_a_policy_out_of_range_names_what_is_wrong(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        RetryPolicy(**options)  # type: ignore[arg-type]  # the point of the test
+
+
+def test_a_policy_is_a_plain_value() -> None:
+    assert RetryPolicy(backoff=ConstantBackoff(1)) == RetryPolicy(backoff=ConstantBackoff(1))

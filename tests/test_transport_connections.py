@@ -1,0 +1,415 @@
+"""Connections: kept, shared, looked up, through a proxy, and by a session of the caller's own."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from helpers_transport import (
+    VERBS,
+    CountingLimiter,
+    RawServer,
+    Resolver,
+    at_once,
+    certified,
+    closed_port,
+    good,
+    http,
+    session_with,
+)
+
+from vpsbackups_async import (
+    AdaptiveLimiter,
+    BackupsClient,
+    ConfigurationError,
+    CreateOutcomeUnknownError,
+    Timeouts,
+    TransportError,
+)
+from vpsbackups_async.testing import FakeVPS, Latency
+
+# --- Keeping connections -------------------------------------------------------------------------
+
+
+async def test_a_server_that_closes_idle_connections_does_not_matter() -> None:
+    async with (
+        RawServer(good, then_close=True).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once(3)) as client,
+    ):
+        for _ in range(5):
+            for verb in VERBS.values():
+                await verb(client)
+                await asyncio.sleep(0.001)  # what the server does must come to the client's ears
+    posts = [request for request in server.requests if request.startswith(b"POST")]
+    assert (len(posts), server.connections) == (10, 20)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_kept_connection_that_dies_under_a_request_never_sends_a_post_twice(
+    verb: str,
+) -> None:
+    def answer(request: bytes) -> bytes | None:
+        # The first request on each connection is answered, the next finds it broken.
+        server_seen.append(request)
+        return None if len(server_seen) == 2 else good(request)
+
+    server_seen: list[bytes] = []
+    async with (
+        RawServer(answer).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once(3)) as client,
+    ):
+        await client.list().collect()
+        if verb in {"list", "delete"}:
+            await VERBS[verb](client)
+            assert len(server.requests) == 3
+        else:
+            with pytest.raises((TransportError, CreateOutcomeUnknownError)):
+                await VERBS[verb](client)
+            assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(("keepalive", "connections"), [(15.0, 1), (1e-9, 4)])
+async def test_how_long_an_idle_connection_is_kept_is_the_callers_choice(
+    keepalive: float, connections: int
+) -> None:
+    async with (
+        RawServer().running() as server,
+        BackupsClient(
+            "vps_x", base_url=server.url, timeouts=Timeouts(keepalive=keepalive)
+        ) as client,
+    ):
+        for _ in range(4):
+            await client.list().collect()
+        assert server.connections == connections
+
+
+@pytest.mark.looptime
+async def test_more_calls_at_once_than_aiohttps_usual_limit_do_not_queue_in_it() -> None:
+    async with FakeVPS(servers=1, faults=[Latency(5)]) as fake:
+        client = BackupsClient(fake.token, base_url=fake.url, limiter=AdaptiveLimiter(150))
+        async with client:
+            await asyncio.gather(*(client.list().first() for _ in range(150)))
+        assert fake.peak == 150
+
+
+# --- Names ---------------------------------------------------------------------------------------
+
+
+async def test_many_calls_look_a_name_up_once() -> None:
+    resolver = Resolver()
+    async with RawServer().running() as server, session_with(resolver) as session:
+        url = f"http://backups.test:{server.port}"
+        client = BackupsClient("vps_x", base_url=url, allow_insecure=True, session=session)
+        async with client:
+            await asyncio.gather(*(client.list().collect() for _ in range(200)))
+        assert len(server.requests) == 200
+        assert b"Host: backups.test" in server.requests[0]
+    assert resolver.lookups == 1
+
+
+async def test_our_own_connector_remembers_a_name_for_at_least_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolver = Resolver()
+    monkeypatch.setattr("aiohttp.connector.DefaultResolver", lambda **_: resolver)
+    passed = [0.0]
+    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + passed[0])
+    async with RawServer(good, then_close=True).running() as server:
+        url = f"http://backups.test:{server.port}"
+        async with BackupsClient("vps_x", base_url=url, allow_insecure=True) as client:
+            for passed[0] in (0.0, 30.0, 59.0):
+                await client.list().collect()
+        assert server.connections == 3
+    assert resolver.lookups == 1
+
+
+# --- A session of the caller's own ---------------------------------------------------------------
+
+
+async def test_a_given_session_is_used_shared_and_never_closed() -> None:
+    async with RawServer().running() as server, aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with (
+                BackupsClient("vps_one", base_url=server.url, session=session) as one,
+                BackupsClient("vps_two", base_url=server.url, session=session) as two,
+            ):
+                await one.list().collect()
+                await two.list().collect()
+            assert not session.closed
+        tokens = [request.partition(b"Bearer ")[2][:7] for request in server.requests]
+        assert tokens == [b"vps_one", b"vps_two"] * 2
+        assert server.connections == 1
+
+
+async def test_a_given_session_gains_no_secret_and_keeps_its_own_headers() -> None:
+    headers = {"X-Mine": "1", "Authorization": "Basic bWluZQ=="}
+    async with RawServer().running() as server:
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            BackupsClient("vps_x", base_url=server.url, session=session) as client,
+        ):
+            for verb in VERBS.values():
+                await verb(client)
+            assert dict(session.headers) == headers
+            assert list(session.cookie_jar) == []
+            async with session.get(server.url) as response:
+                await response.read()
+        assert [b"Bearer vps_x" in request for request in server.requests] == [True] * 4 + [False]
+        assert all(b"X-Mine: 1" in request for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    "connector",
+    [
+        lambda: aiohttp.TCPConnector(limit=5),
+        lambda: aiohttp.TCPConnector(limit=0, limit_per_host=5),
+        lambda: aiohttp.TCPConnector(limit=100, limit_per_host=5),
+    ],
+)
+@pytest.mark.looptime
+async def test_the_gate_is_no_wider_than_a_given_session(
+    connector: Callable[[], aiohttp.TCPConnector],
+) -> None:
+    """Else calls would queue for a connection, and burn their timeouts there."""
+    timeouts = Timeouts(connect=1, attempt=1)
+    async with (
+        FakeVPS(servers=1, faults=[Latency(0.8)]) as fake,
+        aiohttp.ClientSession(connector=connector()) as session,
+    ):
+        with pytest.raises(ConfigurationError, match="room for 5 connections"):
+            BackupsClient("vps_x", session=session, limiter=AdaptiveLimiter(6))
+        for limiter in (None, AdaptiveLimiter(5)):
+            client = BackupsClient(
+                fake.token,
+                base_url=fake.url,
+                session=session,
+                limiter=limiter,
+                timeouts=timeouts,
+                retry=at_once(1),
+            )
+            await asyncio.gather(*(client.list().first() for _ in range(20)))
+        assert fake.peak == 5
+
+
+async def test_a_limiter_that_tells_no_maximum_is_taken_as_it_is() -> None:
+    limiter = CountingLimiter()
+    connector = aiohttp.TCPConnector(limit=1)
+    async with RawServer().running() as server, aiohttp.ClientSession(connector=connector) as own:
+        client = BackupsClient("vps_x", base_url=server.url, session=own, limiter=limiter)
+        await client.list().collect()
+    assert len(limiter.observed) == 1
+
+
+async def test_a_session_without_limit_gets_the_usual_gate() -> None:
+    async with (
+        FakeVPS(servers=1) as fake,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        client = BackupsClient(fake.token, base_url=fake.url, session=session)
+        await asyncio.gather(*(client.list().first() for _ in range(200)))
+        assert fake.peak <= 64
+
+
+async def test_a_session_that_its_owner_closed_is_a_matter_of_configuration() -> None:
+    session = aiohttp.ClientSession()
+    client = BackupsClient("vps_x", session=session)
+    await session.close()
+    with pytest.raises(ConfigurationError, match="Session is closed"):
+        await client.list().first()
+    with pytest.raises(ConfigurationError, match="Session is closed"):
+        await BackupsClient("vps_x", session=session).list().first()
+
+
+@pytest.mark.parametrize("when", ["on_request_start", "on_request_end"])
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, LookupError])
+async def test_what_a_given_sessions_hooks_raise_stays_inside(
+    when: str, error: type[Exception]
+) -> None:
+    async def hook(*_: object) -> None:
+        raise error("a hook's mistake")
+
+    trace = aiohttp.TraceConfig()
+    getattr(trace, when).append(hook)
+    async with (
+        RawServer().running() as server,
+        aiohttp.ClientSession(trace_configs=[trace]) as session,
+        BackupsClient("vps_x", base_url=server.url, session=session, retry=at_once(3)) as client,
+    ):
+        if when == "on_request_start":
+            with pytest.raises(ConfigurationError, match="a hook's mistake"):
+                await client.create(1)
+            assert server.requests == []
+        else:
+            with pytest.raises(CreateOutcomeUnknownError, match="a hook's mistake"):
+                await client.create(1)
+            assert len(server.requests) == 1
+
+
+# --- Proxies and the environment -----------------------------------------------------------------
+
+NETRC = "machine 127.0.0.1 login mallory password swordfish\n"
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .netrc that knows our server, wherever it is looked for."""
+    (tmp_path / ".netrc").write_text(NETRC)
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without proxies."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("proxy", [None, "env"])
+async def test_a_netrc_never_changes_the_header(
+    netrc: None, environment: pytest.MonkeyPatch, proxy: str | None
+) -> None:
+    async with RawServer().running() as server:
+        if proxy == "env":
+            environment.setenv("HTTP_PROXY", server.url)
+        async with BackupsClient("vps_x", base_url=server.url, proxy=proxy) as client:
+            await client.list().collect()
+        assert b"Authorization: Bearer vps_x\r\n" in server.requests[0]
+        assert b"Basic" not in server.requests[0]
+
+
+async def test_a_session_that_reads_a_matching_netrc_is_refused_or_overruled(netrc: None) -> None:
+    """aiohttp refuses two kinds of authorization in one version, and takes ours in another."""
+    async with (
+        RawServer().running() as server,
+        aiohttp.ClientSession(trust_env=True) as session,
+        BackupsClient("vps_x", base_url=server.url, session=session) as client,
+    ):
+        with pytest.raises(ConfigurationError, match="session or proxy: ValueError") as caught:
+            await client.list().collect()
+        assert server.requests == []
+    assert "swordfish" not in str(caught.value)
+    assert "vps_x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("how", ["given", "env", "both cases"])
+async def test_requests_go_through_a_proxy(
+    environment: pytest.MonkeyPatch, how: str, own_session: bool
+) -> None:
+    async with RawServer().running() as proxy:
+        if how != "given":
+            environment.setenv("http_proxy" if how == "env" else "HTTP_PROXY", proxy.url)
+        session = aiohttp.ClientSession() if own_session else None
+        client = BackupsClient(
+            "vps_x",
+            base_url="http://backups.test",
+            allow_insecure=True,
+            session=session,
+            proxy=proxy.url if how == "given" else "env",
+        )
+        async with client:
+            await client.list().collect()
+        if session is not None:
+            await session.close()
+        assert proxy.requests[0].startswith(b"GET http://backups.test/api/v1/backups/ HTTP/1.1")
+        assert b"Authorization: Bearer vps_x\r\n" in proxy.requests[0]
+
+
+async def test_the_environment_may_exempt_a_host_from_the_proxy(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    async with RawServer().running() as server, RawServer().running() as proxy:
+        environment.setenv("HTTP_PROXY", proxy.url)
+        environment.setenv("NO_PROXY", "127.0.0.1")
+        async with BackupsClient("vps_x", base_url=server.url, proxy="env") as client:
+            await client.list().collect()
+        assert (len(server.requests), len(proxy.requests)) == (1, 0)
+
+
+@pytest.mark.parametrize("set_one", [False, True])
+async def test_without_being_asked_for_the_environments_proxy_is_not_used(
+    environment: pytest.MonkeyPatch, set_one: bool
+) -> None:
+    async with RawServer().running() as server, RawServer().running() as proxy:
+        if set_one:
+            environment.setenv("HTTP_PROXY", proxy.url)
+        how = None if set_one else "env"
+        async with BackupsClient("vps_x", base_url=server.url, proxy=how) as client:
+            await client.list().collect()
+        assert (len(server.requests), len(proxy.requests)) == (1, 0)
+
+
+async def test_a_proxys_password_goes_to_the_proxy_and_is_not_shown() -> None:
+    async with RawServer().running() as proxy:
+        given = f"http://user:swordfish@127.0.0.1:{proxy.port}"
+        client = BackupsClient(
+            "vps_x", base_url="http://backups.test", allow_insecure=True, proxy=given
+        )
+        async with client:
+            await client.list().collect()
+            assert "swordfish" not in repr(vars(client)) + repr(vars(client._transport))
+        credentials = base64.b64encode(b"user:swordfish")
+        assert b"Proxy-Authorization: Basic " + credentials in proxy.requests[0]
+
+
+async def test_a_proxy_that_refuses_a_tunnel_is_named() -> None:
+    async with RawServer(lambda _: http(407, b"")).running() as proxy:
+        async with BackupsClient(
+            "vps_x", base_url="https://backups.test", proxy=proxy.url, retry=at_once(2)
+        ) as client:
+            with pytest.raises(TransportError, match="proxy refused with status 407") as caught:
+                await client.create(1)
+        assert caught.value.sent is False
+        assert len(proxy.requests) == 2
+        assert all(request.startswith(b"CONNECT backups.test:443") for request in proxy.requests)
+        assert all(b"vps_x" not in request for request in proxy.requests)
+
+
+@pytest.mark.parametrize("proxy", ["nonsense", "socks5://127.0.0.1:1080", "http://[::1"])
+async def test_a_proxy_that_cannot_be_one_is_no_foreign_error(proxy: str) -> None:
+    async with RawServer().running() as server:
+        client = BackupsClient("vps_x", base_url=server.url, proxy=proxy, retry=at_once(1))
+        async with client:
+            with pytest.raises((ConfigurationError, TransportError)):
+                await client.list().collect()
+        assert server.requests == []
+
+
+async def test_a_proxy_that_is_not_there_is_a_transport_error() -> None:
+    client = BackupsClient(
+        "vps_x",
+        base_url="http://127.0.0.1:9",
+        proxy=f"http://127.0.0.1:{closed_port()}",
+        retry=at_once(2),
+    )
+    async with client:
+        with pytest.raises(TransportError) as caught:
+            await client.create(1)
+    assert (caught.value.sent, caught.value.attempts) == (False, 2)
+
+
+# --- TLS -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+async def test_a_private_ca_is_trusted_through_an_ssl_context(own_session: bool) -> None:
+    server_context, client_context = certified()
+    session: Any = aiohttp.ClientSession() if own_session else None
+    async with RawServer(ssl_context=server_context).running() as server:
+        client = BackupsClient(
+            "vps_x", base_url=server.url, ssl_context=client_context, session=session
+        )
+        async with client:
+            for verb in VERBS.values():
+                await verb(client)
+        if own_session:
+            await session.close()
+        assert len(server.requests) == 4
