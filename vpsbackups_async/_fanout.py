@@ -56,8 +56,9 @@ class _Source(Generic[K]):
             self.ended, self.error = True, error
         return []
 
-    async def close(self) -> None:
-        """Stop reading."""
+    def stop(self) -> list[asyncio.Task[list[K]]]:
+        """Stop reading; the tasks that must still end."""
+        return []
 
 
 class _AsyncSource(Generic[K]):
@@ -66,6 +67,7 @@ class _AsyncSource(Generic[K]):
     def __init__(self, items: AsyncIterable[K]) -> None:
         self._items = aiter(items)
         self._coming: asyncio.Task[list[K]] | None = None
+        self._stopped = False
         self.ended = False
         self.error: Exception | None = None
 
@@ -84,15 +86,21 @@ class _AsyncSource(Generic[K]):
             return [await anext(self._items)]
         except StopAsyncIteration:
             self.ended = True
+        except asyncio.CancelledError:
+            if self._stopped:
+                raise
+            self.ended, self.error = True, VPSBackupsError("the reading of the items was cancelled")
         except Exception as error:  # noqa: BLE001  # whatever the caller's iterator raises
             self.ended, self.error = True, error
         return []
 
-    async def close(self) -> None:
-        """Stop reading."""
-        if self._coming is not None:
-            self._coming.cancel()
-            await asyncio.gather(self._coming, return_exceptions=True)
+    def stop(self) -> list[asyncio.Task[list[K]]]:
+        """Stop reading; the tasks that must still end."""
+        self._stopped = True
+        if self._coming is None:
+            return []
+        self._coming.cancel()
+        return [self._coming]
 
 
 class _FanOut(Generic[K, V]):
@@ -128,8 +136,7 @@ class _FanOut(Generic[K, V]):
             self._closing = True
             for task in self._running:
                 task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
-            await self._source.close()
+            await asyncio.gather(*self._running, *self._source.stop(), return_exceptions=True)
 
     def _fill(self) -> None:
         """Start work on further items, as long as fewer than the limit run or wait to be read."""
@@ -141,17 +148,18 @@ class _FanOut(Generic[K, V]):
             self._running.add(task)
 
     async def _run(self, key: K) -> None:
+        # No local variable for an outcome: its error would lead back to it through this frame.
         try:
-            outcome: Outcome[K, V] = Outcome(key, await self._work(key))
+            self._ready.append(Outcome(key, await self._work(key)))
         except asyncio.CancelledError:
             if self._closing:
                 raise
-            outcome = Outcome(key, error=VPSBackupsError(f"the work on {key!r} was cancelled"))
+            cancelled = VPSBackupsError(f"the work on {key!r} was cancelled")
+            self._ready.append(Outcome(key, error=cancelled))
         except Exception as error:  # noqa: BLE001  # an outcome holds whatever the work raised
-            outcome = Outcome(key, error=error)
+            self._ready.append(Outcome(key, error=error))
         # Not in a callback: the reader must never find a task here that will not wake it.
         self._running.discard(asyncio.current_task())
-        self._ready.append(outcome)
         self._wake()
 
     async def _something(self) -> None:

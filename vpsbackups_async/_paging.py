@@ -6,18 +6,17 @@ that was asked for, so that a token cannot follow a link to another place.
 
 import asyncio
 import logging
-import math
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from attrs import define, evolve
 from yarl import URL
 
-from vpsbackups_async.errors import NotFoundError, PaginationError
+from vpsbackups_async.errors import NotFoundError, PaginationError, VPSBackupsError
 from vpsbackups_async.models import Backup, Page
 
 logger = logging.getLogger("vpsbackups_async")
@@ -27,6 +26,7 @@ Fetch = Callable[[str], Awaitable[Page]]
 
 MAX_PAGES: Final = 1_000_000
 _MAX_RESTARTS: Final = 3
+_MAX_DIGITS: Final = 18
 
 
 class NextLinks:
@@ -42,21 +42,22 @@ class NextLinks:
 
     def query(self, link: str) -> str:
         """The encoded query of the link; raises `PaginationError` if it leads out of the list."""
-        if link.startswith("//") or any(char.isspace() or char == "\\" for char in link):
+        # What another parser might read as the beginning of a host is refused before it is parsed.
+        if link.startswith("//") or not link.isprintable() or " " in link or "\\" in link:
             raise PaginationError("the link to the next page is not a plain URL", link)
         try:
             url = self._collection.join(URL(link))
-            port = url.port
+            authority = urlsplit(link).netloc
         except ValueError:
             raise PaginationError("the link to the next page is not a URL", link) from None
         ours = self._collection
-        if url.scheme not in {"http", "https"} or url.user is not None or url.password is not None:
+        if url.scheme not in {"http", "https"} or "@" in authority:
             raise PaginationError("the link to the next page is not a plain http(s) URL", link)
         if url.host != ours.host:
             raise PaginationError("the link to the next page leads to another host", link)
         if url.raw_path.rstrip("/") != ours.raw_path.rstrip("/"):
             raise PaginationError("the link to the next page leads out of the list", link)
-        if (url.scheme, port) != (ours.scheme, ours.port) and not self._warned:
+        if (url.scheme, url.port) != (ours.scheme, ours.port) and not self._warned:
             self._warned = True
             logger.warning(
                 "the server's links to further pages begin with %s instead of %s: only their query "
@@ -78,9 +79,6 @@ class SeenIds:
         self._run = array("q")
         self._strays: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self._run) + len(self._strays)
-
     def __contains__(self, backup_id: int) -> bool:
         if backup_id in self._strays:
             return True
@@ -94,18 +92,15 @@ class SeenIds:
             return items
         if not self._sign:
             self._sign = -1 if items[0].id >= items[-1].id else 1
-        keys = [backup.id for backup in items]
-        if self._sign < 0:
-            keys = [-key for key in keys]
+        keys = [self._sign * backup.id for backup in items]
+        # Strays lie before the end of the run or fit no array: no need to look them up here.
         if keys == sorted(set(keys)) and (not self._run or keys[0] > self._run[-1]):
             try:
                 self._run.extend(array("q", keys))
             except OverflowError:
                 pass
             else:
-                if not self._strays:
-                    return items
-                return tuple(backup for backup in items if backup.id not in self._strays)
+                return items
         return tuple(backup for backup in items if self._add_one(backup.id))
 
     def _add_one(self, backup_id: int) -> bool:
@@ -167,13 +162,18 @@ def foresee(query: str, last: int | None, size: int) -> Iterator[str]:
     pairs = dict(parse_qsl(query, keep_blank_values=True))
     if last is None or size < 1:
         return
-    if pairs.get("page", "").isdecimal():
-        for number in range(int(pairs["page"]) + 1, math.ceil(last / size) + 1):
+    if (page := _number(pairs, "page")) is not None:
+        for number in range(page + 1, -(-last // size) + 1):
             yield urlencode({**pairs, "page": number})
-    elif pairs.get("offset", "").isdecimal():
-        step = int(pairs["limit"]) if pairs.get("limit", "").isdecimal() else size
-        for offset in range(int(pairs["offset"]) + step, last, max(1, step)):
-            yield urlencode({**pairs, "offset": offset})
+    elif (offset := _number(pairs, "offset")) is not None:
+        step = _number(pairs, "limit") or size
+        for place in range(offset + step, last, step):
+            yield urlencode({**pairs, "offset": place})
+
+
+def _number(pairs: Mapping[str, str], name: str) -> int | None:
+    text = pairs.get(name, "")
+    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 @define
@@ -184,6 +184,7 @@ class Tally:
     restarts: int = 0
     count_first: int | None = None
     count_last: int | None = None
+    count_moved: bool = False
     distinct: int = 0
     duplicates: int = 0
     ended: bool = False
@@ -191,18 +192,16 @@ class Tally:
     @property
     def complete(self) -> bool:
         """Whether the walk came to the end of a list that did not visibly move meanwhile."""
-        if not self.ended or self.restarts or self.count_first != self.count_last:
+        if not self.ended or self.restarts or self.count_moved:
             return False
-        return (
-            self.distinct == self.count_last
-            if self.count_last is not None
-            else (self.duplicates == 0)
-        )
+        return self.duplicates == 0 if self.count_last is None else self.distinct == self.count_last
 
     def add(self, page: Page, fresh: int) -> None:
         """Count a page of which `fresh` backups are new."""
         if not self.pages:
             self.count_first = page.count
+        elif page.count != self.count_last:
+            self.count_moved = True  # also where a later page has the first one's total again
         self.pages += 1
         self.count_last = page.count
         self.distinct += fresh
@@ -218,7 +217,7 @@ class _Pass:
         self._asked: set[int] = set()
         self._received = 0
         self._first_ids: frozenset[int] = frozenset()
-        self._guessed = False
+        self._linked = False
         self.pages = 0
         self.first_size = 0
 
@@ -227,32 +226,37 @@ class _Pass:
 
         Raises `PaginationError` where going on would be endless, or stopping would lose something.
         """
-        ids = frozenset(backup.id for backup in page.items) if self._guessed else None
-        if not self.pages:
-            self.first_size = len(page.items)
-            self._first_ids = frozenset(backup.id for backup in page.items)
-        self.pages += 1
-        self._received += len(page.items)
-        self._asked.add(_key(query))
-        if ids is not None and ids <= self._first_ids:
-            raise PaginationError(
-                f"the server counts {page.count} backups, but gives neither a link to the rest "
-                "nor further pages",
-                query,
-            )
+        self._take_in(query, page)
         if page.next:
+            self._linked = True
             following = self._links.query(page.next)
-            self._guessed = False
-        elif page.count is not None and self._received < page.count:
+        elif not self._linked and page.count is not None and self._received < page.count:
+            # A server that never links: its total says that there is more, so count the pages up.
             following = urlencode({**dict(parse_qsl(query)), "page": self.pages + 1})
-            self._guessed = True
         else:
             return None
         if _key(following) in self._asked:
             raise PaginationError("a link leads back to a page that was read", page.next)
         if self.pages >= self._max_pages:
-            raise PaginationError(f"the list has more than {self._max_pages} pages", page.next)
+            raise PaginationError(
+                f"the list has more than {self._max_pages} pages", page.next or following
+            )
         return following
+
+    def _take_in(self, query: str, page: Page) -> None:
+        ids = frozenset(backup.id for backup in page.items) if not self._linked else frozenset()
+        if not self.pages:
+            self.first_size = len(page.items)
+            self._first_ids = ids
+        elif not self._linked and ids <= self._first_ids:
+            raise PaginationError(
+                f"the server counts {page.count} backups, but gives neither a link to the rest "
+                "nor further pages",
+                query,
+            )
+        self.pages += 1
+        self._received += len(page.items)
+        self._asked.add(_key(query))
 
 
 def _key(query: str) -> int:
@@ -284,6 +288,7 @@ class Walk:
         self._ahead = _Ahead(fetch, prefetch)
         self._seen = SeenIds()
         self._closed = False
+        self._closing_error: VPSBackupsError | None = None
 
     async def pages(self) -> AsyncGenerator[Page]:
         """The pages in order, each without the backups that an earlier one had.
@@ -303,24 +308,42 @@ class Walk:
                     way = _Pass(self._links, self._max_pages)
                     query = self._query
                     continue
-                query = way.after(query, page)
-                if self._prefetch and query is not None:
-                    self._ahead.run(foresee(query, page.count, way.first_size))
+                query, trouble = self._following(way, query, page)
                 fresh = self._seen.add(page.items)
                 self.tally.add(page, len(fresh))
                 yield page if len(fresh) == len(page.items) else evolve(page, items=fresh)
+                if trouble is not None:
+                    raise trouble
             self.tally.ended = query is None
+            if self._closing_error is not None and query is not None:
+                raise self._closing_error
         finally:
             await self._ahead.drop()
+
+    def _following(
+        self, way: _Pass, query: str, page: Page
+    ) -> tuple[str | None, PaginationError | None]:
+        """The query after this page, or why there is none; what it foresees is let run ahead.
+
+        The page itself is good whatever its link is worth, so that it is handed out before.
+        """
+        try:
+            following = way.after(query, page)
+        except PaginationError as error:
+            return query, error
+        if self._prefetch and following is not None and not self._closed:
+            self._ahead.run(foresee(following, page.count, way.first_size))
+        return following, None
 
     @property
     def complete(self) -> bool:
         """Whether the walk came to the end of a list that did not visibly move meanwhile."""
         return self.tally.complete
 
-    async def aclose(self) -> None:
-        """End the walk and what runs ahead of its reader."""
+    async def aclose(self, error: VPSBackupsError | None = None) -> None:
+        """End the walk and what runs ahead of its reader; a reader who goes on gets the error."""
         self._closed = True
+        self._closing_error = error
         await self._ahead.drop()
 
     def _restart(self, error: NotFoundError) -> None:

@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from typing import Protocol
 
-from vpsbackups_async._checks import check_int
+from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async._fanout import fan_out
+from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
-from vpsbackups_async.errors import FleetError, VPSBackupsError
+from vpsbackups_async.errors import FleetError, VPSBackupsError, WaitError
 from vpsbackups_async.models import Backup, BackupType, Outcome, Page
 
 __all__ = ["Fleet"]
@@ -53,16 +54,23 @@ class Fleet:
     ) -> None:
         if concurrency is not None:
             check_int("concurrency", concurrency)
+        if not isinstance(server_ids, Iterable | AsyncIterable):
+            raise ValueError(f"server_ids must be iterable, not {server_ids!r}")
         self._client = client
         self._server_ids = server_ids
         self._concurrency = concurrency or DEFAULT_CONCURRENCY
 
-    async def list(self, *, backup_type: str | BackupType | None = None) -> AsyncGenerator[Backup]:
+    def list(self, *, backup_type: str | BackupType | None = None) -> AsyncGenerator[Backup]:
         """The backups of all servers as they come, those of one server together.
 
         A server that fails does not stop the rest: `FleetError` with all failures is raised at the
-        end, when everything else was handed out.
+        end, when everything else was handed out, what a failing server gave before included.
+
+        Raises `ValueError` for an unknown `backup_type`.
         """
+        return self._list(None if backup_type is None else check_backup_type(backup_type))
+
+    async def _list(self, backup_type: BackupType | None) -> AsyncGenerator[Backup]:
         failures: builtins.list[Outcome[int, builtins.list[Backup]]] = []
         harvests = fan_out(
             lambda server_id: self._harvest(server_id, backup_type),
@@ -71,7 +79,7 @@ class Fleet:
         )
         async with aclosing(harvests):
             async for harvest in harvests:
-                backups, error = harvest.unwrap()
+                backups, error = harvest.value or ((), harvest.error)
                 for backup in backups:
                     yield backup
                 if error is not None:
@@ -80,7 +88,7 @@ class Fleet:
             raise FleetError(failures)
 
     async def _harvest(
-        self, server_id: int, backup_type: str | BackupType | None
+        self, server_id: int, backup_type: BackupType | None
     ) -> tuple[builtins.list[Backup], Exception | None]:
         """What a server's list gave, and what ended it early."""
         backups: builtins.list[Backup] = []
@@ -107,13 +115,26 @@ class Fleet:
         The outcomes come as they end. With `wait` a server keeps its place among the `concurrency`
         at a time until its backup is completed; `backoff` and `timeout` (seconds) are those of
         `BackupsClient.wait`. An outcome whose error is a `WaitError` has the id of the backup that
-        was started in its `ref`.
+        was started in its `ref`; another error of a wait (a refused token, say) has it in a note.
+
+        Raises `ValueError` for bad arguments, before anything is started.
         """
+        if not isinstance(description, str | None):
+            raise ValueError(f"description must be a str or None, not {description!r}")
+        if backoff is not None:
+            check_callable("backoff", backoff)
+        if timeout is not None:
+            check_number("timeout", timeout)
 
         async def work(server_id: int) -> Backup:
             backup = await self._client.create(server_id, description=description)
             if not wait:
                 return backup
-            return await self._client.wait(backup, backoff=backoff, timeout=timeout)
+            try:
+                return await self._client.wait(backup, backoff=backoff, timeout=timeout)
+            except Exception as error:
+                if not isinstance(error, WaitError):
+                    error.add_note(f"backup {backup.id} of server {server_id} was started")
+                raise
 
         return fan_out(work, self._server_ids, concurrency=self._concurrency)

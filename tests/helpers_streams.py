@@ -1,0 +1,121 @@
+"""What the tests of lists share: backups and pages out of thin air, and a server of pages."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterable, Callable, Iterable
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+from yarl import URL
+
+from vpsbackups_async import Backup, BackupStatus, BackupType, NotFoundError, Page, ServerRef
+from vpsbackups_async._paging import MAX_PAGES, NextLinks, Walk
+from vpsbackups_async.testing import FakeVPS, SeenRequest
+
+T = TypeVar("T")
+
+LIST_URL = "https://h:8443/api/v1/backups/"
+_WHEN = datetime(2025, 1, 16, tzinfo=UTC)
+_SERVER = ServerRef(1, "server-0001")
+
+
+def make(backup_id: int) -> Backup:
+    return Backup(backup_id, _SERVER, BackupType.MANUAL, BackupStatus.COMPLETED, 1, _WHEN, None, "")
+
+
+def make_all(ids: Iterable[int]) -> tuple[Backup, ...]:
+    return tuple(make(backup_id) for backup_id in ids)
+
+
+def ids_of(backups: Iterable[Backup]) -> list[int]:
+    return [backup.id for backup in backups]
+
+
+def walk_over(
+    fetch: object, query: str = "", prefetch: int = 0, max_pages: int = MAX_PAGES
+) -> Walk:
+    links = NextLinks(URL(LIST_URL))
+    return Walk(fetch, query, links, prefetch=prefetch, max_pages=max_pages)  # type: ignore[arg-type]
+
+
+class Book:
+    """A `fetch` over a list of ids, in pages by number, that counts what it is asked for."""
+
+    def __init__(self, ids: Iterable[int], size: int, *, seconds: float = 0.0) -> None:
+        self.ids = list(ids)
+        self.size = size
+        self.seconds = seconds
+        self.asked: list[int] = []
+        self.done: list[int] = []
+        self.flying = 0
+        self.peak = 0
+        self.fails: dict[int, Exception] = {}
+        self.before: Callable[[int], object] = lambda _: None
+
+    async def __call__(self, query: str) -> Page:
+        number = int(dict(parse_qsl(query)).get("page", 1))
+        self.asked.append(number)
+        self.before(number)
+        self.flying += 1
+        self.peak = max(self.peak, self.flying)
+        try:
+            if self.seconds:
+                await asyncio.sleep(self.seconds)
+        finally:
+            self.flying -= 1
+        if number in self.fails:
+            raise self.fails[number]
+        start = (number - 1) * self.size
+        if start >= len(self.ids) and number > 1:
+            raise NotFoundError(404, "Invalid page.")
+        self.done.append(number)
+        more = start + self.size < len(self.ids)
+        link = f"{LIST_URL}?page={number + 1}" if more else None
+        return Page(make_all(self.ids[start : start + self.size]), len(self.ids), link)
+
+
+def on_page(fake: FakeVPS, number: int, action: Callable[[], object]) -> None:
+    """Let this happen once, just before the server answers its `number`th GET from now."""
+    gets = 0
+
+    def look(seen: SeenRequest) -> None:
+        nonlocal gets
+        gets += seen.method == "GET"
+        if seen.method == "GET" and gets == number:
+            action()
+
+    fake.on_request = look
+
+
+def our_tasks() -> set["asyncio.Task[object]"]:
+    """The tasks of the running loop, without those of the server that runs in it too."""
+    return {
+        task
+        for task in asyncio.all_tasks()
+        if not getattr(task.get_coro(), "__qualname__", "").startswith("RequestHandler.")
+    }
+
+
+async def drain(items: AsyncIterable[T], came: list[T]) -> None:
+    """Read to the end, or to an error that finds `came` as far as it went."""
+    async for item in items:
+        came.append(item)
+
+
+def listing(rows: Iterable[tuple[int, int]], count: int | None, link: str | None) -> bytes:
+    """The JSON of a page with these (backup id, server id)."""
+    results = [
+        {
+            "id": backup_id,
+            "server": {"id": server_id, "name": ""},
+            "backup_type": "manual",
+            "status": "completed",
+            "size_mb": 1,
+            "created_at": "2025-01-16T00:00:00Z",
+            "expires_at": None,
+            "description": "",
+        }
+        for backup_id, server_id in rows
+    ]
+    return json.dumps({"count": count, "next": link, "results": results}).encode()

@@ -1,0 +1,386 @@
+"""`fan_out`: one outcome for each item, a bounded number at once, nothing left behind."""
+
+import asyncio
+import gc
+import itertools
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from helpers_streams import drain
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpsbackups_async import BackupsClient, Outcome, VPSBackupsError, fan_out
+from vpsbackups_async.testing import FakeVPS
+
+Outcomes = list[Outcome[Any, Any]]
+
+
+async def double(number: int) -> int:
+    return number * 2
+
+
+async def trickle(items: Iterable[Any], seconds: float = 0.0) -> AsyncIterator[Any]:
+    """The items, with a pause before each."""
+    for item in items:
+        await asyncio.sleep(seconds)
+        yield item
+
+
+def plain(items: Iterable[Any]) -> Iterable[Any]:
+    return items
+
+
+SOURCES = [plain, trickle]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("concurrency", [1, 2, 7, 1000, None])
+async def test_each_item_has_exactly_one_outcome(source: Any, concurrency: int | None) -> None:
+    items = [*range(50), 3, 3, 3]
+    came = [o async for o in fan_out(double, source(items), concurrency=concurrency)]
+    assert Counter(o.key for o in came) == Counter(items)
+    assert all(o.ok and o.unwrap() == o.key * 2 for o in came)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_no_items_are_no_outcomes(source: Any) -> None:
+    assert [o async for o in fan_out(double, source([]))] == []
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("source", SOURCES)
+async def test_outcomes_come_as_they_end(source: Any) -> None:
+    async def work(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+
+    start = asyncio.get_running_loop().time()
+    async for outcome in fan_out(work, source([3, 1, 4, 2]), concurrency=4):
+        assert asyncio.get_running_loop().time() - start == pytest.approx(outcome.key, abs=0.01)
+    assert asyncio.get_running_loop().time() - start == pytest.approx(4, abs=0.01)
+
+
+@given(
+    jobs=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30),
+    concurrency=st.none() | st.integers(1, 8),
+    source=st.sampled_from(SOURCES),
+    yields=st.integers(0, 3),
+)
+def test_any_mix_of_delays_and_failures_is_settled_once(
+    jobs: list[tuple[int, bool]], concurrency: int | None, source: Any, yields: int
+) -> None:
+    running = peak = 0
+
+    async def work(place: int) -> int:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        delay, fails = jobs[place]
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        running -= 1
+        if fails:
+            raise LookupError(place)
+        return place
+
+    async def go() -> Outcomes:
+        came = []
+        async for outcome in fan_out(work, source(range(len(jobs))), concurrency=concurrency):
+            came.append(outcome)
+            for _ in range(yields):
+                await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+        return came
+
+    came = asyncio.run(go())
+    assert sorted(o.key for o in came) == list(range(len(jobs)))
+    assert running == 0
+    assert peak <= (concurrency or len(jobs))
+    for o in came:
+        assert o.ok is not jobs[o.key][1]
+        assert o.value == (o.key if o.ok else None)
+        assert o.ok or o.error.args == (o.key,)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_live_tasks_stay_at_the_concurrency_over_a_long_generator(source: Any) -> None:
+    total = 200_000 if source is plain else 20_000
+    most = 0
+
+    async def work(number: int) -> None:
+        nonlocal most
+        if not number % 100:
+            most = max(most, len(asyncio.all_tasks()))
+
+    before = len(asyncio.all_tasks())
+    count = 0
+    async for _ in fan_out(work, source(iter(range(total))), concurrency=16):
+        count += 1
+    assert count == total
+    assert most - before <= 17
+    assert most - before >= 16 or source is trickle  # there the items are what is slow
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("concurrency", [1, 5])
+async def test_a_slow_reader_is_at_most_the_concurrency_behind(
+    source: Any, concurrency: int
+) -> None:
+    begun = 0
+
+    async def work(_: int) -> None:
+        nonlocal begun
+        begun += 1
+
+    async with aclosing(fan_out(work, source(range(100)), concurrency=concurrency)) as outcomes:
+        read = 0
+        async for _ in outcomes:
+            read += 1
+            await asyncio.sleep(1)
+            assert begun <= read + concurrency
+    assert read == begun == 100
+
+
+@pytest.mark.looptime
+async def test_a_slow_async_iterable_holds_nothing_up() -> None:
+    async def work(_: int) -> None:
+        await asyncio.sleep(0.5)
+
+    start = asyncio.get_running_loop().time()
+    times = []
+    async for _ in fan_out(work, trickle(range(4), 10), concurrency=3):
+        times.append(asyncio.get_running_loop().time() - start)
+    assert times == [pytest.approx(10 * n + 0.5, abs=0.01) for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.looptime
+async def test_outcomes_are_handed_out_while_the_next_item_is_awaited() -> None:
+    start = asyncio.get_running_loop().time()
+    async with aclosing(fan_out(double, trickle(range(2), 100), concurrency=5)) as outcomes:
+        assert (await anext(outcomes)).key == 0
+        assert asyncio.get_running_loop().time() - start == pytest.approx(100, abs=0.01)
+
+
+# --- Failures ------------------------------------------------------------------------------------
+
+
+async def test_what_the_work_raises_is_in_the_outcome_and_stops_nothing() -> None:
+    error = VPSBackupsError("no")
+
+    async def work(number: int) -> int:
+        if number == 2:
+            raise error
+        return number
+
+    came = {o.key: o async for o in fan_out(work, range(5))}
+    assert came[2].error is error
+    assert not came[2].ok
+    with pytest.raises(VPSBackupsError, match="no"):
+        came[2].unwrap()
+    assert sum(o.ok for o in came.values()) == 4
+
+
+async def test_work_that_is_no_coroutine_is_an_outcome_too() -> None:
+    came = [o async for o in fan_out(lambda number: number, [1])]  # type: ignore[arg-type]
+    assert isinstance(came[0].error, TypeError)
+
+
+async def test_work_that_cancels_itself_is_an_outcome() -> None:
+    async def work(number: int) -> int:
+        if number == 1:
+            raise asyncio.CancelledError
+        if number == 2:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(1)
+        return number
+
+    came = {o.key: o async for o in fan_out(work, range(4), concurrency=2)}
+    assert sorted(came) == [0, 1, 2, 3]
+    for number in (1, 2):
+        assert isinstance(came[number].error, VPSBackupsError)
+        assert f"the work on {number} was cancelled" in str(came[number].error)
+
+
+def broken(error: BaseException) -> Iterator[int]:
+    yield from (1, 2)
+    raise error
+
+
+async def broken_later(error: BaseException) -> AsyncIterator[int]:
+    for item in (1, 2):
+        yield item
+    raise error
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("source", [broken, broken_later])
+async def test_items_that_cannot_be_read_on_are_an_error_after_what_runs(source: Any) -> None:
+    async def work(number: int) -> int:
+        await asyncio.sleep(number)
+        return number
+
+    came: Outcomes = []
+    with pytest.raises(LookupError, match="gone"):
+        await drain(fan_out(work, source(LookupError("gone"))), came)
+    assert [o.value for o in came] == [1, 2]
+
+
+async def test_items_whose_reading_is_cancelled_do_not_cancel_the_reader() -> None:
+    came: Outcomes = []
+    with pytest.raises(VPSBackupsError, match="reading of the items was cancelled"):
+        await drain(fan_out(double, broken_later(asyncio.CancelledError())), came)
+    assert [o.value for o in came] == [2, 4]
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, True, "x", 1.5])
+def test_a_bad_concurrency_is_a_value_error_at_the_call(concurrency: Any) -> None:
+    with pytest.raises(ValueError, match="concurrency"):
+        fan_out(double, [1], concurrency=concurrency)
+
+
+def test_what_is_not_callable_or_not_iterable_is_refused_at_the_call() -> None:
+    with pytest.raises(ValueError, match="work"):
+        fan_out("work", [1])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not iterable"):
+        fan_out(double, 5)  # type: ignore[arg-type]
+
+
+# --- Leaving early -------------------------------------------------------------------------------
+
+
+class Watched:
+    """Work that ends only when it is cancelled, and takes a moment to do so."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+
+    async def __call__(self, number: int) -> int:
+        self.begun += 1
+        try:
+            if number == 0:
+                return number
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(1)
+            self.ended += 1
+        return number
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("source", SOURCES)
+async def test_leaving_the_loop_cancels_what_runs_and_waits_for_its_end(source: Any) -> None:
+    work = Watched()
+    begun = asyncio.get_running_loop().time()
+    async with aclosing(fan_out(work, source(itertools.count()), concurrency=8)) as outcomes:
+        async for outcome in outcomes:
+            assert outcome.key == 0
+            break
+    assert work.begun == work.ended >= 8
+    assert asyncio.get_running_loop().time() - begun < 5
+    assert len(asyncio.all_tasks()) == 1
+    await outcomes.aclose()
+    assert [o async for o in outcomes] == []
+
+
+@pytest.mark.looptime
+async def test_leaving_while_the_next_item_is_awaited_ends_that_too() -> None:
+    ended = []
+
+    async def items() -> AsyncIterator[int]:
+        try:
+            yield 0
+            await asyncio.sleep(1000)
+        finally:
+            ended.append(True)
+
+    async with aclosing(fan_out(double, items())) as outcomes:
+        await anext(outcomes)
+        waiting = asyncio.ensure_future(anext(outcomes))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert ended
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.looptime
+async def test_a_reader_that_is_cancelled_leaves_nothing_running() -> None:
+    work = Watched()
+    reader = asyncio.ensure_future(drain(fan_out(work, range(1, 100), concurrency=4), []))
+    await asyncio.sleep(5)
+    assert work.begun == 4
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert work.ended == 4
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.looptime
+async def test_a_reader_cancelled_twice_still_ends_after_everything_else() -> None:
+    work = Watched()
+    reader = asyncio.ensure_future(drain(fan_out(work, trickle([1, 2, 3], 2)), []))
+    await asyncio.sleep(5)
+    assert work.begun == 2
+    for _ in range(2):
+        reader.cancel()
+        await asyncio.sleep(0.1)
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_stream_that_was_never_read_starts_nothing() -> None:
+    work = Watched()
+    outcomes = fan_out(work, range(10))
+    await asyncio.sleep(0)
+    await outcomes.aclose()
+    assert work.begun == 0
+
+
+async def test_a_failed_outcome_is_freed_as_soon_as_it_is_dropped() -> None:
+    class FailureError(Exception):
+        pass
+
+    async def work(_: int) -> None:
+        raise FailureError
+
+    gc.disable()
+    try:
+        dropped = []
+        async for outcome in fan_out(work, range(3)):
+            assert outcome.error is not None
+            dropped.append(weakref.ref(outcome.error))
+        del outcome
+        await asyncio.sleep(0)
+        assert [ref() for ref in dropped] == [None] * 3
+    finally:
+        gc.enable()
+
+
+# --- With a client -------------------------------------------------------------------------------
+
+
+@pytest.mark.looptime
+async def test_waiting_for_many_backups_gives_each_its_outcome_as_it_ends() -> None:
+    async with (
+        FakeVPS(
+            servers=20, backup_seconds=lambda made: 10.0 * (21 - made["id"]), fails=[3]
+        ) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        made = [await client.create(number) for number in range(1, 21)]
+        came = [o async for o in fan_out(client.wait, made, concurrency=None)]
+        assert Counter(o.key.id for o in came) == Counter(range(1, 21))
+        assert [o.key.id for o in came if not o.ok] == [3]
+        assert came[0].key.id > 15
+        assert came[-1].key.id < 5

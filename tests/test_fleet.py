@@ -1,0 +1,326 @@
+"""The verbs over many servers."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from helpers_streams import drain, make, our_tasks
+
+from vpsbackups_async import (
+    AuthenticationError,
+    Backup,
+    BackupFailedError,
+    BackupsClient,
+    ConstantBackoff,
+    Fleet,
+    FleetError,
+    ManualBackupLimitError,
+    NotFoundError,
+    Outcome,
+    Page,
+    PaginationError,
+    ServerError,
+    VPSBackupsError,
+    WaitError,
+    WaitTimeoutError,
+)
+from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, ServerFault
+
+
+async def later(ids: Any) -> AsyncIterator[int]:
+    for server_id in ids:
+        await asyncio.sleep(0)
+        yield server_id
+
+
+# --- list ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [None, 1, 3])
+async def test_the_backups_of_all_servers_come_once_those_of_a_server_together(
+    concurrency: int | None,
+) -> None:
+    async with (
+        FakeVPS(servers=10, backups=25) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        fleet = client.fleet(later(range(1, 11)), concurrency=concurrency)
+        came = [backup async for backup in fleet.list()]
+        assert Counter(backup.id for backup in came) == Counter(range(1, 251))
+        servers = [backup.server.id for backup in came]
+        assert all(len(set(servers[n : n + 25])) == 1 for n in range(0, 250, 25))
+        assert fake.peak <= (concurrency or 10)
+
+
+async def test_a_type_filter_holds_for_every_server(fake: FakeVPS, client: BackupsClient) -> None:
+    made = fake.add_backup(2)
+    came = [backup.id async for backup in client.fleet([1, 2, 3]).list(backup_type="manual")]
+    assert came == [made["id"]]
+    assert all(seen.query["backup_type"] == "manual" for seen in fake.requests)
+
+
+async def test_servers_that_fail_are_told_of_at_the_end(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.inject(ServerFault(status=500, path="server_id=2"))
+    came: list[Backup] = []
+    with pytest.raises(FleetError) as caught:
+        await drain(client.fleet([1, 2, -5, 3, "x", None]).list(), came)  # type: ignore[list-item]
+    assert Counter(backup.server.id for backup in came) == {1: 5, 3: 5}
+    failures = {outcome.key: outcome.error for outcome in caught.value.failures}
+    assert failures.keys() == {2, -5, "x", None}
+    assert isinstance(failures[2], ServerError)
+    for bad in (-5, "x", None):
+        assert isinstance(failures[bad], ValueError)
+    assert {seen.query["server_id"] for seen in fake.requests} == {"1", "2", "3"}
+    assert "4 of the servers failed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (ServerFault(status=501, path="page=2"), ServerError),
+        (HostileNext("https://evil.example/"), PaginationError),
+    ],
+)
+async def test_the_pages_that_came_before_a_failure_are_handed_out(
+    fault: Any, kind: type[VPSBackupsError]
+) -> None:
+    async with (
+        FakeVPS(servers=[2], backups=25, faults=[fault]) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        came: list[Backup] = []
+        with pytest.raises(FleetError) as caught:
+            await drain(client.fleet([2]).list(), came)
+        assert [backup.id for backup in came] == list(range(25, 5, -1))
+        assert isinstance(caught.value.failures[0].error, kind)
+        assert caught.value.failures[0].value is None
+
+
+async def test_a_server_whose_listing_is_cancelled_from_within_is_a_failure() -> None:
+    class Lists:
+        def list(self, *, server_id: int, backup_type: object) -> Any:
+            if server_id == 2:
+                raise asyncio.CancelledError
+            return self
+
+        async def pages(self) -> Any:
+            yield Page((make(1),))
+
+    came: list[Backup] = []
+    with pytest.raises(FleetError) as caught:
+        await drain(Fleet(Lists(), [1, 2, 3]).list(), came)  # type: ignore[arg-type]
+    assert [outcome.key for outcome in caught.value.failures] == [2]
+    assert len(came) == 2
+
+
+async def test_server_ids_that_cannot_be_read_on_are_an_error_at_the_end(
+    client: BackupsClient,
+) -> None:
+    def ids() -> Iterator[int]:
+        yield 1
+        raise LookupError("the inventory is gone")
+
+    came: list[Backup] = []
+    with pytest.raises(LookupError, match="inventory"):
+        await drain(client.fleet(ids()).list(), came)
+    assert len(came) == 5
+
+
+async def test_a_million_ids_are_read_lazily(fake: FakeVPS, client: BackupsClient) -> None:
+    read = 0
+
+    def ids() -> Iterator[int]:
+        nonlocal read
+        for server_id in range(1, 1_000_001):
+            read += 1
+            yield server_id
+
+    async with aclosing(client.fleet(ids(), concurrency=4).list()) as backups:
+        async for _ in backups:
+            break
+    assert read <= 8
+    assert fake.count() <= 8
+
+
+@pytest.mark.looptime
+async def test_leaving_a_list_early_leaves_nothing_running(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    tasks = our_tasks()
+    fake.inject(Latency(600, path="server_id=2"), Latency(600, path="server_id=3"))
+    async with aclosing(client.fleet([1, 2, 3]).list()) as backups:
+        assert (await anext(backups)).server.id == 1
+    assert our_tasks() == tasks
+
+
+@pytest.mark.looptime
+async def test_leaving_waits_early_leaves_nothing_running(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    tasks = our_tasks()
+    fake.backup_seconds = lambda made: 10.0 if made["server"]["id"] == 2 else 600.0
+    async with aclosing(client.fleet([1, 2, 3]).create(wait=True)) as outcomes:
+        assert (await anext(outcomes)).key == 2
+    await asyncio.sleep(0)  # the hub ends with its last waiter
+    await asyncio.sleep(0)
+    assert our_tasks() == tasks
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], range(1, 4), {1, 2, 3}])
+async def test_a_collection_serves_any_number_of_verbs(client: BackupsClient, ids: Any) -> None:
+    fleet = client.fleet(ids)
+    for _ in range(2):
+        assert len([backup async for backup in fleet.list()]) == 15
+
+
+@pytest.mark.parametrize("once", [iter, later])
+async def test_an_iterator_serves_one_verb_once(client: BackupsClient, once: Any) -> None:
+    fleet = client.fleet(once([1, 2, 3]))
+    assert len([outcome async for outcome in fleet.create()]) == 3
+    assert [backup async for backup in fleet.list()] == []
+    assert [outcome async for outcome in fleet.create()] == []
+
+
+async def test_a_server_that_is_named_twice_is_served_twice(client: BackupsClient) -> None:
+    assert len([backup async for backup in client.fleet([1, 1]).list()]) == 10
+    assert [o.key async for o in client.fleet([1, 1]).create()] == [1, 1]
+
+
+# --- create --------------------------------------------------------------------------------------
+
+
+async def test_create_starts_a_backup_of_each_server_and_gives_one_outcome_each(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    for _ in range(10):
+        fake.add_backup(3)
+    outcomes = {o.key: o async for o in client.fleet([1, 2, 3, 9]).create(description="N")}
+    assert outcomes.keys() == {1, 2, 3, 9}
+    assert outcomes[2].unwrap().description == "N"
+    assert outcomes[2].unwrap().status == "in_progress"
+    assert isinstance(outcomes[3].error, ManualBackupLimitError)
+    assert isinstance(outcomes[9].error, NotFoundError)
+
+
+async def test_a_bad_id_is_the_outcome_of_its_own_item(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    outcomes: list[Outcome[Any, Backup]] = [
+        o
+        async for o in client.fleet([0, 1, "x", None]).create()  # type: ignore[list-item]
+    ]
+    assert {o.key: type(o.error) for o in outcomes if not o.ok} == {
+        0: ValueError,
+        "x": ValueError,
+        None: ValueError,
+    }
+    assert fake.count() == 1
+
+
+@pytest.mark.looptime
+async def test_create_with_wait_gives_the_completed_backups_as_they_end() -> None:
+    async with (
+        FakeVPS(servers=6, backup_seconds=lambda made: 10.0 * made["server"]["id"]) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        start = asyncio.get_running_loop().time()
+        keys = []
+        fleet = client.fleet(range(6, 0, -1))
+        async for outcome in fleet.create(wait=True, backoff=ConstantBackoff(1)):
+            assert outcome.unwrap().is_completed
+            took = asyncio.get_running_loop().time() - start
+            assert took == pytest.approx(10 * outcome.key, abs=2)
+            keys.append(outcome.key)
+        assert keys == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.looptime
+async def test_with_wait_a_server_keeps_its_place_until_its_backup_ends() -> None:
+    async with (
+        FakeVPS(servers=4, backup_seconds=10) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        start = asyncio.get_running_loop().time()
+        fleet = client.fleet([1, 2, 3, 4], concurrency=2)
+        async for _ in fleet.create(wait=True, backoff=ConstantBackoff(1), timeout=None):
+            pass
+        assert asyncio.get_running_loop().time() - start == pytest.approx(20, abs=3)
+
+
+@pytest.mark.looptime
+async def test_a_wait_that_ends_badly_keeps_the_backup_s_ref_in_its_outcome() -> None:
+    async with (
+        FakeVPS(
+            servers=3,
+            fails=[2],
+            backup_seconds=lambda made: 999.0 if made["server"]["id"] == 3 else 5.0,
+        ) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        outcomes = {o.key: o async for o in client.fleet([1, 2, 3]).create(wait=True, timeout=60)}
+        assert outcomes[1].ok
+        assert isinstance(outcomes[2].error, BackupFailedError)
+        assert isinstance(outcomes[3].error, WaitTimeoutError)
+        held = {backup["server"]["id"]: backup["id"] for backup in fake.backups}
+        for server_id in (2, 3):
+            error = outcomes[server_id].error
+            assert isinstance(error, WaitError)
+            assert (error.ref.id, error.ref.server_id) == (held[server_id], server_id)
+
+
+@pytest.mark.looptime
+async def test_a_token_that_is_revoked_during_the_wait_does_not_hide_what_was_started() -> None:
+    async with (
+        FakeVPS(servers=1, backup_seconds=100) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        asyncio.get_running_loop().call_later(20, fake.revoke)
+        outcomes = [o async for o in client.fleet([1]).create(wait=True)]
+        error = outcomes[0].error
+        assert isinstance(error, AuthenticationError)
+        assert error.__notes__ == ["backup 1 of server 1 was started"]
+
+
+# --- Bad arguments -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, True, "x", 1.5])
+async def test_a_bad_concurrency_is_a_value_error(client: BackupsClient, concurrency: Any) -> None:
+    with pytest.raises(ValueError, match="concurrency"):
+        client.fleet([1], concurrency=concurrency)
+
+
+@pytest.mark.parametrize("ids", [5, None, object()])
+async def test_ids_that_cannot_be_iterated_are_a_value_error(
+    client: BackupsClient, ids: Any
+) -> None:
+    with pytest.raises(ValueError, match="server_ids"):
+        client.fleet(ids)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"description": 5},
+        {"backoff": 5},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": "60"},
+    ],
+)
+async def test_bad_arguments_of_create_start_nothing(
+    fake: FakeVPS, client: BackupsClient, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        client.fleet([1]).create(wait=True, **options)
+    assert not fake.requests
+
+
+async def test_an_unknown_type_is_a_value_error_at_the_call(client: BackupsClient) -> None:
+    with pytest.raises(ValueError, match="manual"):
+        client.fleet([1]).list(backup_type="weekly")

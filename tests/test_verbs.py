@@ -1,0 +1,389 @@
+"""`get`, `create`, `delete` and `restore` against the server."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from helpers_streams import on_page
+
+from vpsbackups_async import (
+    ApiError,
+    BackupInProgressError,
+    BackupRef,
+    BackupsClient,
+    BadRequestError,
+    ConflictError,
+    CreateOutcomeUnknownError,
+    InvalidResponseError,
+    ManualBackupLimitError,
+    NotFoundError,
+    PermissionDeniedError,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+)
+from vpsbackups_async.backoff import ConstantBackoff
+from vpsbackups_async.testing import (
+    Drop,
+    FakeVPS,
+    NotJSON,
+    Oversized,
+    RateLimit,
+    Reply,
+    SeenRequest,
+    ServerFault,
+    Truncate,
+)
+
+BAD_IDS = [0, -1, True, "1", "../x", 1.0, None, b"1"]
+
+
+# --- get -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def long() -> AsyncIterator[FakeVPS]:
+    """A server of 25 backups, 10 a page."""
+    async with FakeVPS(servers={1: "one", 2: "two"}, page_size=10) as fake:
+        for _ in range(25):
+            fake.add_backup(1)
+        yield fake
+
+
+@pytest.fixture
+async def reader(long: FakeVPS) -> AsyncIterator[BackupsClient]:
+    retry = RetryPolicy(attempts=1)
+    async with BackupsClient(long.token, base_url=long.url, retry=retry) as made:
+        yield made
+
+
+@pytest.mark.parametrize(("backup_id", "requests"), [(25, 1), (16, 1), (15, 2), (1, 3)])
+async def test_get_reads_as_far_as_the_backup(
+    long: FakeVPS, reader: BackupsClient, backup_id: int, requests: int
+) -> None:
+    backup = await reader.get(backup_id)
+    assert (backup.id, backup.server.name) == (backup_id, "one")
+    assert long.count() == requests
+
+
+async def test_get_asks_for_one_server_s_list_where_it_is_known(
+    long: FakeVPS, reader: BackupsClient
+) -> None:
+    assert (await reader.get(25, server_id=1)).id == 25
+    assert long.requests[-1].query == {"server_id": "1"}
+    with pytest.raises(NotFoundError, match="backup 25 is not in the list of server 2"):
+        await reader.get(25, server_id=2)
+
+
+async def test_get_gives_no_other_server_s_backup_where_filters_are_ignored(
+    long: FakeVPS, reader: BackupsClient
+) -> None:
+    backup = long.backups[0]
+    body = json.dumps({"count": 1, "next": None, "results": [backup]}).encode()
+    long.inject(Reply(200, body))
+    with pytest.raises(NotFoundError):
+        await reader.get(backup["id"], server_id=2)
+
+
+async def test_a_backup_that_is_not_there_is_not_found_after_one_whole_walk(
+    long: FakeVPS, reader: BackupsClient
+) -> None:
+    with pytest.raises(NotFoundError, match="backup 99 is not in the list") as caught:
+        await reader.get(99)
+    assert long.count() == 3
+    assert caught.value.status == 404
+
+
+async def test_get_finds_a_backup_that_moved_to_a_page_that_was_read(
+    long: FakeVPS, reader: BackupsClient
+) -> None:
+    on_page(long, 2, lambda: long.remove_backup(25))
+    assert (await reader.get(15)).id == 15
+    assert long.count() == 3 + 1
+
+
+async def test_get_gives_up_on_a_list_that_never_rests(
+    long: FakeVPS, reader: BackupsClient
+) -> None:
+    def restless(seen: SeenRequest) -> None:
+        if seen.number % 3 == 2:
+            long.add_backup(2)
+
+    long.on_request = restless
+    with pytest.raises(NotFoundError):
+        await reader.get(99)
+    assert long.count() == 9
+
+
+async def test_an_error_of_the_list_is_not_taken_for_an_absent_backup(
+    long: FakeVPS, reader: BackupsClient
+) -> None:
+    long.inject(ServerFault(status=500, path="page=2"))
+    with pytest.raises(ServerError):
+        await reader.get(1)
+
+
+# --- create --------------------------------------------------------------------------------------
+
+
+async def test_create_gives_the_backup_as_it_begins(fake: FakeVPS, client: BackupsClient) -> None:
+    backup = await client.create(2, description="before the upgrade")
+    assert (backup.server.id, backup.status, backup.size_mb) == (2, "in_progress", None)
+    assert (backup.description, backup.is_manual) == ("before the upgrade", True)
+    assert backup.message is not None
+    assert backup.message.startswith("Backup is being created.")
+    assert backup.ref == BackupRef(16, 2)
+    assert [seen.json for seen in fake.requests] == [
+        {"server_id": 2, "description": "before the upgrade"}
+    ]
+
+
+async def test_no_description_is_not_sent(fake: FakeVPS, client: BackupsClient) -> None:
+    await client.create(1)
+    assert fake.requests[0].json == {"server_id": 1}
+
+
+@pytest.mark.parametrize("status", [400, 409])
+async def test_ten_manual_backups_are_the_limit_whatever_the_status(
+    fake: FakeVPS, client: BackupsClient, status: int
+) -> None:
+    fake.quota_status = status
+    for _ in range(10):
+        fake.add_backup(1)
+    with pytest.raises(ManualBackupLimitError, match="at most 10") as caught:
+        await client.create(1)
+    assert caught.value.status == status
+    assert caught.value.detail == "A server can have at most 10 manual backups."
+    assert (caught.value.method, caught.value.path) == ("POST", "/api/v1/backups/")
+    assert fake.count("POST") == 1
+    assert (await client.create(2)).server.id == 2
+
+
+@pytest.mark.parametrize("status", [400, 409])
+async def test_a_backup_in_progress_is_recognised_whatever_the_status(
+    fake: FakeVPS, client: BackupsClient, status: int
+) -> None:
+    fake.add_backup(1, status="in_progress")
+    fake.inject(Reply(status, b'{"detail": "Nope."}', method="POST"))
+    with pytest.raises(BackupInProgressError, match="Nope") as caught:
+        await client.create(1)
+    assert caught.value.status == status
+    assert fake.count("POST") == 1
+
+
+async def test_one_at_a_time_is_a_backup_in_progress(fake: FakeVPS, client: BackupsClient) -> None:
+    fake.one_at_a_time = True
+    await client.create(1)
+    with pytest.raises(BackupInProgressError):
+        await client.create(1)
+    assert (await client.create(2)).server.id == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("A backup of this server is already in progress.", BackupInProgressError),
+        ("Another backup is running.", BackupInProgressError),
+        ("You already have 10 manual backups.", ManualBackupLimitError),
+        ("No.", ManualBackupLimitError),
+    ],
+)
+async def test_where_both_could_be_the_reason_the_words_decide(
+    fake: FakeVPS, client: BackupsClient, words: str, kind: type[ApiError]
+) -> None:
+    for _ in range(9):
+        fake.add_backup(1)
+    fake.add_backup(1, status="in_progress")
+    body = json.dumps({"detail": words}).encode()
+    fake.inject(Reply(409, body, method="POST"))
+    with pytest.raises(kind):
+        await client.create(1)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, BadRequestError), (409, ConflictError)])
+async def test_another_refusal_stays_what_it_is(
+    fake: FakeVPS, client: BackupsClient, status: int, kind: type[ApiError]
+) -> None:
+    fake.inject(Reply(status, b'{"non_field_errors": ["The plan is over."]}', method="POST"))
+    with pytest.raises(kind, match="The plan is over") as caught:
+        await client.create(1)
+    assert type(caught.value) is kind
+
+
+async def test_a_bad_description_is_not_blamed_on_what_the_server_holds(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.add_backup(1, status="in_progress")
+    fake.inject(Reply(400, b'{"description": ["Too long."]}', method="POST"))
+    with pytest.raises(BadRequestError) as caught:
+        await client.create(1, description="x" * 999)
+    assert caught.value.field_errors == {"description": ["Too long."]}
+    assert fake.count() == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [ServerFault(status=500), Drop(), NotJSON(), Reply(403, b"{}")], ids=repr
+)
+async def test_a_refusal_stays_plain_where_the_look_for_its_reason_fails(
+    fake: FakeVPS, client: BackupsClient, fault: Any
+) -> None:
+    for _ in range(10):
+        fake.add_backup(1)
+    fake.inject(Reply(400, b'{"detail": "No."}', method="POST"), fault)
+    with pytest.raises(BadRequestError) as caught:
+        await client.create(1)
+    assert type(caught.value) is BadRequestError
+    assert caught.value.detail == "No."
+
+
+async def test_a_server_that_is_not_there_is_not_found(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    with pytest.raises(NotFoundError, match="Server not found"):
+        await client.create(99)
+    assert fake.count() == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        NotJSON(method="POST", when="after"),
+        Truncate(method="POST"),
+        Reply(201, b'{"id": 1}', method="POST", when="after"),
+        Reply(201, b"", method="POST", when="after"),
+        Reply(200, b"[]", method="POST", when="after"),
+        Drop(method="POST", when="after"),
+        ServerFault(status=500, method="POST", when="after"),
+        Oversized(size=100_000, method="POST", when="after"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_a_create_whose_answer_cannot_be_read_is_unknown_and_not_sent_again(
+    fake: FakeVPS, fault: Any
+) -> None:
+    fake.inject(fault)
+    retry = RetryPolicy(attempts=3, backoff=ConstantBackoff(0))
+    async with BackupsClient(
+        fake.token, base_url=fake.url, retry=retry, max_response_bytes=50_000
+    ) as client:
+        with pytest.raises(CreateOutcomeUnknownError, match="for server 2") as caught:
+            await client.create(2, description="x")
+    error = caught.value
+    assert (error.server_id, error.description, error.candidates) == (2, "x", ())
+    assert isinstance(error.__cause__, InvalidResponseError | TransportError | ServerError)
+    assert fake.count("POST") == 1
+    assert len(fake.backups) == 16
+
+
+async def test_a_create_that_a_429_refused_is_sent_again(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.inject(RateLimit(0, times=2))
+    assert (await client.create(1)).server.id == 1
+    assert fake.count("POST") == 3
+    assert len(fake.backups) == 16
+
+
+async def test_a_forbidden_create_is_plainly_forbidden(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.forbid()
+    with pytest.raises(PermissionDeniedError):
+        await client.create(1)
+    assert fake.count() == 1
+
+
+# --- delete, restore -----------------------------------------------------------------------------
+
+
+async def test_delete_removes_the_backup(fake: FakeVPS, client: BackupsClient) -> None:
+    await client.delete(7)
+    assert 7 not in [backup["id"] for backup in fake.backups]
+    assert [seen.target for seen in fake.requests] == ["/api/v1/backups/7/"]
+
+
+async def test_a_missing_backup_is_not_found_unless_that_is_fine(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    with pytest.raises(NotFoundError, match="Backup not found"):
+        await client.delete(99)
+    await client.delete(99, missing_ok=True)
+    assert fake.count("DELETE", status=404) == 2
+
+
+async def test_missing_ok_hides_no_other_error(fake: FakeVPS, client: BackupsClient) -> None:
+    fake.forbid()
+    with pytest.raises(PermissionDeniedError):
+        await client.delete(7, missing_ok=True)
+
+
+async def test_gone_at_the_second_attempt_means_that_the_first_worked(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.inject(Drop(when="after", times=1))
+    await client.delete(7)
+    assert fake.count("DELETE") == 2
+    assert len(fake.backups) == 14
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "data"),
+    [
+        ((202, {"message": "On its way."}), "On its way.", {"message": "On its way."}),
+        ((200, {"detail": "Started", "job": 7}), "Started", {"detail": "Started", "job": 7}),
+        ((201, [1, 2]), None, [1, 2]),
+        ((200, "ok"), None, "ok"),
+        ((204, None), None, None),
+        ((200, b""), None, None),
+        ((200, b"<html>"), None, None),
+    ],
+)
+async def test_a_restore_is_accepted_with_any_2xx_and_any_body(
+    fake: FakeVPS,
+    client: BackupsClient,
+    reply: tuple[int, Any],
+    message: str | None,
+    data: object,
+) -> None:
+    fake.restore_reply = reply
+    backup = next(backup for backup in fake.backups if backup["server"]["id"] == 3)
+    restore = await client.restore(3, backup["id"])
+    assert (restore.server_id, restore.backup_id) == (3, backup["id"])
+    assert (restore.status, restore.message, restore.data) == (reply[0], message, data)
+    assert fake.restores == [(3, backup["id"])]
+    assert fake.requests[0].path == "/api/v1/servers/3/restore/"
+
+
+async def test_a_restore_from_another_server_s_backup_is_not_found(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    backup = next(backup for backup in fake.backups if backup["server"]["id"] == 3)
+    with pytest.raises(NotFoundError):
+        await client.restore(1, backup["id"])
+    assert fake.restores == []
+
+
+# --- Bad arguments -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=repr)
+async def test_a_bad_id_is_a_value_error_before_any_request(
+    fake: FakeVPS, client: BackupsClient, bad: Any
+) -> None:
+    calls = [client.get(bad), client.create(bad), client.delete(bad)]
+    calls += [client.restore(bad, 1), client.restore(1, bad)]
+    calls += [client.get(1, server_id=bad)] if bad is not None else []
+    for call in calls:
+        with pytest.raises(ValueError, match=r"(backup|server)_id must be a positive int"):
+            await call
+    assert not fake.requests
+
+
+@pytest.mark.parametrize("bad", [5, b"x", "half a character: \ud800"], ids=repr)
+async def test_a_bad_description_is_a_value_error_before_any_request(
+    fake: FakeVPS, client: BackupsClient, bad: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"description|JSON"):
+        await client.create(1, description=bad)
+    assert not fake.requests
