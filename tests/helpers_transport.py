@@ -33,7 +33,7 @@ PAGE = b'{"count":1,"next":null,"previous":null,"results":[' + BACKUP + b"]}"
 
 def at_once(attempts: int = 3, **more: Any) -> RetryPolicy:
     """Retries without pauses."""
-    return RetryPolicy(attempts=attempts, backoff=ConstantBackoff(0), **more)
+    return RetryPolicy(attempts=attempts, backoff=ConstantBackoff(0), create_grace=0, **more)
 
 
 def http(status: int = 200, body: bytes = PAGE, **headers: str) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import sys
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -14,7 +15,13 @@ from helpers_streams import drain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpsbackups_async import BackupsClient, Outcome, VPSBackupsError, fan_out
+from vpsbackups_async import (
+    BackupsClient,
+    NotAttemptedError,
+    Outcome,
+    VPSBackupsError,
+    fan_out,
+)
 from vpsbackups_async.testing import FakeVPS
 
 Outcomes = list[Outcome[Any, Any]]
@@ -250,6 +257,112 @@ def test_what_is_not_callable_or_not_iterable_is_refused_at_the_call() -> None:
         fan_out("work", [1])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not iterable"):
         fan_out(double, 5)  # type: ignore[arg-type]
+
+
+# --- Stopping at a failure -----------------------------------------------------------------------
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("source", SOURCES)
+async def test_after_the_first_failure_nothing_is_begun_and_what_runs_is_finished(
+    source: Any,
+) -> None:
+    begun = []
+
+    async def work(number: int) -> int:
+        begun.append(number)
+        await asyncio.sleep(1 if number == 1 else 5)
+        if number == 1:
+            raise LookupError(number)
+        return number
+
+    outcomes = fan_out(work, source([*range(10), 9, 9]), concurrency=3, on_error="stop")
+    came = [o async for o in outcomes]
+    assert begun == [0, 1, 2]
+    assert Counter(o.key for o in came) == Counter([*range(10), 9, 9])
+    assert sorted(o.key for o in came if o.ok) == [0, 2]
+    failure = next(o.error for o in came if o.key == 1)
+    spared = [o.error for o in came if o.key > 2]
+    assert all(isinstance(error, NotAttemptedError) for error in spared)
+    assert all(error.__cause__ is failure for error in spared)
+    assert len(set(map(id, spared))) == 9
+
+
+async def test_work_that_fails_at_once_keeps_what_was_not_begun_from_beginning() -> None:
+    begun = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        raise LookupError
+
+    came = [o async for o in fan_out(work, range(100), concurrency=64, on_error="stop")]
+    assert begun == [0]
+    assert sorted(o.key for o in came) == list(range(100))
+
+
+async def test_work_that_is_cancelled_from_within_is_a_failure_that_stops() -> None:
+    async def work(_: int) -> None:
+        raise asyncio.CancelledError
+
+    came = [o async for o in fan_out(work, range(3), concurrency=1, on_error="stop")]
+    assert [type(o.error) for o in came] == [VPSBackupsError, NotAttemptedError, NotAttemptedError]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_a_stopped_run_over_endless_items_lets_other_tasks_run_and_can_be_left(
+    source: Any,
+) -> None:
+    async def fail(_: int) -> None:
+        raise LookupError
+
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(other())
+    spared = 0
+    endless = source(itertools.count())
+    async with aclosing(fan_out(fail, endless, on_error="stop")) as outcomes:
+        async for outcome in outcomes:
+            spared += isinstance(outcome.error, NotAttemptedError)
+            if spared == 10_000:
+                break
+    task.cancel()
+    assert turns >= 100
+
+
+async def test_items_that_fail_after_the_stop_end_the_stream_with_their_error() -> None:
+    async def fail(_: int) -> None:
+        raise ValueError
+
+    came: Outcomes = []
+    with pytest.raises(LookupError, match="gone"):
+        await drain(
+            fan_out(fail, broken(LookupError("gone")), concurrency=1, on_error="stop"), came
+        )
+    assert [o.key for o in came] == [1, 2]
+
+
+@pytest.mark.parametrize("on_error", ["ignore", None, 1])
+def test_a_bad_on_error_is_a_value_error_at_the_call(on_error: Any) -> None:
+    with pytest.raises(ValueError, match="on_error"):
+        fan_out(double, [1], on_error=on_error)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks that begin eagerly came with 3.12")
+async def test_tasks_that_begin_eagerly_are_settled_too() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+    try:
+        for source in SOURCES:
+            came = [o async for o in fan_out(double, source(range(200)), concurrency=3)]
+            assert sorted(o.key for o in came) == list(range(200))
+    finally:
+        loop.set_task_factory(None)
 
 
 # --- Leaving early -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from helpers_streams import drain, make, our_tasks
+from helpers_streams import drain, listing, make, our_tasks
 
 from vpsbackups_async import (
     AuthenticationError,
@@ -15,19 +15,22 @@ from vpsbackups_async import (
     BackupFailedError,
     BackupsClient,
     ConstantBackoff,
+    CreateOutcomeUnknownError,
     Fleet,
     FleetError,
     ManualBackupLimitError,
+    NotAttemptedError,
     NotFoundError,
     Outcome,
     Page,
     PaginationError,
+    PermissionDeniedError,
     ServerError,
     VPSBackupsError,
     WaitError,
     WaitTimeoutError,
 )
-from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, ServerFault
+from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, Reply, ServerFault
 
 
 async def later(ids: Any) -> AsyncIterator[int]:
@@ -132,7 +135,9 @@ async def test_server_ids_that_cannot_be_read_on_are_an_error_at_the_end(
 
 
 async def test_a_million_ids_are_read_lazily(fake: FakeVPS, client: BackupsClient) -> None:
+    """Some are read ahead to see whether the whole list is cheaper; here it has 4,100 pages."""
     read = 0
+    fake.inject(Reply(body=listing([(1, 1)], 4100, "?page=2"), times=1))
 
     def ids() -> Iterator[int]:
         nonlocal read
@@ -143,8 +148,8 @@ async def test_a_million_ids_are_read_lazily(fake: FakeVPS, client: BackupsClien
     async with aclosing(client.fleet(ids(), concurrency=4).list()) as backups:
         async for _ in backups:
             break
-    assert read <= 8
-    assert fake.count() <= 8
+    assert read <= 4096 + 8
+    assert fake.count() <= 9
 
 
 @pytest.mark.looptime
@@ -286,6 +291,76 @@ async def test_a_token_that_is_revoked_during_the_wait_does_not_hide_what_was_st
         assert error.__notes__ == ["backup 1 of server 1 was started"]
 
 
+# --- Stopping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [list, iter, later])
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_after_a_revoked_token_the_rest_of_the_fleet_is_not_attempted(
+    source: Any, concurrency: int
+) -> None:
+    async with (
+        FakeVPS(servers=5000) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        outcomes: list[Outcome[int, Backup]] = []
+        fleet = client.fleet(source(range(1, 5001)), concurrency=concurrency)
+        async for outcome in fleet.create():
+            outcomes.append(outcome)
+            if len(outcomes) == 500:
+                fake.revoke()
+        assert Counter(o.key for o in outcomes) == Counter(range(1, 5001))
+        refused = fake.count(status=401)
+        assert 1 <= refused <= concurrency
+        assert fake.count(status=201) == sum(o.ok for o in outcomes) < 500 + 2 * concurrency
+        errors = Counter(type(o.error) for o in outcomes if not o.ok)
+        assert errors.keys() == {AuthenticationError, NotAttemptedError}
+        assert errors[AuthenticationError] == refused
+        spared = [o.error for o in outcomes if isinstance(o.error, NotAttemptedError)]
+        assert {type(error.__cause__) for error in spared} == {AuthenticationError}
+        assert fake.count() == len(fake.backups) + refused
+
+
+async def test_a_token_refused_in_the_look_for_a_lost_answer_stops_the_fleet() -> None:
+    class Creates:
+        begun = 0
+
+        async def create(self, server_id: int, *, description: str | None = None) -> Backup:
+            self.begun += 1
+            raise CreateOutcomeUnknownError(server_id=server_id) from AuthenticationError(401, "no")
+
+    creates = Creates()
+    fleet = Fleet(creates, range(10), concurrency=1)  # type: ignore[arg-type]
+    kinds = [type(o.error) async for o in fleet.create()]
+    assert kinds == [CreateOutcomeUnknownError, *[NotAttemptedError] * 9]
+    assert creates.begun == 1
+
+
+async def test_a_server_that_may_not_be_touched_stops_nothing(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.forbid()
+    outcomes = [o async for o in client.fleet(range(1, 31), concurrency=2).create()]
+    assert Counter(type(o.error) for o in outcomes) == {PermissionDeniedError: 30}
+    assert fake.count() == 30
+
+
+async def test_create_stops_at_the_first_failure_if_asked_to(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fleet = client.fleet([1, 2, 9, 3, 3], concurrency=1)
+    outcomes = [o async for o in fleet.create(on_error="stop")]
+    assert [o.key for o in outcomes] == [1, 2, 9, 3, 3]
+    assert [type(o.error) for o in outcomes[2:]] == [NotFoundError, *[NotAttemptedError] * 2]
+    assert outcomes[3].error is not outcomes[4].error
+    assert fake.count() == 3
+
+
+async def test_create_goes_on_after_failures_by_default(client: BackupsClient) -> None:
+    outcomes = [o async for o in client.fleet([9, 1, 9, 2]).create()]
+    assert sum(o.ok for o in outcomes) == 2
+
+
 # --- Bad arguments -------------------------------------------------------------------------------
 
 
@@ -311,6 +386,8 @@ async def test_ids_that_cannot_be_iterated_are_a_value_error(
         {"timeout": -1},
         {"timeout": float("nan")},
         {"timeout": "60"},
+        {"on_error": "ignore"},
+        {"on_progress": 5},
     ],
 )
 async def test_bad_arguments_of_create_start_nothing(

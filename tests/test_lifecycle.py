@@ -34,7 +34,7 @@ AT_IMPORT = BackupsClient("vps_x", base_url="http://127.0.0.1:9")
 
 
 def test_a_client_made_at_import_time_has_opened_nothing() -> None:
-    assert AT_IMPORT.stats == ClientStats(0, 0, 0, 0)
+    assert AT_IMPORT.stats == ClientStats(limit=64, running=0, waiting=0)
 
 
 def test_a_client_made_without_a_loop_works_in_the_one_that_runs_then() -> None:
@@ -331,7 +331,7 @@ async def test_the_stats_count_what_was_done() -> None:
         await client.list().collect()
         stats = client.stats
         await client.delete(fake.backups[0]["id"])
-        assert client.stats == ClientStats(4, 2, 2, stats.bytes_received)
+        assert client.stats == ClientStats(4, 2, 2, stats.bytes_received, stats.limit, 0, 0)
     assert stats.requests == 3
     assert stats.bytes_received > 500
     assert "rate_limited=2" in repr(stats)

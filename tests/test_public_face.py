@@ -214,7 +214,7 @@ def test_a_retry_policy_has_the_documented_knobs() -> None:
     assert (policy.attempts, policy.max_retry_after) == (5, 120.0)
     assert callable(policy.backoff)
     assert list(inspect.signature(RetryPolicy).parameters) == [
-        *["attempts", "backoff", "max_retry_after", "budget"]
+        *["attempts", "backoff", "max_retry_after", "budget", "create_grace"]
     ]
 
 

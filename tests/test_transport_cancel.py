@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from helpers_transport import VERBS, CountingLimiter, RawServer, at_once, good, http
+from helpers_transport import METHODS, VERBS, CountingLimiter, RawServer, at_once, good, http
 
 from vpsbackups_async import (
     AdaptiveLimiter,
@@ -52,6 +52,8 @@ async def test_a_call_cancelled_at_any_step_of_the_loop_ends_at_once(
                 with pytest.raises(asyncio.CancelledError):
                     await call
                 cancelled += 1
+                if verb == "create":  # what the server may be doing ends in the background
+                    await rounds(200)
                 if isinstance(limiter, AdaptiveLimiter):
                     assert limiter.running == 0
                 else:
@@ -107,11 +109,12 @@ async def test_a_call_cancelled_under_way_gives_its_slot_back(verb: str) -> None
             with pytest.raises(asyncio.CancelledError):
                 await call
             await asyncio.sleep(100)
-        assert len(fake.requests) == 1
-    assert len(limiter.observed) == 1
+        assert fake.count(METHODS[verb]) == 1
+    assert len(limiter.observed) == len(limiter.acquired)
     seen = limiter.observed[0]
     assert (seen.kind, seen.status, seen.cost) == (verb, None, 1)
-    assert seen.elapsed == pytest.approx(7, abs=0.1)
+    # A create is not stopped where the server may be making the backup.
+    assert seen.elapsed == pytest.approx(30 if verb == "create" else 7, abs=0.1)
 
 
 async def test_calls_cancelled_in_the_queue_were_never_sent() -> None:

@@ -14,26 +14,20 @@ from vpsbackups_async import (
     BackupsClient,
     BadRequestError,
     ConflictError,
-    CreateOutcomeUnknownError,
-    InvalidResponseError,
     ManualBackupLimitError,
     NotFoundError,
     PermissionDeniedError,
     RetryPolicy,
     ServerError,
-    TransportError,
 )
-from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
     NotJSON,
-    Oversized,
     RateLimit,
     Reply,
     SeenRequest,
     ServerFault,
-    Truncate,
 )
 
 BAD_IDS = [0, -1, True, "1", "../x", 1.0, None, b"1"]
@@ -243,37 +237,6 @@ async def test_a_server_that_is_not_there_is_not_found(
     with pytest.raises(NotFoundError, match="Server not found"):
         await client.create(99)
     assert fake.count() == 1
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        NotJSON(method="POST", when="after"),
-        Truncate(method="POST"),
-        Reply(201, b'{"id": 1}', method="POST", when="after"),
-        Reply(201, b"", method="POST", when="after"),
-        Reply(200, b"[]", method="POST", when="after"),
-        Drop(method="POST", when="after"),
-        ServerFault(status=500, method="POST", when="after"),
-        Oversized(size=100_000, method="POST", when="after"),
-    ],
-    ids=lambda fault: type(fault).__name__,
-)
-async def test_a_create_whose_answer_cannot_be_read_is_unknown_and_not_sent_again(
-    fake: FakeVPS, fault: Any
-) -> None:
-    fake.inject(fault)
-    retry = RetryPolicy(attempts=3, backoff=ConstantBackoff(0))
-    async with BackupsClient(
-        fake.token, base_url=fake.url, retry=retry, max_response_bytes=50_000
-    ) as client:
-        with pytest.raises(CreateOutcomeUnknownError, match="for server 2") as caught:
-            await client.create(2, description="x")
-    error = caught.value
-    assert (error.server_id, error.description, error.candidates) == (2, "x", ())
-    assert isinstance(error.__cause__, InvalidResponseError | TransportError | ServerError)
-    assert fake.count("POST") == 1
-    assert len(fake.backups) == 16
 
 
 async def test_a_create_that_a_429_refused_is_sent_again(

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from vpsbackups_async import (
     Attempt,
     AuthenticationError,
+    Backoff,
     Backup,
     BackupDisappearedError,
     BackupFailedError,
@@ -17,16 +21,21 @@ from vpsbackups_async import (
     BackupRef,
     BackupsClient,
     BackupStatus,
+    BackupType,
     ConstantBackoff,
     PermissionDeniedError,
     RateLimitedError,
     RetryPolicy,
     ServerError,
+    ServerRef,
     Timeouts,
     WaitError,
     WaitTimeoutError,
     fan_out,
 )
+from vpsbackups_async._looking import Report, Wanted
+from vpsbackups_async._waiting import Waiter, WaitHub
+from vpsbackups_async.models import Page
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
@@ -110,21 +119,29 @@ async def test_one_server_is_looked_at_with_a_filtered_request(fake: FakeVPS) ->
 
 
 async def test_few_servers_in_a_long_list_are_looked_at_one_by_one(fake: FakeVPS) -> None:
-    for server_id in range(1, 501):
-        fake.add_backup(server_id, backup_type="automatic")
+    fake.page_size = 10
     async with one_try(fake) as client:
         backups = [await client.create(server_id) for server_id in (1, 2, 3)]
-        for backup in backups:  # newer ones push them off the first page
-            for _ in range(20):
-                fake.add_backup(backup.server.id, backup_type="automatic")
+        for server_id in range(101, 501):  # newer ones push them off the first pages
+            fake.add_backup(server_id)
         fake.requests.clear()
         await asyncio.gather(
             *(client.wait(backup, backoff=ConstantBackoff(50)) for backup in backups)
         )
-    whole = [seen for seen in fake.requests if "server_id" not in seen.query]
-    by_server = [seen for seen in fake.requests if "server_id" in seen.query]
-    assert len(whole) == 1  # to learn that the list is longer than three requests
-    assert len(by_server) > 0
+    by_server = [seen.query.get("server_id") for seen in fake.requests]
+    # One page tells that the list is longer than three requests, and the next look knows it.
+    assert [by_server[0], sorted(by_server[1:4])] == [None, ["1", "2", "3"]]
+    assert sorted(by_server[4:], key=str) == ["1", "2", "3"]
+
+
+async def test_a_sweep_asks_for_manual_backups_and_large_pages(fake: FakeVPS) -> None:
+    async with one_try(fake) as client:
+        backups = [await client.create(server_id) for server_id in (1, 2, 3)]
+        fake.requests.clear()
+        await asyncio.gather(
+            *(client.wait(backup, backoff=ConstantBackoff(100)) for backup in backups)
+        )
+    assert [seen.query for seen in fake.requests] == [{"backup_type": "manual", "page_size": "100"}]
 
 
 async def test_a_look_ends_as_soon_as_every_awaited_backup_was_seen(fake: FakeVPS) -> None:
@@ -324,16 +341,34 @@ async def test_a_look_at_a_list_that_moved_says_nothing_about_absence(fake: Fake
     assert done.id == backup.id
 
 
-async def test_a_backup_pushed_to_a_later_page_is_found(fake: FakeVPS) -> None:
-    fake.page_size = 5
+async def test_backups_pushed_to_later_pages_are_found(fake: FakeVPS) -> None:
     async with one_try(fake) as client:
-        backup = await client.create(1)
-        waiting = asyncio.create_task(client.wait(backup, backoff=EVERY_10))
+        backups = [await client.create(server_id) for server_id in range(1, 13)]
+        waits = [asyncio.create_task(client.wait(one, backoff=EVERY_10)) for one in backups]
         await asyncio.sleep(35)
-        for _ in range(17):
-            fake.add_backup(1, backup_type="automatic")
-        assert (await waiting).is_completed
-    assert fake.count("GET", "page=4") >= 1
+        for server_id in range(101, 331):
+            fake.add_backup(server_id)
+        done = await asyncio.gather(*waits)
+    assert all(one.is_completed for one in done)
+    assert fake.count("GET", "page=3") >= 1
+
+
+async def test_a_backup_that_slips_to_a_page_already_read_is_found(fake: FakeVPS) -> None:
+    """A newer one vanishes between two pages of each sweep; the next look has it at the latest."""
+    newer: list[int] = []
+
+    def shrink(seen: SeenRequest) -> None:
+        if seen.query.get("page") == "2" and len(newer) > 90:
+            fake.remove_backup(newer.pop())
+
+    async with one_try(fake) as client:
+        backups = [await client.create(server_id) for server_id in range(1, 13)]
+        newer += [int(fake.add_backup(server_id)["id"]) for server_id in range(101, 196)]
+        fake.on_request = shrink
+        done = await asyncio.gather(*(client.wait(one, backoff=EVERY_10) for one in backups))
+    assert all(one.is_completed for one in done)
+    assert len(newer) == 90
+    assert max(look_times(fake)) <= 115
 
 
 # --- Trouble on the way --------------------------------------------------------------------------
@@ -363,7 +398,11 @@ async def test_a_retry_after_delays_the_next_look_only(fake: FakeVPS) -> None:
         backup = await client.create(7)
         fake.inject(RateLimit(retry_after=35, method="GET", times=1))
         await client.wait(backup, backoff=EVERY_10)
-    assert look_times(fake) == [10, 45, 55, 65, 75, 85, 95, 105]
+    first, second, *others = look_times(fake)
+    assert first == 10
+    assert 45 <= second <= 50  # the gate lets those who wait for it through one by one
+    assert others == [pytest.approx(second + 10 * place) for place in range(1, len(others) + 1)]
+    assert len(others) <= 6
 
 
 async def test_the_last_failed_look_is_the_cause_of_the_timeout(fake: FakeVPS) -> None:
@@ -530,3 +569,206 @@ async def test_fan_out_over_waits_gives_each_backup_exactly_one_outcome(fake: Fa
     assert sorted(outcome.key.id for outcome in outcomes) == [backup.id for backup in backups]
     kinds = {outcome.key.id: type(outcome.error) for outcome in outcomes if not outcome.ok}
     assert kinds == {backups[2].id: BackupFailedError, backups[4].id: BackupNeverAppearedError}
+
+
+# --- The hub by itself ---------------------------------------------------------------------------
+
+
+class FakeScout:
+    """Shows what it is told to, in whatever time that takes."""
+
+    def __init__(self, *, seconds: float = 0.0, requests: int = 1, done_at: float = 1e9) -> None:
+        self.seconds = seconds
+        self.requests = requests
+        self.done_at = done_at
+        self.looks: list[tuple[float, list[int]]] = []
+        self.cancelled = 0
+
+    async def look(self, wanted: Iterable[Wanted], see: Callable[[Page], Iterable[int]]) -> Report:
+        loop = asyncio.get_running_loop()
+        ids = [one.id for one in wanted]
+        self.looks.append((round(loop.time(), 3), ids))
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        status = BackupStatus("completed" if loop.time() >= self.done_at else "in_progress")
+        see(Page(tuple(one_backup(number, status) for number in sorted(set(ids)))))
+        return Report(requests=self.requests)
+
+
+def one_backup(number: int, status: BackupStatus = BackupStatus.IN_PROGRESS) -> Backup:
+    when = datetime(2025, 1, 16, tzinfo=UTC)
+    return Backup(number, ServerRef(number, ""), BackupType.MANUAL, status, None, when, None, "")
+
+
+def waiter(number: int, backoff: Backoff = EVERY_10, timeout: float | None = None) -> Waiter:
+    backup = one_backup(number)
+    return Waiter(
+        backup.ref,
+        backup,
+        backoff=backoff,
+        timeout=timeout,
+        on_poll=None,
+        on_unknown="wait",
+        appear_grace=60,
+    )
+
+
+async def ended(hub: WaitHub, *waiters: Waiter) -> list[tuple[str, float]]:
+    """How each wait ended, and when."""
+    loop = asyncio.get_running_loop()
+
+    async def end(one: Waiter) -> tuple[str, float]:
+        try:
+            kind = str((await hub.wait(one)).status)
+        except (WaitError, asyncio.CancelledError) as error:
+            kind = type(error).__name__
+        return kind, round(loop.time(), 2)
+
+    return await asyncio.gather(*map(end, waiters))
+
+
+async def test_waiters_due_within_half_a_second_look_together_and_others_do_not() -> None:
+    scout = FakeScout(done_at=10)
+    hub = WaitHub(scout, patience=30)
+    await ended(hub, *(waiter(n, ConstantBackoff(10 + n / 10)) for n in (0, 3, 5, 6, 30)))
+    assert scout.looks == [(10.0, [0, 3, 5]), (10.6, [6]), (13.0, [30])]
+
+
+async def test_after_a_dear_look_the_next_is_put_off_by_half_a_delay_at_most() -> None:
+    scout = FakeScout(requests=1_000, done_at=40)
+    await ended(WaitHub(scout, patience=30), waiter(1))
+    assert [when for when, _ in scout.looks] == [10, 25, 40]
+
+
+async def test_a_rest_ends_with_the_requests_that_earned_it() -> None:
+    scout = FakeScout(requests=24, done_at=40)
+    await ended(WaitHub(scout, patience=30), waiter(1))
+    assert [when for when, _ in scout.looks] == [10, 22, 34, 46]
+
+
+async def test_a_waiter_in_a_hurry_is_not_put_off_by_the_rest_of_patient_ones() -> None:
+    scout = FakeScout(requests=1_000, done_at=105)
+    await ended(
+        WaitHub(scout, patience=30), waiter(1, ConstantBackoff(100)), waiter(2, ConstantBackoff(4))
+    )
+    steps = [when for when, _ in scout.looks]
+    hurried = [when for when in steps if when < 110]
+    assert len(hurried) > 15
+    assert max(later - sooner for sooner, later in pairwise(hurried)) <= 6
+
+
+async def test_a_newcomer_who_is_due_sooner_wakes_the_hub() -> None:
+    scout = FakeScout(done_at=9)
+    hub = WaitHub(scout, patience=30)
+    patient = asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(100))))
+    await asyncio.sleep(5)
+    assert await ended(hub, waiter(2, ConstantBackoff(4))) == [("completed", 9.0)]
+    assert (await patient).is_completed
+    assert [when for when, _ in scout.looks] == [9, 100]
+
+
+async def test_a_deadline_within_a_rest_ends_it() -> None:
+    scout = FakeScout(requests=1_000)
+    ends = await ended(WaitHub(scout, patience=30), waiter(1, timeout=21))
+    assert ends == [("WaitTimeoutError", 21.0)]
+    assert [when for when, _ in scout.looks] == [10, 21]
+
+
+async def test_a_deadline_within_a_long_look_is_kept_to_one_request() -> None:
+    scout = FakeScout(seconds=500)
+    late = waiter(2, ConstantBackoff(15), timeout=15)
+    ends = await ended(WaitHub(scout, patience=30), waiter(1, timeout=1_000), late)
+    assert ends == [("WaitTimeoutError", 1_020.0), ("WaitTimeoutError", 45.0)]
+
+
+async def test_deadlines_at_any_time_are_each_kept() -> None:
+    chance = random.Random(1)
+    timeouts = [round(chance.uniform(0, 300), 3) for _ in range(500)]
+    hub = WaitHub(FakeScout(requests=40), patience=30)
+    ends = await ended(hub, *(waiter(n, timeout=limit) for n, limit in enumerate(timeouts)))
+    for (kind, when), limit in zip(ends, timeouts, strict=True):
+        assert (kind, when) == ("WaitTimeoutError", pytest.approx(limit, abs=0.51))
+        assert when >= round(limit, 2) - 0.01
+
+
+async def test_a_backoff_of_zero_lets_others_run() -> None:
+    scout = FakeScout(done_at=1.0)
+    hub = WaitHub(scout, patience=30)
+    waiting = asyncio.create_task(ended(hub, waiter(1, ConstantBackoff(0), timeout=None)))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert 5 <= len(scout.looks) <= 50
+    await hub.close()
+    assert (await waiting)[0][0] == "WaitError"
+
+
+async def test_waiters_may_leave_and_come_in_the_middle_of_a_look() -> None:
+    scout = FakeScout(seconds=5, done_at=45)
+    hub = WaitHub(scout, patience=30)
+    tasks = [asyncio.create_task(hub.wait(waiter(number))) for number in (1, 1, 2)]
+    await asyncio.sleep(12)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    tasks.append(asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(1_000)))))
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(end, Backup) for end in ends] == [False, True, False, True]
+    assert scout.looks[1:] == [(25, [1]), (40, [1])]
+
+
+async def test_a_hub_left_in_the_middle_of_a_look_serves_a_newcomer_at_once() -> None:
+    scout = FakeScout(seconds=5, done_at=20)
+    hub = WaitHub(scout, patience=30)
+    first = asyncio.create_task(ended(hub, waiter(1)))
+    await asyncio.sleep(12)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert await ended(hub, waiter(2)) == [("completed", 27.0)]
+    assert scout.cancelled == 1
+
+
+async def test_a_hub_whose_task_is_cancelled_leaves_nobody_waiting() -> None:
+    hub = WaitHub(FakeScout(), patience=30)
+    waiting = asyncio.create_task(ended(hub, waiter(1), waiter(2)))
+    await asyncio.sleep(12)
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "vpsbackups-wait-hub"]
+    task.cancel()
+    assert [kind for kind, _ in await waiting] == ["CancelledError"] * 2
+
+
+async def test_a_scout_that_breaks_leaves_nobody_waiting() -> None:
+    class Broken(FakeScout):
+        async def look(self, *_: Any) -> Report:
+            raise WaitError(BackupRef(1), None, 0.0, "broken")
+
+    assert (
+        await ended(WaitHub(Broken(), patience=30), waiter(1), waiter(2))
+        == [("WaitError", 10.0)] * 2
+    )
+
+
+async def test_a_waiter_often_put_off_leaves_nothing_behind() -> None:
+    """It rides every look of another one and is planned anew each time."""
+    hub = WaitHub(FakeScout(done_at=5_000), patience=30)
+    patient = asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(100_000))))
+    await asyncio.sleep(0)
+    rider = asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(1))))
+    await asyncio.sleep(4_000)
+    assert len(hub._due._spans) == 2
+    assert len(hub._due._starts) < 200
+    assert (await patient).is_completed
+    assert (await rider).is_completed
+
+
+async def test_ten_thousand_waiters_on_one_backup_come_and_go() -> None:
+    scout = FakeScout(done_at=20)
+    hub = WaitHub(scout, patience=30)
+    tasks = [asyncio.create_task(hub.wait(waiter(1))) for _ in range(10_000)]
+    await asyncio.sleep(12)
+    for task in reversed(tasks[5_000:]):
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(end, Backup) for end in ends) == 5_000
+    assert len(scout.looks) == 2

@@ -9,7 +9,9 @@ from vpsbackups_async.backoff import (
     Backoff,
     ConstantBackoff,
     DecorrelatedJitterBackoff,
+    DurationHistory,
     ExponentialBackoff,
+    LearnedBackoff,
 )
 from vpsbackups_async.client import BackupsClient, BackupStream, ClientStats
 from vpsbackups_async.errors import (
@@ -51,6 +53,7 @@ from vpsbackups_async.models import (
     BackupType,
     Outcome,
     Page,
+    Progress,
     Restore,
     ServerRef,
     Sweep,
@@ -82,10 +85,12 @@ __all__ = [
     "CreateOutcomeUnknownError",
     "DeadlineExceededError",
     "DecorrelatedJitterBackoff",
+    "DurationHistory",
     "ExponentialBackoff",
     "Fleet",
     "FleetError",
     "InvalidResponseError",
+    "LearnedBackoff",
     "Limiter",
     "ManualBackupLimitError",
     "NotAttemptedError",
@@ -95,6 +100,7 @@ __all__ = [
     "Page",
     "PaginationError",
     "PermissionDeniedError",
+    "Progress",
     "RateLimitedError",
     "RequestTimeoutError",
     "ResponseTooLargeError",

@@ -6,7 +6,6 @@ Nothing of aiohttp leaves it: not an exception, not a response, not a frame that
 import asyncio
 import importlib.metadata
 import ipaddress
-import logging
 import math
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,17 +21,21 @@ from vpsbackups_async._checks import check_number
 from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async._retry import (
     RetryBudget,
+    RetryLog,
     RetryPolicy,
     asked_pause,
     is_ambiguous,
     may_send_again,
 )
+from vpsbackups_async._telemetry import NO_SPAN, CallSpan, call_span, is_traced, tag_attempt
 from vpsbackups_async._wire import API_ROOT, Reply, Request, decipher, retry_after
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
     ConfigurationError,
     DeadlineExceededError,
+    InvalidResponseError,
     NotFoundError,
+    RateLimitedError,
     RequestTimeoutError,
     ResponseTooLargeError,
     TransportError,
@@ -43,11 +46,11 @@ from vpsbackups_async.errors import (
 
 __all__ = ["Timeouts", "Transport"]
 
-logger = logging.getLogger("vpsbackups_async")
-
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _DNS_CACHE_SECONDS: Final = 300
 _DEFAULT_CONCURRENCY: Final = 64
+_GATE_SLACK: Final = 0.1
+"""Seconds that a pause may seem longer than the gate is closed, as time goes on in between."""
 _DONE_BY_STATUS: Final = frozenset({"delete", "restore"})
 """Requests whose success needs no body."""
 
@@ -204,9 +207,10 @@ class _Exchange:
     there can be seen whether the request was written at all.
     """
 
-    __slots__ = ("chunks", "failed", "headers", "late", "sent", "size", "status", "whole")
+    __slots__ = ("chunks", "failed", "headers", "late", "number", "sent", "size", "status", "whole")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.sent = False
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
@@ -221,6 +225,7 @@ class _Exchange:
         request: aiohttp.ClientRequest,
         handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
     ) -> aiohttp.ClientResponse:
+        tag_attempt(self.number)
         try:
             return await handler(request)
         except (aiohttp.ClientError, OSError) as error:
@@ -241,13 +246,28 @@ class _Exchange:
 
 
 @define
+class Flight:
+    """What a caller of `send` may see and say while it runs.
+
+    `in_air` is True while an attempt is on its way, so that the server may be doing the work.
+    Setting `grounded` lets an attempt that is on its way end, and none follow.
+    """
+
+    in_air: bool = False
+    grounded: bool = False
+
+
+@define
 class _Call:
     """One call's way through its attempts."""
 
     request: Request
+    flight: Flight
     started: float
     deadline: float
+    borne: int
     attempts: int = 0
+    spent: int = 0
     pause: float | None = None
     ambiguous: bool = False
     final: bool = False
@@ -323,6 +343,9 @@ class Transport:
         self._token = token
         self._retry = retry
         self._budget = RetryBudget(retry.budget)
+        self._log = RetryLog()
+        self._in_line: set[asyncio.Timeout] = set()
+        self._borne = 0  # answers that were no refusal for pace
         self._limiter = _fitting_limiter(limiter, session)
         self._given_session = session
         self._session: aiohttp.ClientSession | None = None
@@ -343,6 +366,17 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"<Transport to {self.root}>"
+
+    @property
+    def limiter(self) -> Limiter:
+        """What lets requests through."""
+        return self._limiter
+
+    @property
+    def closed_for(self) -> float:
+        """The seconds until the gate opens after a 429, 0 where it is open or does not say."""
+        seconds = getattr(self._limiter, "closed_for", 0.0)
+        return seconds if isinstance(seconds, float | int) else 0.0
 
     # --- The session ---------------------------------------------------------------------------
 
@@ -400,43 +434,68 @@ class Transport:
 
     # --- A call: attempts until one counts -----------------------------------------------------
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request, flight: Flight | None = None) -> Reply:
         """The reply, 2xx and whole; raises what the house's error tree says for anything else."""
         self.open()
+        if not is_traced():
+            return await self._send(request, flight or Flight(), NO_SPAN)
+        with call_span(request.kind, request.method, API_ROOT + request.path) as span:
+            return await self._send(request, flight or Flight(), span)
+
+    async def _send(self, request: Request, flight: Flight, span: CallSpan) -> Reply:
         loop = asyncio.get_running_loop()
-        call = _Call(request, loop.time(), loop.time() + self.timeouts.deadline)
+        now = loop.time()
+        call = _Call(request, flight, now, now + self.timeouts.deadline, self._borne)
         while True:
+            self._check_gate(call, loop.time())
             call.attempts += 1
+            span.attempt(call.attempts)
             try:
                 reply = await self._attempt(call)
             except VPSBackupsError as error:
                 failure = error
             else:
                 self._budget.earn()
+                span.answered(reply.status)
                 return reply
             if call.ambiguous and request.kind == "delete" and isinstance(failure, NotFoundError):
                 return Reply(204, {}, b"", request, call.attempts)  # an earlier attempt did it
-            pause = self._pause(call, failure, loop.time())
+            pause, in_gate = self._pause(call, failure, loop.time())
             self.counters.retries += 1
-            logger.debug(
-                "retrying %s %s in %.2f s: %s",
-                request.method,
-                request.path,
-                pause,
-                failure,
-                extra={"attempt": call.attempts, "pause": pause, "kind": request.kind},
-            )
-            await asyncio.sleep(pause)
+            self._log.retrying(failure, request.kind, call.attempts, pause, loop.time())
+            if not in_gate:
+                await asyncio.sleep(pause)
 
-    def _pause(self, call: _Call, failure: VPSBackupsError, now: float) -> float:
-        """The seconds before the next attempt; raises the failure where there is to be none."""
+    def _check_gate(self, call: _Call, now: float) -> None:
+        """Raise at once where the gate stays closed for longer than this call can wait."""
+        closed = self.closed_for
+        if closed > self._retry.max_retry_after:
+            method, path = call.request.method, API_ROOT + call.request.path
+            words = "not sent: an earlier answer asked every request to wait"
+            raise RateLimitedError(
+                429, words, None, None, method, path, call.attempts, closed
+            ) from call.last_failure
+        if closed and now + closed > call.deadline:
+            words = f"leaves no time: a 429 closed the gate for {closed:.1f} s"
+            raise self._deadline(call, words) from call.last_failure
+
+    def _pause(self, call: _Call, failure: VPSBackupsError, now: float) -> tuple[float, bool]:
+        """The seconds before the next attempt, and whether they are spent in the gate.
+
+        Raises the failure where there is to be none.
+        """
         if isinstance(failure, DeadlineExceededError):
             raise failure from call.last_failure
         if call.final or not may_send_again(call.request.method, failure):
             raise failure
         call.last_failure = failure
         call.ambiguous = call.ambiguous or is_ambiguous(failure)
-        if call.attempts >= self._retry.attempts:
+        # Refused while the server took others: not a failure but a place further back in line,
+        # for as long as the deadline allows.
+        outpaced = isinstance(failure, RateLimitedError) and self._borne > call.borne
+        call.borne = self._borne
+        call.spent += not outpaced
+        if call.spent >= self._retry.attempts or self._retry.attempts == 1 or call.flight.grounded:
             raise failure
         asked = asked_pause(failure)
         if asked is not None and (
@@ -444,13 +503,18 @@ class Transport:
         ):
             raise failure
         attempt = Attempt(call.attempts, now - call.started, call.pause)
-        pause = call.pause = self._retry.pause(failure, attempt)
+        closed = self.closed_for
+        in_gate = isinstance(failure, RateLimitedError) and (
+            asked is not None and closed > 0 and asked - closed < _GATE_SLACK
+        )
+        pause = call.pause = closed if in_gate else self._retry.pause(failure, attempt)
         if now + pause > call.deadline:
             raise self._deadline(call, "leaves no time for another attempt") from failure
-        if not self._budget.spend():
+        if not outpaced and not self._budget.spend():
+            failure.retries_refused = True
             failure.add_note("not sent again: the retry budget of this client is used up")
             raise failure
-        return pause
+        return pause, in_gate
 
     def _deadline(self, call: _Call, how: str) -> DeadlineExceededError:
         words = f"the deadline of {self.timeouts.deadline:g} s {how}"
@@ -461,20 +525,29 @@ class Transport:
     async def _attempt(self, call: _Call) -> Reply:
         loop = asyncio.get_running_loop()
         request = call.request
-        exchange = _Exchange()
+        exchange = _Exchange(call.attempts)
         acquired: float | None = None
         scope = asyncio.timeout_at(call.deadline)
         try:
             async with scope:
+                self._in_line.add(scope)
                 await self._limiter.acquire(1, request.kind)
                 acquired = loop.time()
+                self._in_line.discard(scope)
                 scope.reschedule(min(call.deadline, acquired + self.timeouts.attempt))
+                call.flight.in_air = True
                 await self._exchange(request, exchange)
         except TimeoutError:
+            if acquired is None:
+                call.attempts -= 1  # nothing was sent
+                self._check_gate(call, loop.time())
+                call.attempts += 1
             words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
             exchange.failed = _Failed(TimeoutError(words))
             exchange.late = scope.when() == call.deadline
         finally:
+            call.flight.in_air = False
+            self._in_line.discard(scope)
             if acquired is not None:
                 self._observe(request, exchange, loop.time() - acquired)
         status = exchange.status
@@ -488,8 +561,15 @@ class Transport:
         status = exchange.status
         asked = retry_after(exchange.headers) if status in {429, 503} else None
         self.counters.rate_limited += status == 429
+        self._borne += status is not None and status != 429 and status < 500
         self.counters.bytes_received += exchange.size
         self._limiter.observe(Observation(request.kind, 1, status, asked, elapsed))
+        if status == 429 and self.closed_for > self._retry.max_retry_after:
+            # Those in line would not have got into it now.
+            in_line, self._in_line = self._in_line, set()
+            for scope in in_line:
+                if not scope.expired():
+                    scope.reschedule(asyncio.get_running_loop().time())
 
     async def _exchange(self, request: Request, exchange: _Exchange) -> None:
         """Send the request and read its answer, or its failure, into `exchange`."""
@@ -555,6 +635,11 @@ class Transport:
             return self._deadline(call, "passed")
         if failed.misuse and not exchange.sent:
             return ConfigurationError(f"aiohttp cannot send with this session or proxy: {failed}")
+        if exchange.status is not None and call.request.kind == "create":
+            # Accepted, but what was made is not known: nothing that sending again could mend.
+            return InvalidResponseError(
+                str(failed), "", exchange.status, call.request.method, API_ROOT + call.request.path
+            )
         call.final = failed.never_again
         kind = RequestTimeoutError if failed.timeout else TransportError
         return call.error(kind, str(failed), exchange.sent)

@@ -18,30 +18,23 @@ from yarl import URL
 
 from vpsbackups_async import _wire
 from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._creating import Creator
 from vpsbackups_async._gate import Limiter
+from vpsbackups_async._looking import Scout
 from vpsbackups_async._paging import Fetch, NextLinks, Walk
-from vpsbackups_async._retry import RetryPolicy, is_ambiguous
+from vpsbackups_async._retry import RetryPolicy
 from vpsbackups_async._transport import Secret, Timeouts, Transport, check_base_url
 from vpsbackups_async._waiting import Waiter, WaitHub
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
 from vpsbackups_async.errors import (
-    ApiError,
     BackupFailedError,
-    BackupInProgressError,
-    BadRequestError,
     ConfigurationError,
-    ConflictError,
-    CreateOutcomeUnknownError,
-    InvalidResponseError,
-    ManualBackupLimitError,
     NotFoundError,
-    VPSBackupsError,
 )
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Backup,
     BackupRef,
-    BackupStatus,
     BackupType,
     Page,
     Restore,
@@ -54,10 +47,7 @@ logger = logging.getLogger("vpsbackups_async")
 
 DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
-MANUAL_BACKUP_LIMIT = 10
-"""Manual backups that a server may have: the provider's own page on backups."""
 _SWEEPS = 3
-_BUSY_WORDS = ("progress", "running", "ongoing")
 
 
 @frozen
@@ -65,13 +55,20 @@ class ClientStats:
     """What a client has done so far.
 
     `requests` counts every attempt that went out, `retries` those that followed a failure,
-    `rate_limited` the answers with 429, `bytes_received` the decoded bodies in bytes.
+    `rate_limited` the answers with 429, `bytes_received` the decoded bodies in bytes. Of the
+    limiter now, with all that share it: `limit` is how many requests it lets run at once, `running`
+    how many do, `waiting` how many are in line (each None where the limiter does not tell), and
+    `gate_closed_for` the seconds until it opens again after a 429, 0 while it is open.
     """
 
-    requests: int
-    retries: int
-    rate_limited: int
-    bytes_received: int
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    bytes_received: int = 0
+    limit: int | None = None
+    running: int | None = None
+    waiting: int | None = None
+    gate_closed_for: float = 0.0
 
 
 class BackupStream:
@@ -232,7 +229,9 @@ class BackupsClient:
         # Partials, not methods: a client in a cycle with its hub would outlive its event loop, and
         # one that was never closed could then close nothing any more.
         self._fetch = partial(_fetch_page, self._transport)
-        self._hub = WaitHub(partial(_look, self._fetch, self._links), patience=timeouts.attempt)
+        scout = Scout(partial(_open_look, self._fetch, self._links))
+        self._hub = WaitHub(scout, patience=timeouts.attempt)
+        self._creator = Creator(self._transport, self._links, partial(_wait, self._hub), retry)
         self._walks: weakref.WeakSet[Walk] = weakref.WeakSet()
         self._filter_warned = False
 
@@ -321,45 +320,34 @@ class BackupsClient:
 
     # --- One backup ----------------------------------------------------------------------------
 
-    async def create(self, server_id: int, *, description: str | None = None) -> Backup:
+    async def create(
+        self,
+        server_id: int,
+        *,
+        description: str | None = None,
+        if_running: Literal["raise", "wait", "adopt"] = "raise",
+    ) -> Backup:
         """Start a manual backup; the backup as the API begins it, `in_progress`.
 
-        `await client.wait(backup)` waits for its end. The request is sent again only where nothing
-        was sent, or a 429 refused it.
+        `await client.wait(backup)` waits for its end. Where the answer is lost (a cut connection, a
+        timeout, a 5xx), the server's backups are looked at: the new one, if there is one, is what
+        you get, and only if `RetryPolicy.create_grace` seconds show none is it asked for again.
+        A client starts one backup at a time on a server. While another one runs there, `if_running`
+        decides: "raise" leaves it to the server to refuse, "wait" waits for its end and creates
+        then, "adopt" gives you the running one.
+
+        A caller that is cancelled while the request is under way does not stop it: it ends in the
+        background, is logged with its id, and `close()` waits for it.
 
         Raises `ManualBackupLimitError` or `BackupInProgressError` where what the server holds does
         not allow another, `CreateOutcomeUnknownError` where it cannot be told whether a backup was
         made, and other `ApiError` and `TransportError`.
         """
-        request = _wire.create_request(server_id, description)
-        try:
-            reply = await self._transport.send(request)
-            return _wire.read_backup(reply)
-        except (BadRequestError, ConflictError) as error:
-            refusal: ApiError = error
-        except VPSBackupsError as error:
-            if not (is_ambiguous(error) or isinstance(error, InvalidResponseError)):
-                raise
-            raise CreateOutcomeUnknownError((), server_id, description, str(error)) from error
-        raise await self._recognised(refusal, server_id)
-
-    async def _recognised(self, refusal: ApiError, server_id: int) -> ApiError:
-        """The refusal of a create as the error that says why, going by what the server holds.
-
-        How the API words these refusals is not documented, so that the words are only a hint.
-        """
-        if set(refusal.field_errors) == {"description"}:
-            return refusal
-        try:
-            held = await self.list(server_id=server_id).collect()
-        except VPSBackupsError:
-            return refusal
-        full = sum(backup.is_manual for backup in held) >= MANUAL_BACKUP_LIMIT
-        busy = any(backup.status == BackupStatus.IN_PROGRESS for backup in held)
-        said = refusal.describe().casefold()
-        if busy and (not full or any(word in said for word in _BUSY_WORDS)):
-            return BackupInProgressError(*refusal.args)
-        return ManualBackupLimitError(*refusal.args) if full else refusal
+        check_int("server_id", server_id)
+        if if_running not in {"raise", "wait", "adopt"}:
+            raise ValueError(f"if_running must be 'raise', 'wait' or 'adopt', not {if_running!r}")
+        self._transport.open()
+        return await self._creator.create(server_id, description, if_running)
 
     async def wait(
         self,
@@ -438,19 +426,38 @@ class BackupsClient:
         self, server_ids: Iterable[int] | AsyncIterable[int], *, concurrency: int | None = None
     ) -> Fleet:
         """The same verbs over many servers at once, `concurrency` of them at a time."""
-        return Fleet(self, server_ids, concurrency=concurrency)
+        return Fleet(self, server_ids, concurrency=concurrency, open_list=self._whole_list)
+
+    def _whole_list(
+        self, backup_type: BackupType | None, page_size: int | None, prefetch: int
+    ) -> Walk:
+        return self._walk(_wire.list_query(None, backup_type, page_size), prefetch)
 
     # --- Life ----------------------------------------------------------------------------------
 
     @property
     def stats(self) -> ClientStats:
-        """What this client has done so far."""
-        done = self._transport.counters
-        return ClientStats(done.requests, done.retries, done.rate_limited, done.bytes_received)
+        """What this client has done so far, and the state of its limiter."""
+        transport = self._transport
+        done = transport.counters
+        limit, running, waiting = (
+            getattr(transport.limiter, name, None) for name in ("limit", "running", "waiting")
+        )
+        return ClientStats(
+            done.requests,
+            done.retries,
+            done.rate_limited,
+            done.bytes_received,
+            limit,
+            running,
+            waiting,
+            transport.closed_for,
+        )
 
     async def close(self) -> None:
         """End all waits and lists, and close the connections; twice does no harm."""
         try:
+            await self._creator.close()
             await self._hub.close()
             for walk in tuple(self._walks):
                 await walk.aclose(ConfigurationError("this client was closed during a list"))
@@ -484,5 +491,28 @@ async def _fetch_page(transport: Transport, query: str) -> Page:
     return _wire.read_page(await transport.send(_wire.list_request(query)))
 
 
-def _look(fetch: Fetch, links: NextLinks, server_id: int | None) -> Walk:
-    return Walk(fetch, _wire.list_query(server_id, None, None), links)
+def _open_look(
+    fetch: Fetch,
+    links: NextLinks,
+    server_id: int | None,
+    *,
+    manual: bool,
+    page_size: int | None,
+    prefetch: int,
+) -> Walk:
+    query = _wire.list_query(server_id, BackupType.MANUAL if manual else None, page_size)
+    return Walk(fetch, query, links, prefetch=prefetch)
+
+
+async def _wait(hub: WaitHub, running: Backup) -> Backup:
+    return await hub.wait(
+        Waiter(
+            running.ref,
+            running,
+            backoff=DEFAULT_WAIT_BACKOFF,
+            timeout=3600.0,
+            on_poll=None,
+            on_unknown="wait",
+            appear_grace=60.0,
+        )
+    )

@@ -48,6 +48,9 @@ class VPSBackupsError(Exception):
     hint: ClassVar[str] = ""
     """What to do next, in a few words; part of the printed error."""
 
+    retries_refused: bool = False
+    """Whether it was not sent again only because the client's retry budget was used up."""
+
     def __init__(self, *fields: object) -> None:
         # Not super(): where TimeoutError is a base as well, its OSError would read two or more
         # fields as an errno and a file name, and drop the rest on pickling.

@@ -17,6 +17,7 @@ __all__ = [
     "BackupType",
     "Outcome",
     "Page",
+    "Progress",
     "Restore",
     "ServerRef",
     "Sweep",
@@ -226,3 +227,34 @@ class Outcome(Generic[K, V]):
         if self.error is not None:
             raise self.error
         return self.value  # type: ignore[return-value]  # no error means that V was set
+
+
+@frozen
+class Progress:
+    """How far a bulk job is: items that ended, well or not, and those being worked on.
+
+    `total` is the number of items, None where the input does not tell it. `failed` counts what was
+    not attempted, too. `elapsed` is in seconds since the job began.
+    """
+
+    done: int
+    ok: int
+    failed: int
+    running: int
+    total: int | None
+    elapsed: float
+
+    @property
+    def rate(self) -> float:
+        """Items a second on average so far, 0 before the first."""
+        return self.done / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to the end at this rate; None where the total or the rate is not known yet."""
+        if self.total is None:
+            return None
+        left = max(0, self.total - self.done)
+        if not left:
+            return 0.0
+        return left / self.rate if self.rate else None

@@ -1,0 +1,1 @@
+"""What the library promises to cost, measured: `python -m benchmarks` prints it all."""

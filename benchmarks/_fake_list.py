@@ -1,0 +1,98 @@
+"""An account's list in memory: cut into pages, on whatever clock the event loop has."""
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import parse_qs
+
+from attrs import evolve
+from yarl import URL
+
+from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
+from vpsbackups_async._looking import Scout
+from vpsbackups_async._paging import NextLinks, Walk
+
+Order = Literal["newest", "oldest", "random"]
+LATENCY = 0.05
+"""Seconds that a request takes."""
+
+
+class FakeList:
+    """One backup on each of many servers, begun at the same moment; counts the requests."""
+
+    def __init__(
+        self, durations: Sequence[float], *, page_size: int = 100, order: Order = "newest"
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._page_size = page_size
+        self.requests = 0
+        now = self._loop.time()
+        begun = datetime.fromtimestamp(1_737_000_000 + now, UTC)
+        self.ends = dict(enumerate((now + seconds for seconds in durations), 1))
+        self.running = {number: _running(number, begun) for number in self.ends}
+        self._completed: dict[int, Backup] = {}
+        self._order = sorted(self.ends, reverse=order == "newest")
+        if order == "random":
+            random.Random(1).shuffle(self._order)
+        self._links = NextLinks(URL("https://example.com/backups/"))
+
+    def scout(self) -> Scout:
+        """A scout that looks at this list, through the same walk as a client's."""
+        return Scout(self._open)
+
+    def _open(
+        self, server_id: int | None, *, manual: bool, page_size: int | None, prefetch: int
+    ) -> Walk:
+        query = "" if server_id is None else f"server_id={server_id}"
+        return Walk(self._fetch, query, self._links, prefetch=prefetch)
+
+    async def _fetch(self, query: str) -> Page:
+        self.requests += 1
+        await asyncio.sleep(LATENCY)
+        asked = {name: int(values[0]) for name, values in parse_qs(query).items()}
+        if "server_id" in asked:
+            return Page((self._now(asked["server_id"]),), 1)
+        number = asked.get("page", 1)
+        first = (number - 1) * self._page_size
+        ids = self._order[first : first + self._page_size]
+        more = first + self._page_size < len(self._order)
+        link = f"https://example.com/backups/?page={number + 1}" if more else None
+        return Page(tuple(map(self._now, ids)), len(self._order), link)
+
+    def _now(self, number: int) -> Backup:
+        if self._loop.time() < self.ends[number]:
+            return self.running[number]
+        if number not in self._completed:
+            self._completed[number] = evolve(
+                self.running[number], status=BackupStatus.COMPLETED, size_mb=4000
+            )
+        return self._completed[number]
+
+
+def _running(number: int, begun: datetime) -> Backup:
+    return Backup(
+        number,
+        ServerRef(number, f"server-{number}"),
+        BackupType.MANUAL,
+        BackupStatus.IN_PROGRESS,
+        None,
+        begun,
+        None,
+        "",
+    )
+
+
+def durations(
+    count: int, *, night: int, seed: int = 1, sigma: float = 0.5, noise: float = 0.1
+) -> list[float]:
+    """Seconds that each server's backup takes: lognormal around 240, its habit kept each night."""
+    habits = random.Random(seed)
+    tonight = random.Random(100 * seed + night)
+    return [
+        habits.lognormvariate(math.log(240), math.sqrt(sigma**2 - noise**2))
+        * tonight.lognormvariate(0, noise)
+        for _ in range(count)
+    ]

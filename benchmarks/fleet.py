@@ -1,0 +1,154 @@
+"""S8 and the pace of a fleet: what a million items cost, and how near 20,000 creates come to ideal.
+
+The first runs over work that does nothing, so that what is measured is the fan-out itself; the
+second over a fake server in another process, which takes 300 ms for each create.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import time
+import tracemalloc
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+from benchmarks._table import Verdict
+from vpsbackups_async import AdaptiveLimiter, BackupsClient, Progress
+from vpsbackups_async.fleet import Fleet
+from vpsbackups_async.testing import FakeVPS, Latency
+
+ITEMS = 1_000_000
+CREATES = 20_000
+AT_ONCE = 100
+SECONDS = 0.3
+_ROUNDS = 3
+_SAMPLE_EVERY = 997
+
+
+class Instant:
+    """A client whose creates give an answer at once."""
+
+    def __init__(self) -> None:
+        self.most_tasks = 0
+        self._begun = 0
+
+    async def create(self, server_id: int, *, description: str | None = None) -> int:
+        self._begun += 1
+        if not self._begun % _SAMPLE_EVERY:
+            self.most_tasks = max(self.most_tasks, len(asyncio.all_tasks()))
+        return server_id
+
+
+def ids(count: int) -> Iterator[int]:
+    yield from range(1, count + 1)
+
+
+async def drive(count: int, client: Instant, **options: object) -> int:
+    outcomes = 0
+    async for _ in Fleet(client, ids(count), concurrency=64).create(**options):
+        outcomes += 1
+    return outcomes
+
+
+def cpu_of_an_item(**options: object) -> float:
+    """µs of CPU, the best of a few rounds."""
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        began = time.process_time()
+        asyncio.run(drive(ITEMS, Instant(), **options))
+        best = min(best, time.process_time() - began)
+    return best / ITEMS * 1e6
+
+
+async def growth() -> tuple[float, int, int]:
+    """MB that the peak grows over that of a thousand items; outcomes; the most tasks alive."""
+    tracemalloc.start()
+    await drive(1_000, Instant())
+    before = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    client = Instant()
+    outcomes = await drive(ITEMS, client)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return max(0, peak - before) / 1e6, outcomes, client.most_tasks
+
+
+def _serve(pipe: Connection) -> None:
+    async def run() -> None:
+        slow = Latency(SECONDS, method="POST")
+        async with FakeVPS(servers=CREATES, backup_seconds=1e6, faults=[slow]) as fake:
+            pipe.send((fake.url, fake.token))
+            await asyncio.to_thread(pipe.recv)
+            pipe.send(len(fake.backups))
+
+    asyncio.run(run())
+
+
+async def create_all(url: str, token: str) -> tuple[float, float, int]:
+    """Seconds by the clock, seconds of CPU, and how many succeeded."""
+    reports: list[Progress] = []
+    limiter = AdaptiveLimiter(maximum=AT_ONCE)
+    async with BackupsClient(token, base_url=url, limiter=limiter) as client:
+        began, cpu = time.perf_counter(), time.process_time()
+        ok = 0
+        fleet = client.fleet(ids(CREATES), concurrency=AT_ONCE)
+        async for outcome in fleet.create(on_progress=reports.append):
+            ok += outcome.ok
+        took = time.perf_counter() - began
+        return took, time.process_time() - cpu, ok
+
+
+def pace() -> tuple[float, float, int, int]:
+    """As `create_all`, and how many backups the server holds."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=_serve, args=(theirs,))
+    server.start()
+    try:
+        url, token = ours.recv()
+        took, cpu, ok = asyncio.run(create_all(url, token))
+        ours.send("stop")
+        held = ours.recv()
+    finally:
+        server.join(10)
+        if server.is_alive():
+            server.terminate()
+            server.join()
+    return took, cpu, ok, held
+
+
+def run(verdict: Verdict) -> None:
+    """Print both tables."""
+    print(f"{ITEMS:,} ids from a generator, 64 at once, work that does nothing")
+    cpu = cpu_of_an_item()
+    with_progress = cpu_of_an_item(on_progress=lambda _: None)
+    print(f"  CPU {cpu:.1f} µs an item, {with_progress:.1f} with on_progress")
+    verdict.hold(
+        "S8 CPU an item",
+        measured=f"{with_progress:.1f} µs",
+        target="<= 20 µs",
+        met=with_progress <= 20,
+    )
+    memory, outcomes, tasks = asyncio.run(growth())
+    verdict.hold(
+        "S8 memory growth", measured=f"{memory:.2f} MB", target="<= 10 MB", met=memory <= 10
+    )
+    verdict.hold(
+        "S8 live tasks",
+        measured=f"{tasks} ({outcomes:,} outcomes)",
+        target="<= 64 + 2",
+        met=tasks <= 66 and outcomes == ITEMS,
+    )
+    ideal = CREATES / AT_ONCE * SECONDS
+    took, busy, ok, held = pace()
+    print(
+        f"{CREATES:,} creates of {SECONDS:.1f} s, {AT_ONCE} at once: {took:.1f} s "
+        f"(ideal {ideal:.0f}), client CPU {busy / CREATES * 1e6:.0f} µs each, "
+        f"{os.cpu_count()} cores"
+    )
+    verdict.hold(
+        "20,000 creates",
+        measured=f"{took / ideal:.3f} of the ideal, {ok:,} succeeded, {held:,} backups",
+        target="<= 1.15, each made once",
+        met=took <= 1.15 * ideal and ok == held == CREATES,
+    )

@@ -1,0 +1,77 @@
+"""S10: what one of 100,000 waits costs in memory, beyond the task that the caller runs it in."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from benchmarks._table import Verdict
+from vpsbackups_async import BackupRef, BackupsClient, ConstantBackoff
+from vpsbackups_async.testing import FakeVPS
+
+COUNT = 100_000
+TARGET = 2_048
+_BACKOFF = ConstantBackoff(1_000)
+
+
+def run(verdict: Verdict) -> None:
+    """Measure each in a process of its own: what one has freed must not serve the next."""
+    print(f"bytes for each of {COUNT:,} tasks, one of them an idle task, or one that waits")
+    print(f"{'':12}{'idle':>8}{'waiting':>9}{'a wait':>8}")
+    for how in ("tracemalloc", "rss"):
+        idle, waiting = (_in_a_process(how, what) for what in ("idle", "waiting"))
+        print(f"{how:12}{idle:8.0f}{waiting:9.0f}{waiting - idle:8.0f}")
+        verdict.hold(
+            f"memory of a wait by {how}",
+            measured=f"{waiting - idle:.0f} B",
+            target=f"<= {TARGET} B",
+            met=waiting - idle <= TARGET,
+        )
+
+
+def _in_a_process(how: str, what: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.memory", how, what]
+    root = Path(__file__).parent.parent
+    return float(subprocess.run(command, check=True, capture_output=True, cwd=root).stdout)
+
+
+async def _measured(how: str, what: str) -> float:
+    async with FakeVPS() as fake, BackupsClient(fake.token, base_url=fake.url) as client:
+        never = asyncio.get_running_loop().create_future()
+
+        async def idle(_: BackupRef) -> object:
+            return await never
+
+        async def wait(ref: BackupRef) -> object:
+            return await client.wait(ref, backoff=_BACKOFF)
+
+        work: Callable[[BackupRef], Awaitable[object]] = idle if what == "idle" else wait
+        refs = [BackupRef(number, 1) for number in range(1, COUNT + 1)]
+        gc.collect()
+        if how == "tracemalloc":
+            tracemalloc.start()
+        before = _memory(how)
+        tasks = [asyncio.ensure_future(work(ref)) for ref in refs]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gc.collect()
+        used = _memory(how) - before
+        tracemalloc.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return used / COUNT
+
+
+def _memory(how: str) -> int:
+    if how == "tracemalloc":
+        return tracemalloc.get_traced_memory()[0]
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * 4_096
+
+
+if __name__ == "__main__":
+    print(asyncio.run(_measured(*sys.argv[1:])))

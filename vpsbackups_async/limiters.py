@@ -1,0 +1,312 @@
+"""A limiter for several processes that share one quota, counted by a Redis server.
+
+Needs the `redis` extra: `pip install 'vpsbackups-async[redis]'`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from typing import Any, Final, Protocol, Self, TypeAlias
+
+from vpsbackups_async._checks import check_int, check_number
+from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
+from vpsbackups_async.errors import (
+    ConfigurationError,
+    TransportError,
+    VPSBackupsError,
+    WrongEventLoopError,
+)
+
+try:
+    from redis import exceptions as redis_errors
+    from redis.asyncio import Redis, RedisCluster
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+except ImportError as missing:
+    raise ImportError(
+        "vpsbackups_async.limiters needs the redis extra: pip install 'vpsbackups-async[redis]'"
+    ) from missing
+
+__all__ = ["LimiterUnreachableError", "RedisLimiter"]
+
+AnyRedis: TypeAlias = Redis | RedisCluster
+
+_AHEAD: Final = 0.02
+"""Seconds of the quota that a process holds at once: all that is lost if it is killed. Also how
+late a start that it holds may still be used: later, it would stand too near to other processes'."""
+
+_RESERVE: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local held = redis.call('HMGET', KEYS[1], 'free', 'now')
+local free = tonumber(held[1] or now)
+local seen = tonumber(held[2] or now)
+if now < seen then
+    free = free - (seen - now)  -- the server's clock was set back: nobody waits for that
+end
+if free < now then
+    free = now
+end
+local after = free + ARGV[1] * ARGV[2]
+redis.call('HSET', KEYS[1],
+    'free', string.format('%.2f', after), 'now', string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[1], math.ceil((after - now) / 1000) + 60000)
+return math.ceil(free - now)
+"""
+"""Takes the next ARGV[2] starts, ARGV[1] µs apart; the µs until the first, by the server's clock.
+
+Numbers are stored as text by `format`, for Lua's own conversion keeps 14 digits of the 16."""
+
+
+_REFUSED: Final = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+    redis_errors.AuthenticationWrongNumberOfArgsError,
+    redis_errors.NoPermissionError,
+)
+_PASSING: Final = (
+    redis_errors.ConnectionError,
+    redis_errors.BusyLoadingError,
+    redis_errors.ClusterDownError,
+    redis_errors.RedisClusterException,
+    redis_errors.ReadOnlyError,
+    redis_errors.TryAgainError,
+    OSError,
+)
+
+
+class LimiterUnreachableError(TransportError):
+    """The Redis server that counts the quota cannot be used now; nothing was sent to the API."""
+
+    hint = "Check that the Redis server of the limiter runs and can be reached"
+
+    def __init__(
+        self, message: str, sent: bool = False, method: str = "", path: str = "", attempts: int = 1
+    ) -> None:
+        super().__init__(message, sent, method, path, attempts)
+
+    def describe(self) -> str:
+        """What happened; there is no request to name."""
+        return f"{self.message}, so the request was not sent"
+
+
+class _Script(Protocol):
+    """What redis-py's registered script is to us."""
+
+    def __call__(self, keys: list[str], args: list[Any]) -> Awaitable[Any]: ...
+
+
+class RedisLimiter:
+    """Keeps all processes that use the same Redis and `key` within one quota.
+
+        limiter = RedisLimiter("redis://localhost", rate=50)
+        async with limiter, BackupsClient(token, limiter=limiter) as client:
+            ...
+
+    Together they start at most `rate` requests in any `period` (seconds), evenly spaced, with no
+    burst after a rest. `redis` is a URL, or a `redis.asyncio` client that stays the caller's.
+    `inner` is the limiter of this process, by default an `AdaptiveLimiter()`: how many at once, and
+    the pause after a 429. `timeout` is how long Redis may take to answer, in seconds.
+
+    Of the callers here only the first in line asks Redis, once, and sleeps until the start that it
+    is given: nobody polls. No more than the starts of 20 ms (at least one) are held by a process,
+    so that one that is killed costs the others no more than those. Time is the Redis server's.
+
+    `acquire` raises `LimiterUnreachableError` (a `TransportError`, sent again as the `RetryPolicy`
+    says) while Redis is down, and `ConfigurationError` if it refuses the user, the password or the
+    command. Needs Redis 5 or newer. ValueError for a bad number.
+
+    Why not `limits` or `pyrate-limiter`: both count by the clock of each client, and neither says
+    when to come back in the same step as it counts, so that waiting means asking again and again.
+    """
+
+    def __init__(
+        self,
+        redis: AnyRedis | str,
+        *,
+        rate: float,
+        period: float = 1.0,
+        key: str = "vpsbackups",
+        inner: Limiter | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        check_number("rate", rate, above=0, unit="number of requests")
+        check_number("period", period, above=0)
+        check_number("timeout", timeout, above=0)
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"key must be a str that is not empty, not {key!r}")
+        self._rate, self._period, self._key, self._timeout = rate, period, key, timeout
+        self._gap = period / rate
+        self._most = max(1, int(_AHEAD / self._gap))
+        self._inner: Limiter = AdaptiveLimiter() if inner is None else inner
+        client = _client(redis)
+        self._own = client is not redis
+        del redis  # a URL may hold a password, and a traceback may show what is here
+        if client is None:
+            raise ConfigurationError(
+                "redis must be a redis://, rediss:// or unix:// URL, or a redis.asyncio client"
+            )
+        self._redis = client
+        self._reserve: _Script = client.register_script(_RESERVE)
+        self._line = asyncio.Lock()  # fair: first come, first served
+        self._in_line = 0
+        self._starts: deque[float] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"RedisLimiter(rate={self._rate}, period={self._period}, key={self._key!r}, "
+            f"inner={self._inner!r})"
+        )
+
+    @property
+    def inner(self) -> Limiter:
+        """The limiter of this process."""
+        return self._inner
+
+    @property
+    def maximum(self) -> int | None:
+        """The most requests of this process that may ever run at once, as far as `inner` tells."""
+        return self._of_inner("maximum")
+
+    @property
+    def limit(self) -> int | None:
+        """The most requests of this process that may run at once now, as far as `inner` tells."""
+        return self._of_inner("limit")
+
+    @property
+    def running(self) -> int | None:
+        """The requests of this process that were let through and have not ended, likewise."""
+        return self._of_inner("running")
+
+    @property
+    def waiting(self) -> int:
+        """The requests of this process in line."""
+        return self._in_line
+
+    @property
+    def closed_for(self) -> float:
+        """The seconds until `inner` opens again after a 429; 0 if it is open or does not tell."""
+        seconds = getattr(self._inner, "closed_for", 0.0)
+        return float(seconds)
+
+    def _of_inner(self, name: str) -> int | None:
+        value = getattr(self._inner, name, None)
+        return value if isinstance(value, int) else None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections to Redis, unless they are of a client that was passed in."""
+        if self._own:
+            await self._redis.aclose()
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        """Return once the request may start: its turn here, then its start in the shared quota."""
+        check_int("cost", cost)
+        self._check_loop()
+        self._in_line += 1
+        try:
+            async with self._line:
+                # Before a start is taken: it would grow stale behind a closed gate.
+                await self._inner.acquire(cost, kind)
+                try:
+                    await self._wait_for_start(cost)
+                except BaseException:
+                    self._inner.observe(Observation(kind, cost))
+                    raise
+        finally:
+            self._in_line -= 1
+
+    def observe(self, outcome: Observation) -> None:
+        """Pass it on to `inner`, which gives the slot to the next in line."""
+        self._inner.observe(outcome)
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongEventLoopError("this limiter was first used in another event loop")
+            self._loop = loop
+
+    async def _wait_for_start(self, cost: int) -> None:
+        loop = asyncio.get_running_loop()
+        while self._starts and self._starts[0] < loop.time() - _AHEAD:
+            self._starts.popleft()
+        if cost > 1:
+            start = await self._take(cost)
+        else:
+            if not self._starts:
+                number = min(self._most, self._in_line)
+                first = await self._take(number)
+                self._starts.extend(first + place * self._gap for place in range(number))
+            start = self._starts.popleft()
+        try:
+            await asyncio.sleep(start - loop.time())
+        except asyncio.CancelledError:
+            self._starts.appendleft(start)  # the next in line may still be in time for it
+            raise
+
+    async def _take(self, number: int) -> float:
+        """When, on the loop's clock, the first of so many starts in a row is."""
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
+        failure: VPSBackupsError | None = None
+        first = 0.0
+        try:
+            async with asyncio.timeout(self._timeout):
+                delay = await self._reserve(
+                    keys=[self._key], args=[f"{self._gap * 1e6:.3f}", number]
+                )
+                first = asyncio.get_running_loop().time() + int(delay) / 1e6
+        except (redis_errors.RedisError, redis_errors.RedisClusterException, OSError) as error:
+            failure = _translated(error, self._timeout)
+        if task and task.cancelling() > cancels:
+            # Python 3.11's asyncio.wait_for, which redis sends with, can swallow a cancellation.
+            raise asyncio.CancelledError
+        if failure is not None:
+            # Not in the handler: the frames of what redis raises have the password as a local.
+            raise failure
+        return first
+
+
+def _client(given: object) -> AnyRedis | None:
+    """The client itself, or one for a URL; None for anything else."""
+    if isinstance(given, Redis | RedisCluster):
+        return given
+    if not isinstance(given, str):
+        return None
+    try:  # once more at once, for a connection that broke while it was idle
+        return Redis.from_url(given, retry=Retry(NoBackoff(), 1))
+    except (ValueError, redis_errors.RedisError):
+        return None
+
+
+def _translated(error: Exception, timeout: float) -> VPSBackupsError:
+    """The house's error for one of Redis, in words that hold no password."""
+    if isinstance(error, TimeoutError | redis_errors.TimeoutError):
+        return LimiterUnreachableError(
+            f"the Redis server of the limiter gave no answer within {timeout:g} s"
+        )
+    if isinstance(error, _REFUSED):
+        return ConfigurationError(
+            f"the Redis server of the limiter refuses its user or password ({_kind(error)})"
+        )
+    if isinstance(error, _PASSING):
+        return LimiterUnreachableError(
+            f"the Redis server of the limiter is not available ({_kind(error)})"
+        )
+    return ConfigurationError(
+        f"the Redis server of the limiter refuses to count ({_kind(error)}): the key must be its "
+        "own, and the server Redis 5 or newer with scripts"
+    )
+
+
+def _kind(error: Exception) -> str:
+    """What Redis calls the error (`WRONGTYPE`), else the class: the whole may name the user."""
+    word = str(error).partition(" ")[0]
+    return word if word.isupper() and word.isalpha() else type(error).__name__
