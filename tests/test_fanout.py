@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import itertools
-import sys
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -353,10 +352,14 @@ def test_a_bad_on_error_is_a_value_error_at_the_call(on_error: Any) -> None:
         fan_out(double, [1], on_error=on_error)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks that begin eagerly came with 3.12")
-async def test_tasks_that_begin_eagerly_are_settled_too() -> None:
+@pytest.mark.parametrize(
+    "factory",
+    # Tasks that begin eagerly came with Python 3.12.
+    [None, *filter(None, [getattr(asyncio, "eager_task_factory", None)])],
+)
+async def test_every_way_for_tasks_to_begin_settles_all(factory: Any) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+    loop.set_task_factory(factory)
     try:
         for source in SOURCES:
             came = [o async for o in fan_out(double, source(range(200)), concurrency=3)]

@@ -92,10 +92,10 @@ class Waiter:
         known: Backup | None,
         *,
         backoff: Backoff,
-        timeout: float | None,
-        on_poll: Callable[[Attempt], object] | None,
-        on_unknown: Literal["wait", "raise"],
-        appear_grace: float,
+        timeout: float | None = 3600.0,
+        on_poll: Callable[[Attempt], object] | None = None,
+        on_unknown: Literal["wait", "raise"] = "wait",
+        appear_grace: float = 60.0,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ref = ref

@@ -370,13 +370,7 @@ class BackupsClient:
         Raises `BackupFailedError`, `BackupDisappearedError`, `BackupNeverAppearedError` or
         `WaitTimeoutError`, each with the ref to wait for again; `ValueError` for bad arguments.
         """
-        known = backup if isinstance(backup, Backup) else None
-        if not isinstance(backup, Backup | BackupRef):
-            raise ValueError(f"wait needs a Backup or a BackupRef, not {backup!r}")
-        ref = backup.ref if isinstance(backup, Backup) else backup
-        check_int("id", ref.id)
-        if ref.server_id is not None:
-            check_int("server_id", ref.server_id)
+        known, ref = _known_and_ref(backup)
         if timeout is not None:
             check_number("timeout", timeout)
         check_number("appear_grace", appear_grace)
@@ -504,15 +498,17 @@ def _open_look(
     return Walk(fetch, query, links, prefetch=prefetch)
 
 
+def _known_and_ref(backup: object) -> tuple[Backup | None, BackupRef]:
+    """What the caller knows of a backup to wait for, and the ids to find it by."""
+    if not isinstance(backup, Backup | BackupRef):
+        raise ValueError(f"wait needs a Backup or a BackupRef, not {backup!r}")
+    known = backup if isinstance(backup, Backup) else None
+    ref = backup.ref if isinstance(backup, Backup) else backup
+    check_int("id", ref.id)
+    if ref.server_id is not None:
+        check_int("server_id", ref.server_id)
+    return known, ref
+
+
 async def _wait(hub: WaitHub, running: Backup) -> Backup:
-    return await hub.wait(
-        Waiter(
-            running.ref,
-            running,
-            backoff=DEFAULT_WAIT_BACKOFF,
-            timeout=3600.0,
-            on_poll=None,
-            on_unknown="wait",
-            appear_grace=60.0,
-        )
-    )
+    return await hub.wait(Waiter(running.ref, running, backoff=DEFAULT_WAIT_BACKOFF))
