@@ -6,7 +6,6 @@ one reply in eight in one way or another.
 
 import asyncio
 import gc
-import logging
 import multiprocessing
 import random
 import time
@@ -134,7 +133,6 @@ async def soak(url: str, token: str) -> tuple[Soak, int, int, float]:
 
 def run(verdict: Verdict) -> None:
     """Print how the calls ended, and what they left."""
-    logging.getLogger("vpsbackups_async").setLevel(logging.ERROR)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs,), daemon=True)

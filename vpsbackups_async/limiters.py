@@ -114,10 +114,10 @@ class RedisLimiter:
 
     `acquire` raises `LimiterUnreachableError` (a `TransportError`, sent again as the `RetryPolicy`
     says) while Redis is down, and `ConfigurationError` if it refuses the user, the password or the
-    command. Needs Redis 5 or newer. ValueError for a bad number.
+    command. Tested with Redis 6.2 and 7.0. ValueError for a bad number.
 
-    Why not `limits` or `pyrate-limiter`: both count by the clock of each client, and neither says
-    when to come back in the same step as it counts, so that waiting means asking again and again.
+    Why not `limits` or `pyrate-limiter`: both count by the clock of each client, and neither
+    reserves the start that it tells a caller to come back for.
     """
 
     def __init__(
