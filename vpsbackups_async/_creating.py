@@ -11,7 +11,7 @@ from typing import Final, Literal
 from attrs import define, field
 
 from vpsbackups_async import _wire
-from vpsbackups_async._paging import NextLinks, Walk
+from vpsbackups_async._paging import Fetch, NextLinks, Walk
 from vpsbackups_async._retry import RetryPolicy, is_ambiguous
 from vpsbackups_async._settling import Doubt, Sight, may_create_again, new_since, settle
 from vpsbackups_async._transport import Flight, Transport
@@ -61,11 +61,13 @@ class Creator:
     def __init__(
         self,
         transport: Transport,
+        fetch: Fetch,
         links: NextLinks,
         wait: Callable[[Backup], Awaitable[Backup]],
         retry: RetryPolicy,
     ) -> None:
         self._transport = transport
+        self._fetch = fetch
         self._links = links
         self._wait = wait
         self._retry = retry
@@ -250,11 +252,7 @@ class Creator:
 
     async def _held(self, server_id: int) -> list[Backup]:
         """All backups of a server."""
-
-        async def fetch(query: str) -> Page:
-            return _wire.read_page(await self._transport.send(_wire.list_request(query)))
-
-        walk = Walk(fetch, _wire.list_query(server_id, None, None), self._links)
+        walk = Walk(self._fetch, _wire.list_query(server_id, None, None), self._links)
         return await self._all(walk, server_id)
 
     @staticmethod

@@ -231,7 +231,9 @@ class BackupsClient:
         self._fetch = partial(_fetch_page, self._transport)
         scout = Scout(partial(_open_look, self._fetch, self._links))
         self._hub = WaitHub(scout, patience=timeouts.attempt)
-        self._creator = Creator(self._transport, self._links, partial(_wait, self._hub), retry)
+        self._creator = Creator(
+            self._transport, self._fetch, self._links, partial(_wait, self._hub), retry
+        )
         self._walks: weakref.WeakSet[Walk] = weakref.WeakSet()
         self._filter_warned = False
 
