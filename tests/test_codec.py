@@ -6,6 +6,7 @@ the same value down to each type. What it leaves, the plain path decides alone.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,8 @@ from vpsbackups_async import (
     Page,
     ServerRef,
     _wire,
+    from_json,
+    to_json,
 )
 from vpsbackups_async.models import DetailedBackup
 
@@ -287,13 +290,42 @@ def test_a_bare_array_is_the_only_page() -> None:
     assert _wire.read_page(reply(dump([BACKUP, BACKUP]))) == Page((LISTED.items[0],) * 2)
 
 
-def test_a_ref_goes_through_the_converter_as_plain_json() -> None:
+def test_a_ref_is_stored_as_plain_json() -> None:
     for ref, text in (
         (BackupRef(502, 12345), b'{"id":502,"server_id":12345}'),
         (BackupRef(502), b'{"id":502,"server_id":null}'),
     ):
-        assert _wire.CONVERTER.dumps(ref) == text
-        assert _wire.CONVERTER.loads(text, BackupRef) == ref
+        assert to_json(ref) == text
+        assert from_json(BackupRef, text) == from_json(BackupRef, text.decode()) == ref
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"region": {"name": "fra"}}, {"message": "Started."}, {"message": "", "x": None}]
+)
+def test_a_backup_is_written_as_the_api_wrote_it(more: dict[str, object]) -> None:
+    written = {**BACKUP, **more}
+    backup = repaired(**more)
+    assert json.loads(to_json(backup)) == written
+    assert b"\n" not in to_json(backup)
+    assert from_json(Backup, to_json(backup)) == backup
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        (BackupRef, b'{"id":"502"}', "expected int, got '502' at id"),
+        (BackupRef, b"{", "not the JSON of a BackupRef: "),
+        (BackupRef, '{"id":"\ud800"}', "not the JSON of a BackupRef: "),
+        (BackupRef, b"[1]", "not the JSON of a BackupRef: "),
+        (BackupRef, b"{}", "a required field is missing at id"),
+        (Backup, b'{"id":1}', "a required field is missing at "),
+    ],
+)
+def test_json_that_does_not_fit_is_a_value_error_naming_the_place(
+    kind: type, text: bytes | str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        from_json(kind, text)
 
 
 # --- The differential tests ----------------------------------------------------------------------

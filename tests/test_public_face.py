@@ -89,6 +89,8 @@ NAMES = [
     "WaitTimeoutError",
     "WrongEventLoopError",
     "fan_out",
+    "from_json",
+    "to_json",
 ]
 
 

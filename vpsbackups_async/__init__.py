@@ -4,6 +4,7 @@ from vpsbackups_async._fanout import fan_out
 from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async._retry import RetryPolicy
 from vpsbackups_async._transport import Timeouts
+from vpsbackups_async._wire import from_json, to_json
 from vpsbackups_async.backoff import (
     Attempt,
     Backoff,
@@ -118,4 +119,6 @@ __all__ = [
     "WaitTimeoutError",
     "WrongEventLoopError",
     "fan_out",
+    "from_json",
+    "to_json",
 ]

@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 from attrs import evolve, field, frozen
 from cattrs import Converter, transform_error
 from cattrs.errors import IterableValidationError, IterableValidationNote
-from cattrs.gen import make_dict_structure_fn, override
-from cattrs.preconf.msgspec import make_converter
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 
 from vpsbackups_async._checks import check_int
 from vpsbackups_async.errors import (
@@ -31,6 +31,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import (
     Backup,
+    BackupRef,
     BackupStatus,
     BackupType,
     DetailedBackup,
@@ -378,9 +379,14 @@ def _structure(reply: Reply, said: object, kind: type) -> Any:
     try:
         return CONVERTER.structure(said, kind)
     except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
-        first = transform_error(error, "", _explain)[0]
-    reason, _, place = first.rpartition(" @ ")
-    raise reply.misfit(reason, place.lstrip("."))
+        reason, place = _misfit(error)
+    raise reply.misfit(reason, place)
+
+
+def _misfit(error: Exception) -> tuple[str, str]:
+    """Why a value does not fit, and where in it."""
+    reason, _, place = transform_error(error, "", _explain)[0].rpartition(" @ ")
+    return reason, place.lstrip(".")
 
 
 def _explain(error: BaseException, _: type | None) -> str:
@@ -393,7 +399,7 @@ _FIELDS: Final = frozenset({
 })  # fmt: skip
 
 
-def _converter() -> Converter:
+def _converter() -> MsgspecJsonConverter:
     """The codec: strict about types, since cattrs would turn null into "None" and "7" into 7."""
     converter = make_converter()
     for kind in (int, str):
@@ -424,6 +430,15 @@ def _converter() -> Converter:
         return evolve(detailed_fields(said, DetailedBackup), extra=extra)
 
     converter.register_structure_hook(Backup, structure_backup)
+    plain_fields = make_dict_unstructure_fn(DetailedBackup, converter, extra=override(omit=True))
+
+    def unstructure_detailed(backup: DetailedBackup) -> dict[str, Any]:
+        said = plain_fields(backup)
+        if said["message"] is None:
+            del said["message"]
+        return {**said, **backup.extra}
+
+    converter.register_unstructure_hook(DetailedBackup, unstructure_detailed)
     _add_page(converter)
     return converter
 
@@ -486,4 +501,33 @@ def _shown(value: object) -> str:
 
 
 CONVERTER: Final = _converter()
+
+V = TypeVar("V", Backup, BackupRef)
+
+
+def to_json(value: Backup | BackupRef) -> bytes:
+    """The value as one line of JSON in UTF-8, to store, log or stream; `from_json` reads it back.
+
+    A backup is written as the API writes it, with the fields that this version does not know; times
+    are in UTC.
+    """
+    return CONVERTER.dumps(value)
+
+
+def from_json(kind: type[V], text: bytes | str) -> V:
+    """The `Backup` or `BackupRef` (`kind`) that `to_json` wrote.
+
+    Raises `ValueError` naming the place that does not fit, for stored text may be anybody's.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    try:
+        return CONVERTER.loads(raw, kind)
+    except _BAD_JSON as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
+        why, place = _misfit(error)
+        reason = f"{why} at {place}" if place else why
+    raise ValueError(f"that is not the JSON of a {kind.__name__}: {reason}")
+
+
 _PAGE_DECODER: Final = msgspec.json.Decoder(_PageDoc)

@@ -46,6 +46,8 @@ from vpsbackups_async import (
     WaitError,
     WaitTimeoutError,
     fan_out,
+    from_json,
+    to_json,
 )
 
 
@@ -268,3 +270,9 @@ async def timeouts_are_timeouts(client: BackupsClient, backup: Backup) -> None:
         DeadlineExceededError("late"),
     ]
     assert_type(caught, list[TimeoutError])
+
+
+def stored(backup: Backup) -> None:
+    assert_type(to_json(backup), bytes)
+    assert_type(from_json(BackupRef, b"{}"), BackupRef)
+    assert_type(from_json(Backup, "{}"), Backup)
