@@ -82,33 +82,39 @@ class SeenIds:
     def __contains__(self, backup_id: int) -> bool:
         if backup_id in self._strays:
             return True
-        key = self._sign * backup_id
-        place = bisect_left(self._run, key)
-        return place < len(self._run) and self._run[place] == key
+        sign = self._sign
+        place = bisect_left(self._run, sign * backup_id, key=lambda known: sign * known)
+        return place < len(self._run) and self._run[place] == backup_id
 
     def add(self, items: tuple[Backup, ...]) -> tuple[Backup, ...]:
         """Those of the items that are new, remembered from now on."""
         if not items:
             return items
+        ids = [backup.id for backup in items]
         if not self._sign:
-            self._sign = -1 if items[0].id >= items[-1].id else 1
-        keys = [self._sign * backup.id for backup in items]
+            self._sign = -1 if ids[0] >= ids[-1] else 1
         # Strays lie before the end of the run or fit no array: no need to look them up here.
-        if keys == sorted(set(keys)) and (not self._run or keys[0] > self._run[-1]):
+        if (
+            self._is_beyond(ids[0])
+            and sorted(ids, reverse=self._sign < 0) == ids
+            and len(set(ids)) == len(ids)
+        ):
             try:
-                self._run.extend(array("q", keys))
+                self._run.fromlist(ids)
             except OverflowError:
                 pass
             else:
                 return items
         return tuple(backup for backup in items if self._add_one(backup.id))
 
+    def _is_beyond(self, backup_id: int) -> bool:
+        return not self._run or self._sign * backup_id > self._sign * self._run[-1]
+
     def _add_one(self, backup_id: int) -> bool:
         if backup_id in self:
             return False
-        key = self._sign * backup_id
-        if (not self._run or key > self._run[-1]) and abs(key) < 2**63:
-            self._run.append(key)
+        if self._is_beyond(backup_id) and -(2**63) <= backup_id < 2**63:
+            self._run.append(backup_id)
         else:
             self._strays.add(backup_id)
         return True
@@ -211,12 +217,23 @@ class Tally:
 class _Pass:
     """The way through the pages from the first on: which query comes after which page."""
 
+    __slots__ = (
+        "_asked",
+        "_first_ids",
+        "_linked",
+        "_links",
+        "_max_pages",
+        "_received",
+        "first_size",
+        "pages",
+    )
+
     def __init__(self, links: NextLinks, max_pages: int) -> None:
         self._links = links
         self._max_pages = max_pages
-        self._asked: set[int] = set()
+        self._asked: set[int] | None = None
         self._received = 0
-        self._first_ids: frozenset[int] = frozenset()
+        self._first_ids: frozenset[int] | None = None
         self._linked = False
         self.pages = 0
         self.first_size = 0
@@ -226,15 +243,20 @@ class _Pass:
 
         Raises `PaginationError` where going on would be endless, or stopping would lose something.
         """
-        self._take_in(query, page)
+        if not self.pages:
+            self.first_size = len(page.items)
+        self.pages += 1
+        self._received += len(page.items)
         if page.next:
             self._linked = True
             following = self._links.query(page.next)
         elif not self._linked and page.count is not None and self._received < page.count:
-            # A server that never links: its total says that there is more, so count the pages up.
-            following = urlencode({**dict(parse_qsl(query)), "page": self.pages + 1})
+            following = self._counted_up(query, page)
         else:
             return None
+        if self._asked is None:
+            self._asked = set()
+        self._asked.add(_key(query))
         if _key(following) in self._asked:
             raise PaginationError("a link leads back to a page that was read", page.next)
         if self.pages >= self._max_pages:
@@ -243,20 +265,18 @@ class _Pass:
             )
         return following
 
-    def _take_in(self, query: str, page: Page) -> None:
-        ids = frozenset(backup.id for backup in page.items) if not self._linked else frozenset()
-        if not self.pages:
-            self.first_size = len(page.items)
+    def _counted_up(self, query: str, page: Page) -> str:
+        """The next page of a server that never links: its total says that there is more."""
+        ids = frozenset(backup.id for backup in page.items)
+        if self._first_ids is None:
             self._first_ids = ids
-        elif not self._linked and ids <= self._first_ids:
+        elif ids <= self._first_ids:
             raise PaginationError(
                 f"the server counts {page.count} backups, but gives neither a link to the rest "
                 "nor further pages",
                 query,
             )
-        self.pages += 1
-        self._received += len(page.items)
-        self._asked.add(_key(query))
+        return urlencode({**dict(parse_qsl(query)), "page": self.pages + 1})
 
 
 def _key(query: str) -> int:
@@ -267,8 +287,8 @@ def _key(query: str) -> int:
 class Walk:
     """One way through a paged list from its first page to its last.
 
-    Nothing is held while the reader holds a page, but what `prefetch` lets run ahead; closing the
-    generator ends that too.
+    Nothing is held while the reader holds a page, but what `prefetch` lets run ahead; `aclose` ends
+    that too. While it is under way it is one of the `open_walks`.
     """
 
     def __init__(
@@ -279,61 +299,77 @@ class Walk:
         *,
         prefetch: int = 0,
         max_pages: int = MAX_PAGES,
+        open_walks: "set[Walk] | None" = None,
     ) -> None:
         self.tally = Tally()
-        self._query = query
+        self._first_query = query
+        self._query: str | None = query
         self._links = links
-        self._prefetch = prefetch
         self._max_pages = max_pages
-        self._ahead = _Ahead(fetch, prefetch)
-        self._seen = SeenIds()
+        self._way = _Pass(links, max_pages)
+        self._ahead = _Ahead(fetch, prefetch) if prefetch else None
+        self._take: Fetch = fetch if self._ahead is None else self._ahead.take
+        self._seen: SeenIds | None = None
+        self._trouble: PaginationError | None = None
         self._closed = False
         self._closing_error: VPSBackupsError | None = None
+        self._open_walks = open_walks
 
     async def pages(self) -> AsyncGenerator[Page]:
         """The pages in order, each without the backups that an earlier one had.
 
         Raises `PaginationError` for links that lead elsewhere or in a circle.
         """
-        way = _Pass(self._links, self._max_pages)
-        query: str | None = self._query
         try:
-            while query is not None and not self._closed:
-                try:
-                    page = await self._ahead.take(query)
-                except NotFoundError as error:
-                    if not way.pages:
-                        raise
-                    self._restart(error)
-                    way = _Pass(self._links, self._max_pages)
-                    query = self._query
-                    continue
-                query, trouble = self._following(way, query, page)
-                fresh = self._seen.add(page.items)
-                self.tally.add(page, len(fresh))
-                yield page if len(fresh) == len(page.items) else evolve(page, items=fresh)
-                if trouble is not None:
-                    raise trouble
-            self.tally.ended = query is None
-            if self._closing_error is not None and query is not None:
-                raise self._closing_error
+            while (page := await self.turn()) is not None:
+                yield page
         finally:
-            await self._ahead.drop()
+            await self.aclose()
 
-    def _following(
-        self, way: _Pass, query: str, page: Page
-    ) -> tuple[str | None, PaginationError | None]:
-        """The query after this page, or why there is none; what it foresees is let run ahead.
+    async def turn(self) -> Page | None:
+        """The next page, as `pages` gives it, None at the end; raises what that raises."""
+        if self._open_walks is not None:
+            self._open_walks.add(self)
+        while self._query is not None and self._trouble is None and not self._closed:
+            query = self._query
+            try:
+                page = await self._take(query)
+            except NotFoundError as error:
+                if not self._way.pages:
+                    raise
+                self._restart(error)
+            else:
+                return self._taken(query, page)
+        trouble = self._trouble or (None if self._query is None else self._closing_error)
+        if trouble is not None:
+            raise trouble
+        self.tally.ended = self._query is None
+        return None
+
+    def _taken(self, query: str, page: Page) -> Page:
+        """The page without what was seen; what comes after it is known then.
 
         The page itself is good whatever its link is worth, so that it is handed out before.
         """
         try:
-            following = way.after(query, page)
+            self._query = following = self._way.after(query, page)
         except PaginationError as error:
-            return query, error
-        if self._prefetch and following is not None and not self._closed:
-            self._ahead.run(foresee(following, page.count, way.first_size))
-        return following, None
+            self._trouble, following = error, query
+        else:
+            if self._ahead is not None and following is not None and not self._closed:
+                self._ahead.run(foresee(following, page.count, self._way.first_size))
+        fresh = self._fresh(page.items, is_last=following is None)
+        self.tally.add(page, len(fresh))
+        return page if len(fresh) == len(page.items) else evolve(page, items=fresh)
+
+    def _fresh(self, items: tuple[Backup, ...], *, is_last: bool) -> tuple[Backup, ...]:
+        """What no earlier page had, nor this one before."""
+        if self._seen is None:
+            # The only page has nothing to be compared with but itself.
+            if is_last and len({backup.id for backup in items}) == len(items):
+                return items
+            self._seen = SeenIds()
+        return self._seen.add(items)
 
     @property
     def complete(self) -> bool:
@@ -344,7 +380,10 @@ class Walk:
         """End the walk and what runs ahead of its reader; a reader who goes on gets the error."""
         self._closed = True
         self._closing_error = error
-        await self._ahead.drop()
+        if self._open_walks is not None:
+            self._open_walks.discard(self)
+        if self._ahead is not None:
+            await self._ahead.drop()
 
     def _restart(self, error: NotFoundError) -> None:
         """Go through the list once more: it shrank below a page, and what moved up was missed.
@@ -357,3 +396,5 @@ class Walk:
                 f"pages keep vanishing while the list is read ({error.describe()})"
             ) from None
         self.tally.restarts += 1
+        self._way = _Pass(self._links, self._max_pages)
+        self._query = self._first_query

@@ -18,6 +18,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from vpsbackups_async._checks import check_number
+from vpsbackups_async._deadlines import Deadlines, Scope
 from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async._retry import (
     RetryBudget,
@@ -237,7 +238,13 @@ class _Exchange:
 
     async def read(self, response: aiohttp.ClientResponse, cap: int) -> None:
         """Take in the decoded body, counted as it comes: a small gzip can hold gigabytes."""
-        while chunk := await response.content.readany():
+        content = response.content
+        if content.is_eof():  # it is all here, as most replies are: no need to ask twice
+            self.chunks.append(content.read_nowait())
+            self.size = len(self.chunks[0])
+            self.whole = self.size <= cap
+            return
+        while chunk := await content.readany():
             self.chunks.append(chunk)
             self.size += len(chunk)
             if self.size > cap:
@@ -344,12 +351,13 @@ class Transport:
         self._retry = retry
         self._budget = RetryBudget(retry.budget)
         self._log = RetryLog()
-        self._in_line: set[asyncio.Timeout] = set()
+        self._in_line: set[Scope] = set()
         self._borne = 0  # answers that were no refusal for pace
         self._limiter = _fitting_limiter(limiter, session)
         self._given_session = session
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: Deadlines
         self._closed = False
         self._ssl = ssl_context or True
         self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
@@ -357,7 +365,7 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=timeouts.connect, ceil_threshold=math.inf
         )
-        self._base = str(root)
+        self._scheme, self._authority, self._path = root.scheme, root.raw_authority, root.raw_path
         self._headers: CIMultiDict[str] = CIMultiDict(
             {"Authorization": Secret(f"Bearer {token}"), "Accept": "application/json"}
         )
@@ -390,6 +398,7 @@ class Transport:
             if self._loop is not None:
                 raise WrongEventLoopError("this client was opened in another event loop")
             self._loop = loop
+            self._deadlines = Deadlines(loop)
         if self._session is not None:
             return self._session
         if self._closed:
@@ -469,13 +478,15 @@ class Transport:
     def _check_gate(self, call: _Call, now: float) -> None:
         """Raise at once where the gate stays closed for longer than this call can wait."""
         closed = self.closed_for
+        if not closed:
+            return
         if closed > self._retry.max_retry_after:
             method, path = call.request.method, API_ROOT + call.request.path
             words = "not sent: an earlier answer asked every request to wait"
             raise RateLimitedError(
                 429, words, None, None, method, path, call.attempts, closed
             ) from call.last_failure
-        if closed and now + closed > call.deadline:
+        if now + closed > call.deadline:
             words = f"leaves no time: a 429 closed the gate for {closed:.1f} s"
             raise self._deadline(call, words) from call.last_failure
 
@@ -527,9 +538,9 @@ class Transport:
         request = call.request
         exchange = _Exchange(call.attempts)
         acquired: float | None = None
-        scope = asyncio.timeout_at(call.deadline)
+        scope = self._deadlines.until(call.deadline)
         try:
-            async with scope:
+            with scope:
                 self._in_line.add(scope)
                 await self._limiter.acquire(1, request.kind)
                 acquired = loop.time()
@@ -544,7 +555,7 @@ class Transport:
                 call.attempts += 1
             words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
             exchange.failed = _Failed(TimeoutError(words))
-            exchange.late = scope.when() == call.deadline
+            exchange.late = scope.when == call.deadline
         finally:
             call.flight.in_air = False
             self._in_line.discard(scope)
@@ -568,19 +579,17 @@ class Transport:
             # Those in line would not have got into it now.
             in_line, self._in_line = self._in_line, set()
             for scope in in_line:
-                if not scope.expired():
-                    scope.reschedule(asyncio.get_running_loop().time())
+                scope.expire()
 
     async def _exchange(self, request: Request, exchange: _Exchange) -> None:
         """Send the request and read its answer, or its failure, into `exchange`."""
         session = self.open()  # it may have been closed while this request was in the queue
         self.counters.requests += 1
-        url = f"{self._base}{request.path}"
         response: aiohttp.ClientResponse | None = None
         try:
             response = await session.request(
                 request.method,
-                URL(f"{url}?{request.query}" if request.query else url, encoded=True),
+                self._url(request),
                 data=request.body,
                 headers=self._headers if request.body is None else self._body_headers,
                 timeout=self._timeout,
@@ -601,6 +610,16 @@ class Transport:
         finally:
             if response is not None and not exchange.whole:
                 response.close()
+
+    def _url(self, request: Request) -> URL:
+        # Put together, not parsed: a text would be taken apart anew for each query.
+        return URL.build(
+            scheme=self._scheme,
+            authority=self._authority,
+            path=self._path + request.path,
+            query_string=request.query,
+            encoded=True,
+        )
 
     # --- From an attempt to a reply or an error ------------------------------------------------
 

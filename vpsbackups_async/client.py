@@ -5,7 +5,6 @@ import logging
 import os
 import ssl as ssl_module
 import warnings
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
@@ -78,24 +77,39 @@ class BackupStream:
     early is fine; `async with stream:` makes sure that what `prefetch` lets run ahead has ended.
     """
 
-    def __init__(
-        self,
-        open_walk: Callable[[], Walk],
-        keep: Callable[[Page], Page],
-    ) -> None:
+    def __init__(self, open_walk: Callable[[], Walk], keep: Callable[[Page], Page]) -> None:
         self._open_walk = open_walk
         self._keep = keep
         self._walks: set[Walk] = set()
 
     async def __aiter__(self) -> AsyncGenerator[Backup]:
-        async with aclosing(self.pages()) as pages:
-            async for page in pages:
-                for backup in page.items:
+        # Not through `pages()`: a generator within a generator would cost each page more than
+        # the rest of this room.
+        walk = self._begin()
+        try:
+            while (page := await walk.turn()) is not None:
+                for backup in self._keep(page).items:
                     yield backup
+        finally:
+            await self._end(walk)
 
-    def pages(self) -> AsyncGenerator[Page]:
+    async def pages(self) -> AsyncGenerator[Page]:
         """The pages as the server cuts them, each without what an earlier one had."""
-        return self._walk(self._open_walk())
+        walk = self._begin()
+        try:
+            while (page := await walk.turn()) is not None:
+                yield self._keep(page)
+        finally:
+            await self._end(walk)
+
+    def _begin(self) -> Walk:
+        walk = self._open_walk()
+        self._walks.add(walk)
+        return walk
+
+    async def _end(self, walk: Walk) -> None:
+        self._walks.discard(walk)
+        await walk.aclose()
 
     async def first(self) -> Backup | None:
         """The first backup, None if there is none; one request, unless the page is empty."""
@@ -137,11 +151,13 @@ class BackupStream:
         return sweep
 
     async def _sweep(self) -> Sweep:
-        walk = self._open_walk()
+        walk = self._begin()
         items: builtins.list[Backup] = []
-        async with aclosing(self._walk(walk)) as pages:
-            async for page in pages:
-                items.extend(page.items)
+        try:
+            while (page := await walk.turn()) is not None:
+                items.extend(self._keep(page).items)
+        finally:
+            await self._end(walk)
         tally = walk.tally
         return Sweep(
             tuple(items),
@@ -151,15 +167,6 @@ class BackupStream:
             tally.duplicates,
             tally.pages,
         )
-
-    async def _walk(self, walk: Walk) -> AsyncGenerator[Page]:
-        self._walks.add(walk)
-        try:
-            async with aclosing(walk.pages()) as pages:
-                async for page in pages:
-                    yield self._keep(page)
-        finally:
-            self._walks.discard(walk)
 
     async def aclose(self) -> None:
         """End every loop over this stream, and wait until what runs ahead of them has ended."""
@@ -234,7 +241,7 @@ class BackupsClient:
         self._creator = Creator(
             self._transport, self._fetch, self._links, partial(_wait, self._hub), retry
         )
-        self._walks: weakref.WeakSet[Walk] = weakref.WeakSet()
+        self._open_walks: set[Walk] = set()
         self._filter_warned = False
 
     def __repr__(self) -> str:
@@ -267,11 +274,10 @@ class BackupsClient:
         """
         check_int("prefetch", prefetch, 0)
         query = _wire.list_query(server_id, backup_type, page_size)
-
-        def keep(page: Page) -> Page:
-            return self._filtered(page, server_id, backup_type)
-
-        return BackupStream(lambda: self._walk(query, prefetch), keep)
+        return BackupStream(
+            lambda: self._walk(query, prefetch),
+            lambda page: self._filtered(page, server_id, backup_type),
+        )
 
     async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
         """The backup with this id, found by looking through the list, or one server's.
@@ -296,24 +302,19 @@ class BackupsClient:
         )
 
     def _walk(self, query: str, prefetch: int = 0) -> Walk:
-        walk = Walk(self._fetch, query, self._links, prefetch=prefetch)
-        self._walks.add(walk)
-        return walk
+        return Walk(self._fetch, query, self._links, prefetch=prefetch, open_walks=self._open_walks)
 
     def _filtered(self, page: Page, server_id: int | None, backup_type: str | None) -> Page:
         """The page without what the filters exclude: a server may ignore a query it does not know.
 
         A list that is one server's must never show another's, for what it shows may get deleted.
         """
-        if server_id is None and backup_type is None:
-            return page
-        items = tuple(
-            backup
-            for backup in page.items
-            if (server_id is None or backup.server.id == server_id)
-            and (backup_type is None or backup.backup_type == backup_type)
-        )
-        if len(items) == len(page.items):
+        items = page.items
+        if server_id is not None and {backup.server.id for backup in items} - {server_id}:
+            items = tuple(backup for backup in items if backup.server.id == server_id)
+        if backup_type is not None and {backup.backup_type for backup in items} - {backup_type}:
+            items = tuple(backup for backup in items if backup.backup_type == backup_type)
+        if items is page.items:
             return page
         if not self._filter_warned:
             self._filter_warned = True
@@ -455,7 +456,7 @@ class BackupsClient:
         try:
             await self._creator.close()
             await self._hub.close()
-            for walk in tuple(self._walks):
+            for walk in tuple(self._open_walks):
                 await walk.aclose(ConfigurationError("this client was closed during a list"))
         finally:
             await self._transport.close()

@@ -1,0 +1,137 @@
+"""What must not take longer than so long: one timer of the event loop for all that is under way.
+
+Nearly every request ends long before its time is over. A timer for each would cost more than the
+rest of the bookkeeping of a request; here it costs a place in a heap.
+"""
+
+import asyncio
+import heapq
+import itertools
+from types import TracebackType
+from typing import Final, Self
+
+__all__ = ["Deadlines", "Scope"]
+
+_SLACK: Final = 64
+"""So many entries that are no longer of use are not worth tidying."""
+
+
+class Scope:
+    """A `with` block in a task that ends with `TimeoutError` once its time is over.
+
+    It is to the task what `asyncio.timeout_at` is, and made by `Deadlines.until`.
+    """
+
+    __slots__ = ("_cancelling", "_deadlines", "_task", "expired", "when")
+
+    def __init__(self, deadlines: "Deadlines", when: float) -> None:
+        self._deadlines = deadlines
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self.when = when
+        self.expired = False
+
+    def __enter__(self) -> Self:
+        self._task = task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a deadline can only be kept within a task")
+        self._cancelling = task.cancelling()
+        self._deadlines.enter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        task, self._task = self._task, None
+        self._deadlines.leave()
+        # Of a cancellation that came from elsewhere as well, the task must hear as such.
+        if (
+            self.expired
+            and task is not None
+            and task.uncancel() <= self._cancelling
+            and kind is asyncio.CancelledError
+        ):
+            raise TimeoutError from error
+
+    @property
+    def active(self) -> bool:
+        """Whether the block is running and its time is not over."""
+        return self._task is not None and not self.expired
+
+    def reschedule(self, when: float) -> None:
+        """Let the time be over at `when`, on the event loop's clock, instead."""
+        self.when = when
+        self._deadlines.push(self)
+
+    def expire(self) -> None:
+        """Let the time be over now; once, and only while the block is running."""
+        if self._task is not None and not self.expired:
+            self.expired = True
+            self._task.cancel()
+
+
+class Deadlines:
+    """The deadlines of one event loop's blocks, and the timer for the first of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._numbers = itertools.count()
+        self._heap: list[tuple[float, int, Scope]] = []
+        self._running = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def until(self, when: float) -> Scope:
+        """A block that may run until `when`, on the event loop's clock."""
+        return Scope(self, when)
+
+    def enter(self, scope: Scope) -> None:
+        """Hear that a block begins."""
+        self._running += 1
+        self.push(scope)
+
+    def push(self, scope: Scope) -> None:
+        """Take in when the scope's time is over."""
+        heapq.heappush(self._heap, (scope.when, next(self._numbers), scope))
+        if self._timer is None or scope.when < self._timer.when():
+            self._arm()
+
+    def leave(self) -> None:
+        """Hear that a block has ended."""
+        self._running -= 1
+        if not self._running:
+            self._heap.clear()
+            self._disarm()
+        elif len(self._heap) > 2 * self._running + _SLACK:
+            self._heap = [entry for entry in self._heap if _counts(entry)]
+            heapq.heapify(self._heap)
+
+    def _arm(self) -> None:
+        """Set the timer to the first entry that still counts."""
+        self._disarm()
+        while self._heap and not _counts(self._heap[0]):
+            heapq.heappop(self._heap)
+        if self._heap:
+            when = self._heap[0][0]
+            self._timer = self._loop.call_at(when, self._fire, when)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self, when: float) -> None:
+        now = max(when, self._loop.time())  # the loop may be early by its clock's resolution
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)
+            if _counts(entry):
+                entry[2].expire()
+        self._arm()
+
+
+def _counts(entry: tuple[float, int, Scope]) -> bool:
+    """Whether the entry's block is running, and to end at that time and no other."""
+    when, _, scope = entry
+    return scope.active and scope.when == when
