@@ -7,6 +7,7 @@ rest of the bookkeeping of a request; here it costs a place in a heap.
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -32,7 +33,7 @@ class Scope:
         self.expired = False
 
     def __enter__(self) -> Self:
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._deadlines.loop)
         if task is None:
             raise RuntimeError("a deadline can only be kept within a task")
         self._cancelling = task.cancelling()
@@ -77,7 +78,8 @@ class Deadlines:
     """The deadlines of one event loop's blocks, and the timer for the first of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
+        self.now: Callable[[], float] = loop.time
         self._numbers = itertools.count()
         self._heap: list[tuple[float, int, Scope]] = []
         self._running = 0
@@ -115,7 +117,7 @@ class Deadlines:
             heapq.heappop(self._heap)
         if self._heap:
             when = self._heap[0][0]
-            self._timer = self._loop.call_at(when, self._fire, when)
+            self._timer = self.loop.call_at(when, self._fire, when)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -123,7 +125,7 @@ class Deadlines:
             self._timer = None
 
     def _fire(self, when: float) -> None:
-        now = max(when, self._loop.time())  # the loop may be early by its clock's resolution
+        now = max(when, self.now())  # the loop may be early by its clock's resolution
         while self._heap and self._heap[0][0] <= now:
             entry = heapq.heappop(self._heap)
             if _counts(entry):

@@ -50,6 +50,7 @@ __all__ = ["Timeouts", "Transport"]
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _DNS_CACHE_SECONDS: Final = 300
 _DEFAULT_CONCURRENCY: Final = 64
+_MORE_THAN_A_RECEIVE: Final = 2**19
 _GATE_SLACK: Final = 0.1
 """Seconds that a pause may seem longer than the gate is closed, as time goes on in between."""
 _DONE_BY_STATUS: Final = frozenset({"delete", "restore"})
@@ -270,6 +271,7 @@ class _Call:
 
     request: Request
     flight: Flight
+    deadlines: Deadlines
     started: float
     deadline: float
     borne: int
@@ -292,6 +294,19 @@ def _user_agent() -> str:
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
     return f"vpsbackups_async/{version} aiohttp/{aiohttp.__version__}"
+
+
+def _closed_error() -> ConfigurationError:
+    return ConfigurationError("this client is closed: make a new BackupsClient")
+
+
+def _reuse_receive_buffers() -> None:
+    """Let glibc serve the event loop's receives from memory that the process has already.
+
+    asyncio receives into 256 KiB at a time, which glibc maps anew for each, with a page fault for
+    every 4 KiB used, until it has seen a larger block freed (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    bytes(_MORE_THAN_A_RECEIVE)
 
 
 def _proxy_url(proxy: Secret | None, root: URL) -> Secret | None:
@@ -356,8 +371,7 @@ class Transport:
         self._limiter = _fitting_limiter(limiter, session)
         self._given_session = session
         self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._deadlines: Deadlines
+        self._deadlines: Deadlines | None = None
         self._closed = False
         self._ssl = ssl_context or True
         self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
@@ -388,24 +402,23 @@ class Transport:
 
     # --- The session ---------------------------------------------------------------------------
 
-    def open(self) -> aiohttp.ClientSession:
-        """The session, made in the running event loop on first use.
+    def open(self) -> Deadlines:
+        """Be ready to send, from first use on in the running event loop; the deadlines kept there.
 
         Raises `WrongEventLoopError` in any other loop, `ConfigurationError` once closed.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise WrongEventLoopError("this client was opened in another event loop")
-            self._loop = loop
+        if self._deadlines is None:
             self._deadlines = Deadlines(loop)
-        if self._session is not None:
-            return self._session
-        if self._closed:
-            raise ConfigurationError("this client is closed: make a new BackupsClient")
-        self._proxy = _proxy_url(self._proxy, self.root)
-        self._session = self._given_session or self._new_session()
-        return self._session
+        elif self._deadlines.loop is not loop:
+            raise WrongEventLoopError("this client was opened in another event loop")
+        if self._session is None:
+            if self._closed:
+                raise _closed_error()
+            self._proxy = _proxy_url(self._proxy, self.root)
+            self._session = self._given_session or self._new_session()
+            _reuse_receive_buffers()
+        return self._deadlines
 
     def _new_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
@@ -435,8 +448,9 @@ class Transport:
         connector = session.connector
         session.detach()  # so that the one warning is ours and names what to close
         close = connector.__exit__  # the public way that needs no `await`
-        if self._loop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(close)  # the collector may run in any thread
+        loop = None if self._deadlines is None else self._deadlines.loop
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(close)  # the collector may run in any thread
         else:
             close()
         return True
@@ -445,18 +459,20 @@ class Transport:
 
     async def send(self, request: Request, flight: Flight | None = None) -> Reply:
         """The reply, 2xx and whole; raises what the house's error tree says for anything else."""
-        self.open()
+        deadlines = self.open()
+        now = deadlines.now()
+        call = _Call(
+            request, flight or Flight(), deadlines, now, now + self.timeouts.deadline, self._borne
+        )
         if not is_traced():
-            return await self._send(request, flight or Flight(), NO_SPAN)
+            return await self._send(call, NO_SPAN)
         with call_span(request.kind, request.method, API_ROOT + request.path) as span:
-            return await self._send(request, flight or Flight(), span)
+            return await self._send(call, span)
 
-    async def _send(self, request: Request, flight: Flight, span: CallSpan) -> Reply:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        call = _Call(request, flight, now, now + self.timeouts.deadline, self._borne)
+    async def _send(self, call: _Call, span: CallSpan) -> Reply:
+        request, now = call.request, call.deadlines.now
         while True:
-            self._check_gate(call, loop.time())
+            self._check_gate(call, now())
             call.attempts += 1
             span.attempt(call.attempts)
             try:
@@ -469,9 +485,9 @@ class Transport:
                 return reply
             if call.ambiguous and request.kind == "delete" and isinstance(failure, NotFoundError):
                 return Reply(204, {}, b"", request, call.attempts)  # an earlier attempt did it
-            pause, in_gate = self._pause(call, failure, loop.time())
+            pause, in_gate = self._pause(call, failure, now())
             self.counters.retries += 1
-            self._log.retrying(failure, request.kind, call.attempts, pause, loop.time())
+            self._log.retrying(failure, request.kind, call.attempts, pause, now())
             if not in_gate:
                 await asyncio.sleep(pause)
 
@@ -534,16 +550,15 @@ class Transport:
     # --- An attempt ----------------------------------------------------------------------------
 
     async def _attempt(self, call: _Call) -> Reply:
-        loop = asyncio.get_running_loop()
-        request = call.request
+        request, now = call.request, call.deadlines.now
         exchange = _Exchange(call.attempts)
         acquired: float | None = None
-        scope = self._deadlines.until(call.deadline)
+        scope = call.deadlines.until(call.deadline)
         try:
             with scope:
                 self._in_line.add(scope)
                 await self._limiter.acquire(1, request.kind)
-                acquired = loop.time()
+                acquired = now()
                 self._in_line.discard(scope)
                 scope.reschedule(min(call.deadline, acquired + self.timeouts.attempt))
                 call.flight.in_air = True
@@ -551,7 +566,7 @@ class Transport:
         except TimeoutError:
             if acquired is None:
                 call.attempts -= 1  # nothing was sent
-                self._check_gate(call, loop.time())
+                self._check_gate(call, now())
                 call.attempts += 1
             words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
             exchange.failed = _Failed(TimeoutError(words))
@@ -560,7 +575,7 @@ class Transport:
             call.flight.in_air = False
             self._in_line.discard(scope)
             if acquired is not None:
-                self._observe(request, exchange, loop.time() - acquired)
+                self._observe(request, exchange, now() - acquired)
         status = exchange.status
         if status is not None and (
             exchange.whole or status >= 300 or request.kind in _DONE_BY_STATUS
@@ -583,7 +598,9 @@ class Transport:
 
     async def _exchange(self, request: Request, exchange: _Exchange) -> None:
         """Send the request and read its answer, or its failure, into `exchange`."""
-        session = self.open()  # it may have been closed while this request was in the queue
+        session = self._session
+        if session is None:  # it was closed while this request was in the queue
+            raise _closed_error()
         self.counters.requests += 1
         response: aiohttp.ClientResponse | None = None
         try:
