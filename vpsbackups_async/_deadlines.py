@@ -58,14 +58,9 @@ class Scope:
             raise TimeoutError from error
 
     @property
-    def active(self) -> bool:
-        """Whether the block is running and its time is not over."""
-        return self._task is not None and not self.expired
-
-    def reschedule(self, when: float) -> None:
-        """Let the time be over at `when`, on the event loop's clock, instead."""
-        self.when = when
-        self._deadlines.push(self)
+    def runs(self) -> bool:
+        """Whether the block is running."""
+        return self._task is not None
 
     def expire(self) -> None:
         """Let the time be over now; once, and only while the block is running."""
@@ -86,16 +81,12 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def until(self, when: float) -> Scope:
-        """A block that may run until `when`, on the event loop's clock."""
+        """A block that may run until `when`, on the event loop's clock; it cannot be used twice."""
         return Scope(self, when)
 
     def enter(self, scope: Scope) -> None:
         """Hear that a block begins."""
         self._running += 1
-        self.push(scope)
-
-    def push(self, scope: Scope) -> None:
-        """Take in when the scope's time is over."""
         heapq.heappush(self._heap, (scope.when, next(self._numbers), scope))
         if self._timer is None or scope.when < self._timer.when():
             self._arm()
@@ -107,13 +98,13 @@ class Deadlines:
             self._heap.clear()
             self._disarm()
         elif len(self._heap) > 2 * self._running + _SLACK:
-            self._heap = [entry for entry in self._heap if _counts(entry)]
+            self._heap = [entry for entry in self._heap if entry[2].runs]
             heapq.heapify(self._heap)
 
     def _arm(self) -> None:
-        """Set the timer to the first entry that still counts."""
+        """Set the timer to the first block that is still running."""
         self._disarm()
-        while self._heap and not _counts(self._heap[0]):
+        while self._heap and not self._heap[0][2].runs:
             heapq.heappop(self._heap)
         if self._heap:
             when = self._heap[0][0]
@@ -127,13 +118,5 @@ class Deadlines:
     def _fire(self, when: float) -> None:
         now = max(when, self.now())  # the loop may be early by its clock's resolution
         while self._heap and self._heap[0][0] <= now:
-            entry = heapq.heappop(self._heap)
-            if _counts(entry):
-                entry[2].expire()
+            heapq.heappop(self._heap)[2].expire()
         self._arm()
-
-
-def _counts(entry: tuple[float, int, Scope]) -> bool:
-    """Whether the entry's block is running, and to end at that time and no other."""
-    when, _, scope = entry
-    return scope.active and scope.when == when

@@ -44,7 +44,9 @@ class Observation:
 class Limiter(Protocol):
     """Lets requests through, one `acquire` each, and hears how each one ended.
 
-    Several clients of one event loop may share a limiter: together they stay within it.
+    Several clients of one event loop may share a limiter: together they stay within it. Where a
+    limiter has a method `try_acquire(cost, kind)` as well, that is asked first: it lets the request
+    through at once and returns True, or returns False.
     """
 
     async def acquire(self, cost: int = 1, kind: str = "list") -> None:
@@ -52,7 +54,7 @@ class Limiter(Protocol):
         ...
 
     def observe(self, outcome: Observation) -> None:
-        """Hear of the end of a request; called exactly once for each `acquire` that returned."""
+        """Hear of the end of a request; called exactly once for each that was let through."""
         ...
 
 
@@ -121,10 +123,16 @@ class AdaptiveLimiter:
         """The seconds until it opens again after a 429; 0 if it is open."""
         return 0.0 if self._opens == -math.inf else max(0.0, self._opens - self._clock())
 
-    async def acquire(self, cost: int = 1, kind: str = "list") -> None:  # noqa: ARG002  # the protocol's
-        """Return once the request may start."""
+    def try_acquire(self, cost: int = 1, kind: str = "list") -> bool:  # noqa: ARG002  # the protocol's
+        """Whether the request may start at once; then it counts as running."""
         if self._timeless and self._running < self._limit:  # then nobody is in line
             self._running += 1
+            return True
+        return False
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        """Return once the request may start."""
+        if self.try_acquire(cost, kind):
             return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)

@@ -237,18 +237,19 @@ class _Exchange:
             self.sent = request.response is not None
         raise failed
 
-    async def read(self, response: aiohttp.ClientResponse, cap: int) -> None:
-        """Take in the decoded body, counted as it comes: a small gzip can hold gigabytes."""
-        content = response.content
-        if content.is_eof():  # it is all here, as most replies are: no need to ask twice
-            self.chunks.append(content.read_nowait())
-            self.size = len(self.chunks[0])
-            self.whole = self.size <= cap
-            return
+    def take(self, chunk: bytes, cap: int) -> bool:
+        """Take in a piece of the decoded body; False if there is more by now than the cap allows.
+
+        It is counted as it comes: a small gzip can hold gigabytes.
+        """
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+        return self.size <= cap
+
+    async def read(self, content: aiohttp.StreamReader, cap: int) -> None:
+        """Take in the decoded body as it comes."""
         while chunk := await content.readany():
-            self.chunks.append(chunk)
-            self.size += len(chunk)
-            if self.size > cap:
+            if not self.take(chunk, cap):
                 return
         self.whole = True
 
@@ -270,7 +271,7 @@ class _Call:
     """One call's way through its attempts."""
 
     request: Request
-    flight: Flight
+    flight: Flight | None
     deadlines: Deadlines
     started: float
     deadline: float
@@ -315,6 +316,11 @@ def _proxy_url(proxy: Secret | None, root: URL) -> Secret | None:
         return proxy
     found = None if proxy_bypass(root.host or "") else getproxies().get(root.scheme)
     return Secret(found) if found else None
+
+
+def _never_at_once(cost: int, kind: str) -> bool:  # noqa: ARG001  # as `Limiter` has it
+    """What a limiter without `try_acquire` answers."""
+    return False
 
 
 def _fitting_limiter(limiter: Limiter | None, session: aiohttp.ClientSession | None) -> Limiter:
@@ -369,6 +375,9 @@ class Transport:
         self._in_line: set[Scope] = set()
         self._borne = 0  # answers that were no refusal for pace
         self._limiter = _fitting_limiter(limiter, session)
+        self._try_acquire: Callable[[int, str], bool] = getattr(
+            self._limiter, "try_acquire", _never_at_once
+        )
         self._given_session = session
         self._session: aiohttp.ClientSession | None = None
         self._deadlines: Deadlines | None = None
@@ -461,9 +470,7 @@ class Transport:
         """The reply, 2xx and whole; raises what the house's error tree says for anything else."""
         deadlines = self.open()
         now = deadlines.now()
-        call = _Call(
-            request, flight or Flight(), deadlines, now, now + self.timeouts.deadline, self._borne
-        )
+        call = _Call(request, flight, deadlines, now, now + self.timeouts.deadline, self._borne)
         if not is_traced():
             return await self._send(call, NO_SPAN)
         with call_span(request.kind, request.method, API_ROOT + request.path) as span:
@@ -522,7 +529,8 @@ class Transport:
         outpaced = isinstance(failure, RateLimitedError) and self._borne > call.borne
         call.borne = self._borne
         call.spent += not outpaced
-        if call.spent >= self._retry.attempts or self._retry.attempts == 1 or call.flight.grounded:
+        grounded = call.flight is not None and call.flight.grounded
+        if call.spent >= self._retry.attempts or self._retry.attempts == 1 or grounded:
             raise failure
         asked = asked_pause(failure)
         if asked is not None and (
@@ -552,36 +560,45 @@ class Transport:
     async def _attempt(self, call: _Call) -> Reply:
         request, now = call.request, call.deadlines.now
         exchange = _Exchange(call.attempts)
-        acquired: float | None = None
-        scope = call.deadlines.until(call.deadline)
+        if not self._try_acquire(1, request.kind):
+            await self._wait_in_line(call)
+        began = now()
+        flight = call.flight
+        scope = call.deadlines.until(min(call.deadline, began + self.timeouts.attempt))
         try:
             with scope:
-                self._in_line.add(scope)
-                await self._limiter.acquire(1, request.kind)
-                acquired = now()
-                self._in_line.discard(scope)
-                scope.reschedule(min(call.deadline, acquired + self.timeouts.attempt))
-                call.flight.in_air = True
+                if flight is not None:
+                    flight.in_air = True
                 await self._exchange(request, exchange)
         except TimeoutError:
-            if acquired is None:
-                call.attempts -= 1  # nothing was sent
-                self._check_gate(call, now())
-                call.attempts += 1
             words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
             exchange.failed = _Failed(TimeoutError(words))
             exchange.late = scope.when == call.deadline
         finally:
-            call.flight.in_air = False
-            self._in_line.discard(scope)
-            if acquired is not None:
-                self._observe(request, exchange, now() - acquired)
+            if flight is not None:
+                flight.in_air = False
+            self._observe(request, exchange, now() - began)
         status = exchange.status
         if status is not None and (
             exchange.whole or status >= 300 or request.kind in _DONE_BY_STATUS
         ):
             return self._reply(call, exchange)
         raise self._failure(call, exchange)
+
+    async def _wait_in_line(self, call: _Call) -> None:
+        """Return once the limiter lets the request through; no time of the attempt runs yet."""
+        scope = call.deadlines.until(call.deadline)
+        self._in_line.add(scope)
+        try:
+            with scope:
+                await self._limiter.acquire(1, call.request.kind)
+        except TimeoutError:
+            call.attempts -= 1  # nothing was sent
+            self._check_gate(call, call.deadlines.now())
+            call.attempts += 1
+            raise self._deadline(call, "passed") from None
+        finally:
+            self._in_line.discard(scope)
 
     def _observe(self, request: Request, exchange: _Exchange, elapsed: float) -> None:
         status = exchange.status
@@ -618,8 +635,12 @@ class Transport:
             )
             exchange.status = response.status
             exchange.headers = response.headers
-            error = response.status >= 300
-            await exchange.read(response, _ERROR_BODY_BYTES if error else self._max_bytes)
+            cap = self._max_bytes if response.status < 300 else _ERROR_BODY_BYTES
+            content = response.content
+            if content.is_eof():  # all of it is here, as of most replies: no need to wait for it
+                exchange.whole = exchange.take(content.read_nowait(), cap)
+            else:
+                await exchange.read(content, cap)
         except _Failed as failed:
             exchange.failed = failed
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise

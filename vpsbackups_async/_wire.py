@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 from cattrs import Converter, transform_error
 from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
@@ -45,7 +45,7 @@ API_ROOT: Final = "/api/v1"
 Kind = Literal["list", "create", "delete", "restore"]
 
 
-@frozen
+@define
 class Request:
     """One request to the API: what it is for, and what goes over the wire."""
 
@@ -254,7 +254,7 @@ def _utc(when: datetime) -> datetime:
 # --- Replies: values -----------------------------------------------------------------------------
 
 
-@frozen
+@define
 class Reply:
     """A reply that arrived whole, with the request that it answers."""
 
