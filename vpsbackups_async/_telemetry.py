@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vpsbackups_async.errors import ApiError
 
-__all__ = ["NO_SPAN", "CallSpan", "call_span", "is_traced", "tag_attempt"]
+__all__ = ["CallSpan", "call_span", "is_traced", "tag_attempt"]
 
 _RESENT: Final = "http.request.resend_count"
 
@@ -23,18 +23,15 @@ class CallSpan:
     def __init__(self, span: Any = None) -> None:
         self._span = span
 
-    def attempt(self, number: int) -> None:
-        """Hear that an attempt starts; they count from 1."""
-        if self._span is not None and number > 1:
-            self._span.set_attribute(_RESENT, number - 1)
+    def sent(self, attempts: int) -> None:
+        """Hear how many attempts the call took."""
+        if self._span is not None and attempts > 1:
+            self._span.set_attribute(_RESENT, attempts - 1)
 
     def answered(self, status: int) -> None:
         """Hear of the status of the answer that the call ends with."""
         if self._span is not None:
             self._span.set_attribute("http.response.status_code", status)
-
-
-NO_SPAN: Final = CallSpan()
 
 
 def is_traced() -> bool:
@@ -51,7 +48,7 @@ def call_span(kind: str, method: str, path: str) -> Iterator[CallSpan]:
     """
     trace = _loaded_api()
     if trace is None:
-        yield NO_SPAN
+        yield CallSpan()
         return
     attributes = {"http.request.method": method, "url.path": path}
     with trace.get_tracer("vpsbackups_async").start_as_current_span(

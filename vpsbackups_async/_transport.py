@@ -8,7 +8,7 @@ import importlib.metadata
 import ipaddress
 import math
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NoReturn, Self, SupportsIndex, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -28,7 +28,7 @@ from vpsbackups_async._retry import (
     is_ambiguous,
     may_send_again,
 )
-from vpsbackups_async._telemetry import NO_SPAN, CallSpan, call_span, is_traced, tag_attempt
+from vpsbackups_async._telemetry import call_span, is_traced, tag_attempt
 from vpsbackups_async._wire import API_ROOT, Reply, Request, decipher, retry_after
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
@@ -227,7 +227,8 @@ class _Exchange:
         request: aiohttp.ClientRequest,
         handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
     ) -> aiohttp.ClientResponse:
-        tag_attempt(self.number)
+        if self.number > 1:
+            tag_attempt(self.number)
         try:
             return await handler(request)
         except (aiohttp.ClientError, OSError) as error:
@@ -466,29 +467,32 @@ class Transport:
 
     # --- A call: attempts until one counts -----------------------------------------------------
 
-    async def send(self, request: Request, flight: Flight | None = None) -> Reply:
+    def send(self, request: Request, flight: Flight | None = None) -> Coroutine[Any, Any, Reply]:
         """The reply, 2xx and whole; raises what the house's error tree says for anything else."""
         deadlines = self.open()
         now = deadlines.now()
         call = _Call(request, flight, deadlines, now, now + self.timeouts.deadline, self._borne)
-        if not is_traced():
-            return await self._send(call, NO_SPAN)
-        with call_span(request.kind, request.method, API_ROOT + request.path) as span:
-            return await self._send(call, span)
+        return self._traced(call) if is_traced() else self._send(call)
 
-    async def _send(self, call: _Call, span: CallSpan) -> Reply:
+    async def _traced(self, call: _Call) -> Reply:
+        request = call.request
+        with call_span(request.kind, request.method, API_ROOT + request.path) as span:
+            try:
+                reply = await self._send(call)
+                span.answered(reply.status)
+                return reply
+            finally:
+                span.sent(call.attempts)
+
+    async def _send(self, call: _Call) -> Reply:
         request, now = call.request, call.deadlines.now
         while True:
-            self._check_gate(call, now())
-            call.attempts += 1
-            span.attempt(call.attempts)
             try:
                 reply = await self._attempt(call)
             except VPSBackupsError as error:
                 failure = error
             else:
                 self._budget.earn()
-                span.answered(reply.status)
                 return reply
             if call.ambiguous and request.kind == "delete" and isinstance(failure, NotFoundError):
                 return Reply(204, {}, b"", request, call.attempts)  # an earlier attempt did it
@@ -559,9 +563,10 @@ class Transport:
 
     async def _attempt(self, call: _Call) -> Reply:
         request, now = call.request, call.deadlines.now
-        exchange = _Exchange(call.attempts)
         if not self._try_acquire(1, request.kind):
             await self._wait_in_line(call)
+        call.attempts += 1
+        exchange = _Exchange(call.attempts)
         began = now()
         flight = call.flight
         scope = call.deadlines.until(min(call.deadline, began + self.timeouts.attempt))
@@ -587,15 +592,15 @@ class Transport:
 
     async def _wait_in_line(self, call: _Call) -> None:
         """Return once the limiter lets the request through; no time of the attempt runs yet."""
+        self._check_gate(call, call.deadlines.now())
         scope = call.deadlines.until(call.deadline)
         self._in_line.add(scope)
         try:
             with scope:
                 await self._limiter.acquire(1, call.request.kind)
         except TimeoutError:
-            call.attempts -= 1  # nothing was sent
             self._check_gate(call, call.deadlines.now())
-            call.attempts += 1
+            call.attempts += 1  # the one that did not come to it
             raise self._deadline(call, "passed") from None
         finally:
             self._in_line.discard(scope)

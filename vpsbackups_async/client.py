@@ -91,7 +91,9 @@ class BackupStream:
                 for backup in self._keep(page).items:
                     yield backup
         finally:
-            await self._end(walk)
+            self._walks.discard(walk)
+            if walk.end():
+                await walk.drop()
 
     async def pages(self) -> AsyncGenerator[Page]:
         """The pages as the server cuts them, each without what an earlier one had."""
@@ -100,16 +102,14 @@ class BackupStream:
             while (page := await walk.turn()) is not None:
                 yield self._keep(page)
         finally:
-            await self._end(walk)
+            self._walks.discard(walk)
+            if walk.end():
+                await walk.drop()
 
     def _begin(self) -> Walk:
         walk = self._open_walk()
         self._walks.add(walk)
         return walk
-
-    async def _end(self, walk: Walk) -> None:
-        self._walks.discard(walk)
-        await walk.aclose()
 
     async def first(self) -> Backup | None:
         """The first backup, None if there is none; one request, unless the page is empty."""
@@ -157,7 +157,9 @@ class BackupStream:
             while (page := await walk.turn()) is not None:
                 items.extend(self._keep(page).items)
         finally:
-            await self._end(walk)
+            self._walks.discard(walk)
+            if walk.end():
+                await walk.drop()
         tally = walk.tally
         return Sweep(
             tuple(items),
