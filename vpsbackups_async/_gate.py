@@ -9,9 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
-
-from attrs import frozen
+from typing import Final, NamedTuple, Protocol
 
 from vpsbackups_async._checks import check_int, check_number
 
@@ -25,8 +23,7 @@ _PATIENCE: Final = 8
 _MAX_DOUBLINGS: Final = 3
 
 
-@frozen
-class Observation:
+class Observation(NamedTuple):
     """How a request that was let through ended, told to the `Limiter` that let it through.
 
     `kind` is what it was for (`list`, `create`, `delete`, `restore`), `cost` what was acquired for

@@ -9,6 +9,7 @@ import ipaddress
 import math
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final, NoReturn, Self, SupportsIndex, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -50,9 +51,12 @@ __all__ = ["Timeouts", "Transport"]
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _DNS_CACHE_SECONDS: Final = 300
 _DEFAULT_CONCURRENCY: Final = 64
+_URLS: Final = 256
+"""So many URLs are kept for the next request to them."""
 _MORE_THAN_A_RECEIVE: Final = 2**19
 _GATE_SLACK: Final = 0.1
 """Seconds that a pause may seem longer than the gate is closed, as time goes on in between."""
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 _DONE_BY_STATUS: Final = frozenset({"delete", "restore"})
 """Requests whose success needs no body."""
 
@@ -209,14 +213,14 @@ class _Exchange:
     there can be seen whether the request was written at all.
     """
 
-    __slots__ = ("chunks", "failed", "headers", "late", "number", "sent", "size", "status", "whole")
+    __slots__ = ("body", "failed", "headers", "late", "number", "sent", "size", "status", "whole")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.sent = False
         self.status: int | None = None
-        self.headers: Mapping[str, str] = {}
-        self.chunks: list[bytes] = []
+        self.headers: Mapping[str, str] = _NO_HEADERS
+        self.body = b""
         self.size = 0
         self.whole = False
         self.failed: _Failed | None = None
@@ -238,21 +242,16 @@ class _Exchange:
             self.sent = request.response is not None
         raise failed
 
-    def take(self, chunk: bytes, cap: int) -> bool:
-        """Take in a piece of the decoded body; False if there is more by now than the cap allows.
-
-        It is counted as it comes: a small gzip can hold gigabytes.
-        """
-        self.chunks.append(chunk)
-        self.size += len(chunk)
-        return self.size <= cap
-
     async def read(self, content: aiohttp.StreamReader, cap: int) -> None:
-        """Take in the decoded body as it comes."""
-        while chunk := await content.readany():
-            if not self.take(chunk, cap):
-                return
-        self.whole = True
+        """Take in the decoded body, counted as it comes: a small gzip can hold gigabytes."""
+        chunks: list[bytes] = []
+        try:
+            while self.size <= cap and (chunk := await content.readany()):
+                self.size += len(chunk)
+                chunks.append(chunk)
+        finally:
+            self.body = b"".join(chunks)
+        self.whole = self.size <= cap
 
 
 @define
@@ -288,6 +287,17 @@ class _Call:
         """An error about this call as it stands."""
         request = self.request
         return kind(words, sent, request.method, API_ROOT + request.path, self.attempts, *more)
+
+
+def _build_url(root: URL, path: str, query: str) -> URL:
+    """The URL of a path below the API's root; put together, for a text would have to be parsed."""
+    return URL.build(
+        scheme=root.scheme,
+        authority=root.raw_authority,
+        path=root.raw_path + path,
+        query_string=query,
+        encoded=True,
+    )
 
 
 def _user_agent() -> str:
@@ -389,7 +399,9 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=timeouts.connect, ceil_threshold=math.inf
         )
-        self._scheme, self._authority, self._path = root.scheme, root.raw_authority, root.raw_path
+        # Each keeps what aiohttp asks it for, such as the host's header. Not a method: a client in
+        # a cycle with its transport would outlive its event loop.
+        self._url = lru_cache(_URLS)(partial(_build_url, root))
         self._headers: CIMultiDict[str] = CIMultiDict(
             {"Authorization": Secret(f"Bearer {token}"), "Accept": "application/json"}
         )
@@ -584,10 +596,14 @@ class Transport:
                 flight.in_air = False
             self._observe(request, exchange, now() - began)
         status = exchange.status
-        if status is not None and (
-            exchange.whole or status >= 300 or request.kind in _DONE_BY_STATUS
-        ):
-            return self._reply(call, exchange)
+        if status is None:
+            raise self._failure(call, exchange)
+        if status >= 300:
+            self._raise_for(status, call, exchange)
+        if exchange.whole:
+            return Reply(status, exchange.headers, exchange.body, request, call.attempts)
+        if request.kind in _DONE_BY_STATUS:
+            return Reply(status, exchange.headers, b"", request, call.attempts)
         raise self._failure(call, exchange)
 
     async def _wait_in_line(self, call: _Call) -> None:
@@ -628,7 +644,7 @@ class Transport:
         try:
             response = await session.request(
                 request.method,
-                self._url(request),
+                self._url(request.path, request.query),
                 data=request.body,
                 headers=self._headers if request.body is None else self._body_headers,
                 timeout=self._timeout,
@@ -643,7 +659,9 @@ class Transport:
             cap = self._max_bytes if response.status < 300 else _ERROR_BODY_BYTES
             content = response.content
             if content.is_eof():  # all of it is here, as of most replies: no need to wait for it
-                exchange.whole = exchange.take(content.read_nowait(), cap)
+                exchange.body = content.read_nowait()
+                exchange.size = len(exchange.body)
+                exchange.whole = exchange.size <= cap
             else:
                 await exchange.read(content, cap)
         except _Failed as failed:
@@ -654,37 +672,24 @@ class Transport:
             if response is not None and not exchange.whole:
                 response.close()
 
-    def _url(self, request: Request) -> URL:
-        # Put together, not parsed: a text would be taken apart anew for each query.
-        return URL.build(
-            scheme=self._scheme,
-            authority=self._authority,
-            path=self._path + request.path,
-            query_string=request.query,
-            encoded=True,
-        )
+    # --- From an attempt to an error ------------------------------------------------
 
-    # --- From an attempt to a reply or an error ------------------------------------------------
-
-    def _reply(self, call: _Call, exchange: _Exchange) -> Reply:
-        status, request = exchange.status or 0, call.request
-        if 300 <= status < 400:
+    def _raise_for(self, status: int, call: _Call, exchange: _Exchange) -> None:
+        """Raise the error for an answer that is no success."""
+        request = call.request
+        if status < 400:
             location = exchange.headers.get("Location", "").replace(self._token, "***") or None
             words = f"the server redirects with {status} to {location!r}"
             raise call.error(UnexpectedRedirectError, words, True, location)
-        # What there is of a page or a backup was read whole; of the others the status says all.
-        body = b"".join(exchange.chunks) if exchange.whole or status >= 300 else b""
-        if status >= 300:  # a debug page may show the headers of the request
-            body = body[:_ERROR_BODY_BYTES].replace(self._token.encode(), b"***")
         decipher(
             status,
             exchange.headers,
-            body,
+            # A debug page may show the headers of the request.
+            exchange.body[:_ERROR_BODY_BYTES].replace(self._token.encode(), b"***"),
             method=request.method,
             path=API_ROOT + request.path,
             attempts=call.attempts,
         )
-        return Reply(status, exchange.headers, body, request, call.attempts)
 
     def _failure(self, call: _Call, exchange: _Exchange) -> VPSBackupsError:
         """The error for an attempt that brought no answer, or only a part of one."""
