@@ -1,37 +1,74 @@
 """`python -m benchmarks` runs all, with names some of them; fails if a target is missed."""
 
 import argparse
+import json
 import logging
 import sys
 import time
+from pathlib import Path
 
-from benchmarks import fleet, limits, memory, redis_limit, soak, waiting
-from benchmarks._table import Verdict
+from benchmarks import (
+    decoding,
+    fleet,
+    imports,
+    limits,
+    memory,
+    redis_limit,
+    sizes,
+    soak,
+    speed,
+    streams,
+    waiting,
+)
+from benchmarks._table import Verdict, table
 
 BENCHMARKS = {
+    "speed": speed.run,
+    "decoding": decoding.run,
+    "streams": streams.run,
     "waiting": waiting.run,
-    "memory": memory.run,
     "fleet": fleet.run,
+    "imports": imports.run,
+    "memory": memory.run,
     "limits": limits.run,
     "redis_limit": redis_limit.run,
+    "sizes": sizes.run,
     "soak": soak.run,
 }
 
 
-def main() -> int:
-    """0 if every target was met."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    names = parser.parse_args().names
-    if unknown := set(names) - set(BENCHMARKS):
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them, as .svg or .png")
+    parser.add_argument(
+        "--smoke", action="store_true", help="run on a small scale, to see that the work is done"
+    )
+    return parser
+
+
+def main() -> int:
+    """0 if every target was met; in a smoke run, if all work was done."""
+    parser = _parser()
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     logging.getLogger("vpsbackups_async").setLevel(logging.ERROR)  # the faults are on purpose
-    verdict = Verdict()
-    for name in names or BENCHMARKS:
+    verdict = Verdict(smoke=options.smoke)
+    for name in options.names or BENCHMARKS:
         began = time.perf_counter()
         print(f"== {name}", flush=True)
         BENCHMARKS[name](verdict)
         print(f"-- {name}: {time.perf_counter() - began:.0f} s\n", flush=True)
+    said = verdict.as_json()
+    print(f"{said['machine']}\n\n{table(verdict.rows)}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if options.plot is not None:
+        from benchmarks.report import draw  # noqa: PLC0415  # matplotlib is heavy
+
+        draw(said, options.plot)
     return 0 if verdict.met else 1
 
 

@@ -1,0 +1,28 @@
+"""The list of the API as a user of pydantic would describe it."""
+
+from datetime import datetime
+
+from pydantic import BaseModel
+
+
+class Server(BaseModel):
+    id: int
+    name: str
+
+
+class Backup(BaseModel):
+    id: int
+    server: Server
+    backup_type: str
+    status: str
+    size_mb: int | None
+    created_at: datetime
+    expires_at: datetime | None
+    description: str
+
+
+class Listing(BaseModel):
+    count: int
+    next: str | None
+    previous: str | None
+    results: list[Backup]

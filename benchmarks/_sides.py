@@ -1,0 +1,205 @@
+"""One side of a comparison, in a process of its own: `python -m benchmarks._sides '{"side": …}'`.
+
+Each side asks for the list of one server, page after page of `size` backups, `at_once` at a time,
+and looks at every backup. Prints JSON: seconds of CPU and of the clock for `requests` requests
+after a warm-up, and how many backups came.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from attrs import frozen
+
+from benchmarks._server import pin
+
+TOKEN = "vps_benchmark"
+AT_ONCE = 50
+_WARM_UP = 4
+
+Ask = Callable[[], Awaitable[int]]
+"""Sends one request; how many backups came."""
+
+
+@frozen
+class Cost:
+    """What the requests cost: µs of CPU and of the clock each."""
+
+    cpu: float
+    wall: float
+
+
+@asynccontextmanager
+async def ours(url: str, size: int) -> AsyncIterator[Ask]:
+    """The client with everything on."""
+    from vpsbackups_async import BackupsClient  # noqa: PLC0415  # each side loads its own library
+
+    async with BackupsClient(TOKEN, base_url=url) as client:
+
+        async def ask() -> int:
+            backups = 0
+            async for _ in client.list(server_id=12345, page_size=size):
+                backups += 1
+            return backups
+
+        yield ask
+
+
+@asynccontextmanager
+async def loop(url: str, size: int) -> AsyncIterator[Ask]:
+    """What a user would write with aiohttp."""
+    import aiohttp  # noqa: PLC0415
+
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+
+        async def ask() -> int:
+            backups = 0
+            params = {"server_id": 12345, "page_size": size}
+            async with session.get(f"{url}/api/v1/backups/", params=params) as response:
+                response.raise_for_status()
+                for _ in (await response.json())["results"]:
+                    backups += 1
+            return backups
+
+        yield ask
+
+
+@asynccontextmanager
+async def httpx_pydantic(url: str, size: int) -> AsyncIterator[Ask]:
+    """What a user would write with httpx and pydantic."""
+    import httpx  # noqa: PLC0415
+
+    from benchmarks._pydantic_models import Listing  # noqa: PLC0415
+
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers) as client:
+
+        async def ask() -> int:
+            params = {"server_id": 12345, "page_size": size}
+            response = await client.get("/api/v1/backups/", params=params)
+            response.raise_for_status()
+            return len(Listing.model_validate_json(response.content).results)
+
+        yield ask
+
+
+@asynccontextmanager
+async def vps_mcp(url: str, size: int) -> AsyncIterator[Ask]:
+    """The client within the provider's own package."""
+    import logging  # noqa: PLC0415
+
+    from vps_mcp.client import VPSClient  # noqa: PLC0415
+
+    logging.getLogger("vps-mcp").setLevel(logging.WARNING)  # it tells of each request
+    client = VPSClient(TOKEN, f"{url}/api/v1")
+
+    async def ask() -> int:
+        params = {"server_id": 12345, "page_size": size}
+        return len((await client._get("/backups/", params))["results"])
+
+    try:
+        yield ask
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def generated(url: str, size: int) -> AsyncIterator[Ask]:
+    """A client that `openapi-python-client` made of our OpenAPI file; see `generate`."""
+    from vps_generated.api.default.list_backups import asyncio as list_backups  # noqa: PLC0415
+    from vps_generated.client import AuthenticatedClient  # noqa: PLC0415
+
+    async with AuthenticatedClient(base_url=url, token=TOKEN) as client:
+
+        async def ask() -> int:
+            page = await list_backups(client=client, server_id=12345, page_size=size)
+            return len(page.results)
+
+        yield ask
+
+
+def generate(folder: Path) -> None:
+    """Put the generated package `vps_generated` into the folder."""
+    from vpsbackups_async.testing import openapi  # noqa: PLC0415  # not in the timed process
+
+    document = folder / "openapi.json"
+    document.write_text(json.dumps(openapi()), "utf-8")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "openapi_python_client", "generate"),
+            *("--path", document, "--output-path", folder / "vps_generated", "--meta", "none"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+SIDES = {
+    "ours": ours,
+    "loop": loop,
+    "httpx_pydantic": httpx_pydantic,
+    "vps_mcp": vps_mcp,
+    "generated": generated,
+}
+
+
+async def _measure(side: str, url: str, size: int, requests: int) -> dict[str, float]:
+    async with SIDES[side](url, size) as ask:
+        backups = 0
+
+        async def work(count: int) -> None:
+            nonlocal backups
+            for _ in range(count):
+                came = await ask()
+                backups += came
+
+        await asyncio.gather(*(work(_WARM_UP) for _ in range(AT_ONCE)))
+        backups = 0
+        cpu, wall = time.process_time(), time.perf_counter()
+        await asyncio.gather(*(work(requests // AT_ONCE) for _ in range(AT_ONCE)))
+        return {
+            "cpu": time.process_time() - cpu,
+            "wall": time.perf_counter() - wall,
+            "backups": backups,
+        }
+
+
+def cost(
+    side: str, url: str, size: int, requests: int, *, path: str = "", uvloop: bool = False
+) -> Cost:
+    """What this many requests cost that side, in a process of its own."""
+    order = {"side": side, "url": url, "size": size, "requests": requests}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks._sides", json.dumps({**order, "uvloop": uvloop}), path],
+        check=True,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    measured = json.loads(done.stdout)
+    if measured["backups"] != requests * size:
+        raise AssertionError(f"{side} saw {measured['backups']} of {requests * size} backups")
+    return Cost(1e6 * measured["cpu"] / requests, 1e6 * measured["wall"] / requests)
+
+
+def main() -> None:
+    """Measure the side that the arguments name."""
+    order = json.loads(sys.argv[1])
+    sys.path.extend(sys.argv[2:])
+    pin(0)
+    with_uvloop = order.pop("uvloop")
+    if with_uvloop:
+        import uvloop  # noqa: PLC0415
+
+        measured = uvloop.run(_measure(**order))
+    else:
+        measured = asyncio.run(_measure(**order))
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""S4: what it takes to make values of a page of 100 backups."""
+
+import timeit
+from collections.abc import Callable
+
+from benchmarks._pydantic_models import Listing
+from benchmarks._server import body, pin
+from benchmarks._table import Verdict
+from vpsbackups_async._wire import Reply, list_request, read_page
+
+_BACKUPS = 100
+_ROUNDS = 25
+_LOOPS = 400
+
+
+def run(verdict: Verdict) -> None:
+    """Each way in turn, the best of many rounds."""
+    import orjson  # noqa: PLC0415  # of the extra, and for nothing but this
+
+    pin(0)
+    content = body(range(_BACKUPS, 0, -1), _BACKUPS)
+    reply = Reply(200, {}, content, list_request(""))
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: read_page(reply),
+        "orjson": lambda: orjson.loads(content),
+        "pydantic": lambda: Listing.model_validate_json(content),
+    }
+    verdict.check("a page decoded whole", right=len(read_page(reply).items) == _BACKUPS)
+    loops = verdict.size(_LOOPS, 2)
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(verdict.size(_ROUNDS, 1)):
+        for name, way in ways.items():
+            best[name] = min(best[name], timeit.timeit(way, number=loops) / loops * 1e6)
+    peers = {name: best[name] for name in ("orjson", "pydantic")}
+    what = f"S4 decoding a page of {_BACKUPS} ({len(content):,} bytes)"
+    for name, target in (("orjson", 1.7), ("pydantic", 0.6)):
+        verdict.compare(f"{what} beside {name}", best["ours"], best[name], target, peers=peers)
