@@ -20,6 +20,7 @@ PACKAGE = ROOT.name
 
 LAYERS: dict[str, int] = {
     "_checks": 0,
+    "_version": 0,
     "models": 0,
     "backoff": 0,
     "errors": 1,
@@ -43,6 +44,7 @@ LAYERS: dict[str, int] = {
 }
 MAY: dict[str, set[str]] = {
     "_checks": set(),
+    "_version": set(),
     "models": set(),
     "backoff": {"models"},
     "errors": {"models"},

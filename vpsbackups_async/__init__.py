@@ -4,6 +4,7 @@ from vpsbackups_async._fanout import fan_out
 from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async._retry import RetryPolicy
 from vpsbackups_async._transport import Timeouts
+from vpsbackups_async._version import __version__ as __version__
 from vpsbackups_async._wire import from_json, to_json
 from vpsbackups_async.backoff import (
     Attempt,
@@ -59,8 +60,6 @@ from vpsbackups_async.models import (
     ServerRef,
     Sweep,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveLimiter",

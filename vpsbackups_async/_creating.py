@@ -37,7 +37,7 @@ MANUAL_BACKUP_LIMIT: Final = 10
 _BUSY_WORDS: Final = ("progress", "running", "ongoing")
 
 
-@define
+@define(eq=False, repr=False)
 class _Creation:
     """One create on its way."""
 

@@ -73,7 +73,7 @@ class Wanted:
     proof: bool = True
 
 
-@define
+@define(eq=False, repr=False)
 class Report:
     """What a look found out beside what it showed."""
 

@@ -182,7 +182,7 @@ def _number(pairs: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
-@define
+@define(eq=False, repr=False)
 class Tally:
     """What a walk has met so far."""
 

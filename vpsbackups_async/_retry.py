@@ -94,7 +94,7 @@ class RetryBudget:
         return True
 
 
-@define
+@define(eq=False, repr=False)
 class _Told:
     at: float = -math.inf
     since: int = 0

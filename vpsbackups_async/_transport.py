@@ -4,7 +4,6 @@ Nothing of aiohttp leaves it: not an exception, not a response, not a frame that
 """
 
 import asyncio
-import importlib.metadata
 import ipaddress
 import math
 import ssl as ssl_module
@@ -30,6 +29,7 @@ from vpsbackups_async._retry import (
     may_send_again,
 )
 from vpsbackups_async._telemetry import call_span, is_traced, tag_attempt
+from vpsbackups_async._version import __version__
 from vpsbackups_async._wire import API_ROOT, Reply, Request, decipher, retry_after
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
@@ -51,6 +51,7 @@ __all__ = ["Timeouts", "Transport"]
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _DNS_CACHE_SECONDS: Final = 300
 _DEFAULT_CONCURRENCY: Final = 64
+_USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"
 _URLS: Final = 256
 """So many URLs are kept for the next request to them."""
 _MORE_THAN_A_RECEIVE: Final = 2**19
@@ -152,7 +153,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-@define
+@define(eq=False, repr=False)
 class Counters:
     """What a client has done so far."""
 
@@ -254,7 +255,7 @@ class _Exchange:
         self.whole = self.size <= cap
 
 
-@define
+@define(eq=False, repr=False)
 class Flight:
     """What a caller of `send` may see and say while it runs.
 
@@ -266,7 +267,7 @@ class Flight:
     grounded: bool = False
 
 
-@define
+@define(eq=False, repr=False)
 class _Call:
     """One call's way through its attempts."""
 
@@ -298,14 +299,6 @@ def _build_url(root: URL, path: str, query: str) -> URL:
         query_string=query,
         encoded=True,
     )
-
-
-def _user_agent() -> str:
-    try:
-        version = importlib.metadata.version("vpsbackups-async")
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
-    return f"vpsbackups_async/{version} aiohttp/{aiohttp.__version__}"
 
 
 def _closed_error() -> ConfigurationError:
@@ -451,7 +444,7 @@ class Transport:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": _user_agent()},
+            headers={"User-Agent": _USER_AGENT},
             trust_env=False,  # it would read .netrc as well
         )
 

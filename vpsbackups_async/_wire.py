@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -386,7 +387,7 @@ def _json(reply: Reply) -> Any:
 
 def _structure(reply: Reply, said: object, kind: type) -> Any:
     try:
-        return CONVERTER.structure(said, kind)
+        return converter().structure(said, kind)
     except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
         reason, place = _misfit(error)
     raise reply.misfit(reason, place)
@@ -408,24 +409,28 @@ _FIELDS: Final = frozenset({
 })  # fmt: skip
 
 
-def _converter() -> MsgspecJsonConverter:
-    """The codec: strict about types, since cattrs would turn null into "None" and "7" into 7."""
-    converter = make_converter()
+@cache
+def converter() -> MsgspecJsonConverter:
+    """The codec: strict about types, since cattrs would turn null into "None" and "7" into 7.
+
+    Made on first use: it takes as long as importing the rest of this room.
+    """
+    codec = make_converter()
     for kind in (int, str):
-        converter.register_structure_hook(kind, _strict)
+        codec.register_structure_hook(kind, _strict)
     for known in (BackupType, BackupStatus):
-        converter.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
-    converter.register_structure_hook(datetime, _when)
-    server_fields = make_dict_structure_fn(ServerRef, converter)
+        codec.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
+    codec.register_structure_hook(datetime, _when)
+    server_fields = make_dict_structure_fn(ServerRef, codec)
 
     def structure_server(value: Any, _: type) -> ServerRef:
         said = _object(value)
         return server_fields({**said, "name": _or_empty(said.get("name"))}, ServerRef)
 
     # Before the functions below are made: they take the hooks that are there at that time.
-    converter.register_structure_hook(ServerRef, structure_server)
-    backup_fields = make_dict_structure_fn(Backup, converter)
-    detailed_fields = make_dict_structure_fn(DetailedBackup, converter, extra=override(omit=True))
+    codec.register_structure_hook(ServerRef, structure_server)
+    backup_fields = make_dict_structure_fn(Backup, codec)
+    detailed_fields = make_dict_structure_fn(DetailedBackup, codec, extra=override(omit=True))
 
     def structure_backup(value: Any, _: type) -> Backup:
         said = dict(_object(value))
@@ -438,8 +443,8 @@ def _converter() -> MsgspecJsonConverter:
             return backup_fields(said, Backup)
         return evolve(detailed_fields(said, DetailedBackup), extra=extra)
 
-    converter.register_structure_hook(Backup, structure_backup)
-    plain_fields = make_dict_unstructure_fn(DetailedBackup, converter, extra=override(omit=True))
+    codec.register_structure_hook(Backup, structure_backup)
+    plain_fields = make_dict_unstructure_fn(DetailedBackup, codec, extra=override(omit=True))
 
     def unstructure_detailed(backup: DetailedBackup) -> dict[str, Any]:
         said = plain_fields(backup)
@@ -447,13 +452,13 @@ def _converter() -> MsgspecJsonConverter:
             del said["message"]
         return {**said, **backup.extra}
 
-    converter.register_unstructure_hook(DetailedBackup, unstructure_detailed)
-    _add_page(converter)
-    return converter
+    codec.register_unstructure_hook(DetailedBackup, unstructure_detailed)
+    _add_page(codec)
+    return codec
 
 
-def _add_page(converter: Converter) -> None:
-    structure_backup = converter.get_structure_hook(Backup)
+def _add_page(codec: Converter) -> None:
+    structure_backup = codec.get_structure_hook(Backup)
 
     def structure_items(value: Any, kind: Any) -> tuple[Backup, ...]:
         items: list[Backup] = []
@@ -468,11 +473,9 @@ def _add_page(converter: Converter) -> None:
         return tuple(items)
 
     page_fields = make_dict_structure_fn(
-        _PageDoc, converter, results=override(struct_hook=structure_items)
+        _PageDoc, codec, results=override(struct_hook=structure_items)
     )
-    converter.register_structure_hook(
-        _PageDoc, lambda value, _: page_fields(_object(value), _PageDoc)
-    )
+    codec.register_structure_hook(_PageDoc, lambda value, _: page_fields(_object(value), _PageDoc))
 
 
 def _strict(value: Any, kind: Any) -> Any:
@@ -509,8 +512,6 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-CONVERTER: Final = _converter()
-
 V = TypeVar("V", Backup, BackupRef)
 
 
@@ -520,7 +521,7 @@ def to_json(value: Backup | BackupRef) -> bytes:
     A backup is written as the API writes it, with the fields that this version does not know; times
     are in UTC.
     """
-    return CONVERTER.dumps(value)
+    return converter().dumps(value)
 
 
 def from_json(kind: type[V], text: bytes | str) -> V:
@@ -530,7 +531,7 @@ def from_json(kind: type[V], text: bytes | str) -> V:
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
-        return CONVERTER.loads(raw, kind)
+        return converter().loads(raw, kind)
     except _BAD_JSON as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
