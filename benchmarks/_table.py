@@ -137,9 +137,9 @@ def table(rows: Sequence[Row]) -> str:
     lines = [
         (
             row.what,
-            _amount(row.ours, row.unit),
-            _amount(row.loop, row.unit),
-            ", ".join(f"{name} {_amount(cost, row.unit)}" for name, cost in row.peers.items()),
+            amount(row.ours, row.unit),
+            amount(row.loop, row.unit),
+            ", ".join(f"{name} {amount(cost, row.unit)}" for name, cost in row.peers.items()),
             "" if row.ratio is None else f"{row.ratio:.2f}",
             row.target,
             ("met" if row.met else "NOT MET") if row.target else "",
@@ -154,7 +154,8 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def _amount(cost: float | None, unit: str) -> str:
+def amount(cost: float | None, unit: str) -> str:
+    """A figure with its unit, empty where there is none."""
     if cost is None:
         return ""
     digits = 0 if cost >= 100 else 1 if cost >= 1 else 2

@@ -12,33 +12,36 @@ from benchmarks._table import Verdict
 from vpsbackups_async import BackupRef, BackupsClient, ConstantBackoff
 from vpsbackups_async.testing import FakeVPS
 
-COUNT = 100_000
+_COUNT = 100_000
 TARGET = 2_048
 _BACKOFF = ConstantBackoff(1_000)
 
 
 def run(verdict: Verdict) -> None:
     """Measure each in a process of its own: what one has freed must not serve the next."""
-    print(f"bytes for each of {COUNT:,} tasks, one of them an idle task, or one that waits")
+    count = verdict.size(_COUNT, 500)
+    print(f"bytes for each of {count:,} tasks, one of them an idle task, or one that waits")
     print(f"{'':12}{'idle':>8}{'waiting':>9}{'a wait':>8}")
     for how in ("tracemalloc", "rss"):
-        idle, waiting = (_in_a_process(how, what) for what in ("idle", "waiting"))
+        idle, waiting = (_in_a_process(how, what, count) for what in ("idle", "waiting"))
         print(f"{how:12}{idle:8.0f}{waiting:9.0f}{waiting - idle:8.0f}")
         verdict.hold(
-            f"memory of a wait by {how}",
+            f"S10 one of {count:,} waits, memory by {how}",
             measured=f"{waiting - idle:.0f} B",
             target=f"<= {TARGET} B",
             met=waiting - idle <= TARGET,
+            ours=waiting - idle,
+            unit="B",
         )
 
 
-def _in_a_process(how: str, what: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.memory", how, what]
+def _in_a_process(how: str, what: str, count: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.memory", how, what, str(count)]
     root = Path(__file__).parent.parent
     return float(subprocess.run(command, check=True, capture_output=True, cwd=root).stdout)
 
 
-async def _measured(how: str, what: str) -> float:
+async def _measured(how: str, what: str, count: int) -> float:
     async with FakeVPS() as fake, BackupsClient(fake.token, base_url=fake.url) as client:
         never = asyncio.get_running_loop().create_future()
 
@@ -49,7 +52,7 @@ async def _measured(how: str, what: str) -> float:
             return await client.wait(ref, backoff=_BACKOFF)
 
         work: Callable[[BackupRef], Awaitable[object]] = idle if what == "idle" else wait
-        refs = [BackupRef(number, 1) for number in range(1, COUNT + 1)]
+        refs = [BackupRef(number, 1) for number in range(1, count + 1)]
         gc.collect()
         if how == "tracemalloc":
             tracemalloc.start()
@@ -63,7 +66,7 @@ async def _measured(how: str, what: str) -> float:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return used / COUNT
+    return used / count
 
 
 def _memory(how: str) -> int:
@@ -74,4 +77,4 @@ def _memory(how: str) -> int:
 
 
 if __name__ == "__main__":
-    print(asyncio.run(_measured(*sys.argv[1:])))
+    print(asyncio.run(_measured(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

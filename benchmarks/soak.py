@@ -83,11 +83,11 @@ def _rss_mb() -> float:
 class Soak:
     """The calls, and what was seen of memory and outcomes on the way."""
 
-    def __init__(self, client: BackupsClient) -> None:
+    def __init__(self, client: BackupsClient, calls: int) -> None:
         self._client = client
         self._random = random.Random(3)
         self.kinds: Counter[str] = Counter()
-        self.seen = bytearray(CALLS)
+        self.seen = bytearray(calls)
         self.rss: list[float] = []
 
     async def call(self, number: int) -> None:
@@ -109,12 +109,12 @@ class Soak:
         self.kinds[type(outcome.error).__name__ if outcome.error else "ok"] += 1
         if outcome.error is not None and not isinstance(outcome.error, VPSBackupsError):
             raise outcome.error
-        if not outcome.key % (CALLS // _SAMPLES):
+        if not outcome.key % (len(self.seen) // _SAMPLES):
             gc.collect()
             self.rss.append(_rss_mb())
 
 
-async def soak(url: str, token: str) -> tuple[Soak, int, int, float]:
+async def soak(url: str, token: str, calls: int) -> tuple[Soak, int, int, float]:
     limiter = AdaptiveLimiter(AT_ONCE)
     retry = RetryPolicy(backoff=ConstantBackoff(0), budget=None, create_grace=0.05)
     before = asyncio.all_tasks()
@@ -122,8 +122,8 @@ async def soak(url: str, token: str) -> tuple[Soak, int, int, float]:
     async with BackupsClient(
         token, base_url=url, limiter=limiter, retry=retry, max_response_bytes=_CAP
     ) as client:
-        run = Soak(client)
-        async for outcome in fan_out(run.call, range(CALLS), concurrency=AT_ONCE):
+        run = Soak(client, calls)
+        async for outcome in fan_out(run.call, range(calls), concurrency=AT_ONCE):
             run.take(outcome)
         print(f"{client.stats}")
     await asyncio.sleep(0.1)
@@ -133,16 +133,17 @@ async def soak(url: str, token: str) -> tuple[Soak, int, int, float]:
 
 def run(verdict: Verdict) -> None:
     """Print how the calls ended, and what they left."""
+    calls = verdict.size(CALLS, 1_000)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs,), daemon=True)
     server.start()
     try:
-        done, tasks, slots, seconds = asyncio.run(soak(*ours.recv()))
+        done, tasks, slots, seconds = asyncio.run(soak(*ours.recv(), calls))
     finally:
         ours.send("stop")
         server.join(10)
-    print(f"{CALLS} calls in {seconds:.0f} s: {dict(done.kinds.most_common())}")
+    print(f"{calls:,} calls in {seconds:.0f} s: {dict(done.kinds.most_common())}")
     print("RSS in MB, in twentieths of the run: " + " ".join(f"{mb:.0f}" for mb in done.rss))
     warm = done.rss[int(_WARM * len(done.rss)) :]
     growth = max(warm[len(warm) // 2 :]) - max(warm[: len(warm) // 2])
@@ -151,16 +152,8 @@ def run(verdict: Verdict) -> None:
         measured=f"{growth:.1f} MB",
         target=f"<= {_GROWTH_MB:g} MB",
         met=growth <= _GROWTH_MB,
+        ours=growth,
+        unit="MB",
     )
-    verdict.hold(
-        "soak: outcomes for each input",
-        measured=f"{min(done.seen)} to {max(done.seen)}",
-        target="exactly 1",
-        met=set(done.seen) == {1},
-    )
-    verdict.hold(
-        "soak: tasks and slots left",
-        measured=f"{tasks} and {slots}",
-        target="none",
-        met=not tasks and not slots,
-    )
+    verdict.check("soak: one outcome for each call", right=set(done.seen) == {1})
+    verdict.check(f"soak: {tasks} tasks and {slots} slots left", right=not tasks and not slots)

@@ -25,7 +25,7 @@ async def _stream(url: str) -> dict[str, float]:
         cpu, wall = time.process_time(), time.perf_counter()
         async for _ in client.list(page_size=PAGE_SIZE):
             backups += 1
-            if backups == PAGE_SIZE:
+            if backups == 1:
                 first = peak_kib()
         return {
             "backups": backups,
