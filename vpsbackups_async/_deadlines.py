@@ -7,6 +7,7 @@ rest of the bookkeeping of a request; here it costs a place in a heap.
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
@@ -79,6 +80,7 @@ class Deadlines:
         self._heap: list[tuple[float, int, Scope]] = []
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._armed = math.inf
 
     def until(self, when: float) -> Scope:
         """A block that may run until `when`, on the event loop's clock; it cannot be used twice."""
@@ -88,7 +90,7 @@ class Deadlines:
         """Hear that a block begins."""
         self._running += 1
         heapq.heappush(self._heap, (scope.when, next(self._numbers), scope))
-        if self._timer is None or scope.when < self._timer.when():
+        if scope.when < self._armed:
             self._arm()
 
     def leave(self) -> None:
@@ -107,16 +109,17 @@ class Deadlines:
         while self._heap and not self._heap[0][2].runs:
             heapq.heappop(self._heap)
         if self._heap:
-            when = self._heap[0][0]
-            self._timer = self.loop.call_at(when, self._fire, when)
+            self._armed = self._heap[0][0]
+            self._timer = self.loop.call_at(self._armed, self._fire)
 
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._armed = math.inf
 
-    def _fire(self, when: float) -> None:
-        now = max(when, self.now())  # the loop may be early by its clock's resolution
+    def _fire(self) -> None:
+        now = max(self._armed, self.now())  # the loop may be early by its clock's resolution
         while self._heap and self._heap[0][0] <= now:
             heapq.heappop(self._heap)[2].expire()
         self._arm()

@@ -332,12 +332,12 @@ def _has_known_fields_only(body: bytes, doc: "_PageDoc", dated: int) -> bool:
     and that of quotation marks too. Either sum may differ because of what a text holds; that both
     do is rare. `dated` is how many backups expire.
     """
-    links = [link for link in (doc.count, doc.next, doc.previous) if link is not _ABSENT]
     backups = len(doc.results)
-    if body.count(b",") == len(links) + max(0, _COMMAS * backups - 1):
+    links = (doc.count is not _ABSENT) + (doc.next is not _ABSENT) + (doc.previous is not _ABSENT)
+    if body.count(b",") == links + (_COMMAS * backups - 1 if backups else 0):
         return True
-    texts = sum(type(link) is str for link in links)
-    return body.count(b'"') == 2 + 2 * len(links) + 2 * texts + _QUOTES * backups + 2 * dated
+    texts = (type(doc.next) is str) + (type(doc.previous) is str)
+    return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * dated
 
 
 def _plain_page(reply: Reply) -> Page:
