@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "_fanout": 2,
     "_telemetry": 2,
     "_deadlines": 2,
+    "_address": 2,
     "_transport": 3,
     "_creating": 4,
     "client": 4,
@@ -59,6 +60,8 @@ MAY: dict[str, set[str]] = {
     "_fanout": {"models", "errors"},
     "_telemetry": {"errors"},
     "_deadlines": set(),
+    # The API's root is part of what goes over the wire.
+    "_address": {"errors", "_wire"},
     "_transport": {room for room, layer in LAYERS.items() if layer <= 2},
     "fleet": {room for room, layer in LAYERS.items() if layer <= 3},
     "_creating": {room for room, layer in LAYERS.items() if layer <= 3},
@@ -172,6 +175,7 @@ def test_the_table_itself_points_down() -> None:
     assert sideways == {
         ("backoff", "models"),
         ("_waiting", "_looking"),
+        ("_address", "_wire"),
         ("client", "fleet"),
         ("client", "_creating"),
     }

@@ -4,19 +4,18 @@ Nothing of aiohttp leaves it: not an exception, not a response, not a frame that
 """
 
 import asyncio
-import ipaddress
 import math
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final, NoReturn, Self, SupportsIndex, TypeVar
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from attrs import define, frozen
 from multidict import CIMultiDict
 from yarl import URL
 
+from vpsbackups_async._address import Secret, build_url, proxy_url
 from vpsbackups_async._checks import check_number
 from vpsbackups_async._deadlines import Deadlines, Scope
 from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
@@ -82,75 +81,6 @@ class Timeouts:
     def __attrs_post_init__(self) -> None:
         for name in ("connect", "attempt", "deadline", "keepalive"):
             check_number(name, getattr(self, name), above=0)
-
-
-class Secret(str):
-    """A text that shows itself only on the wire: not in a repr, and so in no traceback either."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("a token is not pickled: make the client where it is used")
-
-    @classmethod
-    def wrap(cls, value: object) -> "Secret":
-        """The value out of sight, whatever it is; never fails."""
-        return cls(value.strip()) if isinstance(value, str) else cls()
-
-    def checked(self) -> Self:
-        """The token itself; raises `ConfigurationError`, not showing it, if it cannot be one."""
-        if not self:
-            raise ConfigurationError(
-                "there is no token: pass token=... (a str) or set VPS_API_TOKEN"
-            )
-        if not (self.isascii() and self.isprintable()) or " " in self:
-            raise ConfigurationError(
-                "the token holds a space, a control character or a non-ASCII character: "
-                "copy it again from the panel"
-            )
-        return self
-
-
-def check_base_url(value: str | URL, *, allow_insecure: bool) -> URL:
-    """The API's root (`…/api/v1`) below a base URL given with or without that path.
-
-    Raises `ConfigurationError` for what is no http(s) URL, and for http beyond loopback.
-    """
-    try:
-        url = URL(value)
-    except (ValueError, TypeError):
-        url = URL()
-    if url.scheme not in {"http", "https"} or not url.host:
-        shown = "the one given" if "@" in str(value) else repr(value)
-        raise ConfigurationError(f"base_url must be an http(s) URL with a host, not {shown}")
-    if url.user is not None or url.password is not None:
-        raise ConfigurationError("base_url must not hold a user or password: pass token=...")
-    if url.query_string or url.fragment:
-        shown = str(url.with_query(None).with_fragment(None))
-        raise ConfigurationError(f"base_url must have no query and no fragment, only {shown!r}")
-    if url.scheme == "http" and not allow_insecure and not _is_loopback(url.host or ""):
-        raise ConfigurationError(
-            f"base_url {str(url)!r} would send the token unencrypted: use https, "
-            "or pass allow_insecure=True if the network is trusted"
-        )
-    path = url.raw_path.rstrip("/")
-    if path.endswith("/api"):
-        path += "/v1"
-    elif not path.endswith(API_ROOT):
-        path += API_ROOT
-    return url.with_path(path, encoded=True)
-
-
-def _is_loopback(host: str) -> bool:
-    if host.rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @define(eq=False, repr=False)
@@ -290,17 +220,6 @@ class _Call:
         return kind(words, sent, request.method, API_ROOT + request.path, self.attempts, *more)
 
 
-def _build_url(root: URL, path: str, query: str) -> URL:
-    """The URL of a path below the API's root; put together, for a text would have to be parsed."""
-    return URL.build(
-        scheme=root.scheme,
-        authority=root.raw_authority,
-        path=root.raw_path + path,
-        query_string=query,
-        encoded=True,
-    )
-
-
 def _closed_error() -> ConfigurationError:
     return ConfigurationError("this client is closed: make a new BackupsClient")
 
@@ -312,14 +231,6 @@ def _reuse_receive_buffers() -> None:
     every 4 KiB used, until it has seen a larger block freed (mallopt(3), M_MMAP_THRESHOLD).
     """
     bytes(_MORE_THAN_A_RECEIVE)
-
-
-def _proxy_url(proxy: Secret | None, root: URL) -> Secret | None:
-    """The proxy to use; `env` reads the usual variables, and only those: no .netrc."""
-    if proxy != "env":
-        return proxy
-    found = None if proxy_bypass(root.host or "") else getproxies().get(root.scheme)
-    return Secret(found) if found else None
 
 
 def _never_at_once(cost: int, kind: str) -> bool:  # noqa: ARG001  # as `Limiter` has it
@@ -394,7 +305,7 @@ class Transport:
         )
         # Each keeps what aiohttp asks it for, such as the host's header. Not a method: a client in
         # a cycle with its transport would outlive its event loop.
-        self._url = lru_cache(_URLS)(partial(_build_url, root))
+        self._url = lru_cache(_URLS)(partial(build_url, root))
         self._headers: CIMultiDict[str] = CIMultiDict(
             {"Authorization": Secret(f"Bearer {token}"), "Accept": "application/json"}
         )
@@ -430,7 +341,7 @@ class Transport:
         if self._session is None:
             if self._closed:
                 raise _closed_error()
-            self._proxy = _proxy_url(self._proxy, self.root)
+            self._proxy = proxy_url(self._proxy, self.root)
             self._session = self._given_session or self._new_session()
             _reuse_receive_buffers()
         return self._deadlines

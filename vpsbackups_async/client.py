@@ -16,13 +16,14 @@ from attrs import evolve, frozen
 from yarl import URL
 
 from vpsbackups_async import _wire
+from vpsbackups_async._address import Secret, check_base_url
 from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async._creating import Creator
 from vpsbackups_async._gate import Limiter
 from vpsbackups_async._looking import Scout
 from vpsbackups_async._paging import Fetch, NextLinks, Walk
 from vpsbackups_async._retry import RetryPolicy
-from vpsbackups_async._transport import Secret, Timeouts, Transport, check_base_url
+from vpsbackups_async._transport import Timeouts, Transport
 from vpsbackups_async._waiting import Waiter, WaitHub
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
 from vpsbackups_async.errors import (
