@@ -404,3 +404,22 @@ def test_an_error_can_be_made_again_as_a_closer_kind_from_its_arguments() -> Non
     closer = ManualBackupLimitError(*refusal.args)
     assert {**vars(closer)} == {**vars(refusal)}
     assert closer.args == refusal.args
+
+
+def test_each_error_has_the_status_with_which_a_web_handler_passes_it_on() -> None:
+    kinds = [getattr(vpsbackups_async, name) for name in vpsbackups_async.__all__]
+    statuses: dict[int, set[type]] = {}
+    for kind in kinds:
+        if inspect.isclass(kind) and issubclass(kind, VPSBackupsError):
+            statuses.setdefault(kind.gateway_status, set()).add(kind)
+    assert statuses.pop(400) == {BadRequestError}
+    assert statuses.pop(404) == {NotFoundError, BackupDisappearedError, BackupNeverAppearedError}
+    assert statuses.pop(409) == {
+        *(ConflictError, BackupInProgressError, ManualBackupLimitError, StalePlanError),
+    }
+    assert statuses.pop(500) == {ConfigurationError, WrongEventLoopError}
+    assert statuses.pop(503) == {RateLimitedError, NotAttemptedError}
+    assert statuses.pop(504) == {RequestTimeoutError, DeadlineExceededError, WaitTimeoutError}
+    # Among them 401 and 403: a refused token is the handler's own, not that of its client.
+    assert {AuthenticationError, PermissionDeniedError, ServerError} <= statuses.pop(502)
+    assert statuses == {}

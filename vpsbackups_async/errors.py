@@ -48,6 +48,12 @@ class VPSBackupsError(Exception):
     hint: ClassVar[str] = ""
     """What to do next, in a few words; part of the printed error."""
 
+    gateway_status: ClassVar[int] = 502
+    """The HTTP status with which a web handler tells its own client of this failure.
+
+    Not always the API's: a 401 is about the token of the handler, not about one of its client's.
+    """
+
     retries_refused: bool = False
     """Whether it was not sent again only because the client's retry budget was used up."""
 
@@ -68,6 +74,8 @@ class VPSBackupsError(Exception):
 class ConfigurationError(VPSBackupsError):
     """The client cannot work as it was set up; the message says what to change."""
 
+    gateway_status = 500
+
 
 class WrongEventLoopError(VPSBackupsError):
     """The client was used from another event loop than the one that opened it."""
@@ -76,6 +84,7 @@ class WrongEventLoopError(VPSBackupsError):
         "Make one client per event loop (inside the coroutine that asyncio.run() gets), "
         "and call all of its methods from there"
     )
+    gateway_status = 500
 
 
 class TransportError(VPSBackupsError):
@@ -110,6 +119,7 @@ class RequestTimeoutError(TransportError, TimeoutError):
     """One attempt took longer than `Timeouts.connect` or `Timeouts.attempt`."""
 
     hint = "Raise Timeouts(attempt=...) if the server is slow, or try again later"
+    gateway_status = 504
 
 
 class UnexpectedRedirectError(TransportError):
@@ -148,6 +158,7 @@ class DeadlineExceededError(VPSBackupsError, TimeoutError):
     """
 
     hint = "Raise Timeouts(deadline=...), or lower the concurrency if calls queue for long"
+    gateway_status = 504
 
     def __init__(
         self, message: str, sent: bool = False, method: str = "", path: str = "", attempts: int = 0
@@ -213,12 +224,14 @@ class BadRequestError(ApiError):
     """400 or 422: the server refuses the parameters; `field_errors` says which."""
 
     hint = "Change what the server names, then call again"
+    gateway_status = 400
 
 
 class ManualBackupLimitError(BadRequestError):
     """The server has its ten manual backups, so no further one can be made."""
 
     hint = "Delete a manual backup of this server that is no longer needed, then create again"
+    gateway_status = 409
 
 
 class AuthenticationError(ApiError):
@@ -237,12 +250,14 @@ class NotFoundError(ApiError):
     """404: no such server or backup in this account."""
 
     hint = "List the backups to see what there is: it may be deleted already, or not yours"
+    gateway_status = 404
 
 
 class ConflictError(ApiError):
     """409: what the server holds does not allow this now."""
 
     hint = "List the server's backups to see what stands in the way, then call again"
+    gateway_status = 409
 
 
 class BackupInProgressError(ConflictError):
@@ -255,6 +270,7 @@ class RateLimitedError(ApiError):
     """429: too many requests; `retry_after` says for how many seconds, if the server said so."""
 
     hint = "Try again after retry_after seconds, with less concurrency"
+    gateway_status = 503
 
 
 class ServerError(ApiError):
@@ -367,6 +383,7 @@ class BackupDisappearedError(WaitError):
     """The backup was listed once and is gone now; `last_seen` is it as it was last listed."""
 
     hint = "Somebody or something deleted it: create another one"
+    gateway_status = 404
 
     def __init__(
         self,
@@ -385,6 +402,7 @@ class BackupNeverAppearedError(WaitError):
     """The backup was never listed, in complete looks over longer than the grace for new ones."""
 
     hint = "Check its id and the server's id, or list the server's backups"
+    gateway_status = 404
 
     def __init__(
         self,
@@ -403,6 +421,7 @@ class WaitTimeoutError(WaitError, TimeoutError):
     """
 
     hint = "It may still be running: wait for the same ref again instead of creating another one"
+    gateway_status = 504
 
     def __init__(
         self,
@@ -471,12 +490,14 @@ class NotAttemptedError(VPSBackupsError):
     """Nothing was sent for this item, because the run was stopped before its turn."""
 
     hint = "Mend what stopped the run, then run the items that were not attempted"
+    gateway_status = 503
 
 
 class StalePlanError(VPSBackupsError):
     """What the server holds has changed since the plan was made, so it was not carried out."""
 
     hint = "Make a new plan and look at it again"
+    gateway_status = 409
 
 
 def _request(method: str, path: str, attempts: int = 1) -> str:
