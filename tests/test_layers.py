@@ -35,6 +35,8 @@ LAYERS: dict[str, int] = {
     "_telemetry": 2,
     "_deadlines": 2,
     "_address": 2,
+    "_jobs": 2,
+    "_asgi": 2,
     "_transport": 3,
     "_creating": 4,
     "client": 4,
@@ -62,6 +64,8 @@ MAY: dict[str, set[str]] = {
     "_deadlines": set(),
     # The API's root is part of what goes over the wire.
     "_address": {"errors", "_wire"},
+    "_jobs": {"models", "errors"},
+    "_asgi": set(),
     "_transport": {room for room, layer in LAYERS.items() if layer <= 2},
     "fleet": {room for room, layer in LAYERS.items() if layer <= 3},
     "_creating": {room for room, layer in LAYERS.items() if layer <= 3},

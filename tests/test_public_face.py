@@ -142,6 +142,8 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     BackupsClient.delete: "self, backup_id, *, missing_ok=False",
     BackupsClient.restore: "self, server_id, backup_id",
     BackupsClient.fleet: "self, server_ids, *, concurrency=None",
+    BackupsClient.background: "self, work, *, name=None",
+    BackupsClient.asgi_lifespan: "self, app",
     BackupsClient.close: "self",
     BackupsClient.__aenter__: "self",
     BackupStream.__aiter__: "self",
@@ -150,6 +152,7 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     BackupStream.collect: "self, limit=None",
     BackupStream.count: "self",
     BackupStream.snapshot: "self",
+    BackupStream.ndjson: "self",
     BackupStream.aclose: "self",
     Fleet.list: "self, *, backup_type=None",
     Fleet.create: "self, *, description=None, wait=False, backoff=None, timeout=3600.0",
@@ -174,7 +177,7 @@ COROUTINES = {
     *(BackupsClient.get, BackupsClient.create, BackupsClient.wait, BackupsClient.delete),
     *(BackupsClient.restore, BackupsClient.close, BackupsClient.__aenter__),
     *(BackupStream.first, BackupStream.collect, BackupStream.count, BackupStream.snapshot),
-    *(BackupStream.aclose, Limiter.acquire),
+    *(BackupStream.ndjson, BackupStream.aclose, Limiter.acquire),
 }
 
 

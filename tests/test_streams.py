@@ -1,6 +1,7 @@
 """`client.list` against the server: the paging styles, drift, bad links, cleaning up."""
 
 import asyncio
+import gc
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from vpsbackups_async import (
     ServerError,
     Timeouts,
     VPSBackupsError,
+    from_json,
 )
 from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, Reply, SeenRequest, ServerFault
 
@@ -529,3 +531,76 @@ async def test_the_total_of_a_server_that_ignores_filters_is_not_taken_for_the_c
             Reply(200, listing([(2, 2), (1, 2)], 4, None), path="page=2"),
         )
         assert await client.list(server_id=2).count() == 3
+
+
+# --- As the body of a web handler's answer -------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+async def test_ndjson_is_a_chunk_a_page_and_a_line_a_backup(long: FakeVPS, prefetch: int) -> None:
+    async with client_of(long) as client:
+        chunks = [chunk async for chunk in await client.list(prefetch=prefetch).ndjson()]
+        assert [chunk.count(b"\n") for chunk in chunks] == [10, 10, 5]
+        lines = b"".join(chunks).splitlines()
+        assert [from_json(Backup, line) for line in lines] == await client.list().collect()
+
+
+async def test_ndjson_has_read_one_page_before_it_is_read_itself(long: FakeVPS) -> None:
+    async with client_of(long) as client:
+        lines = await client.list().ndjson()
+        assert long.count() == 1
+        async for _ in lines:
+            assert long.count() == 1
+            break
+        long.inject(ServerFault(500, path="page=2"))
+        with pytest.raises(ServerError):
+            await anext(lines)
+        long.inject(ServerFault(500))
+        with pytest.raises(ServerError):
+            await client.list().ndjson()
+
+
+async def test_an_empty_page_is_no_chunk() -> None:
+    async with FakeVPS(servers=2, backups=3, page_size=2) as fake, client_of(fake) as client:
+        fake.inject(Reply(200, b'{"count":6,"next":"?page=2","results":[]}', times=1))
+        chunks = [chunk async for chunk in await client.list().ndjson()]
+        assert [chunk.count(b"\n") for chunk in chunks] == [2, 2]
+        assert [chunk async for chunk in await client.list(server_id=9).ndjson()] == []
+
+
+@pytest.mark.parametrize("read", [0, 1])
+@pytest.mark.parametrize("prefetch", [0, 2])
+async def test_a_body_that_is_dropped_unclosed_leaves_nothing(
+    long: FakeVPS, prefetch: int, read: int
+) -> None:
+    async with client_of(long) as client:
+        tasks = our_tasks()
+        lines = await client.list(prefetch=prefetch).ndjson()
+        for _ in range(read):
+            await anext(lines)
+        long.inject(Latency(3600))
+        gc.disable()  # it must not take that
+        try:
+            del lines
+            for _ in range(30):
+                await asyncio.sleep(0)
+            assert our_tasks() == tasks
+        finally:
+            gc.enable()
+        assert client.stats.running == 0
+
+
+async def test_a_body_that_is_cancelled_as_its_chunk_is_taken_sends_no_further_request(
+    long: FakeVPS,
+) -> None:
+    """As by a web server that goes on with the body before it cancels it."""
+    async with client_of(long) as client:
+        lines = await client.list().ndjson()
+        await anext(lines)
+        going_on = asyncio.ensure_future(anext(lines))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        going_on.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await going_on
+        assert long.count() == client.stats.requests == 1

@@ -19,6 +19,7 @@ from vpsbackups_async.errors import (
     ApiError,
     BackupInProgressError,
     BadRequestError,
+    ConfigurationError,
     ConflictError,
     CreateOutcomeUnknownError,
     InvalidResponseError,
@@ -74,11 +75,14 @@ class Creator:
         self._turns: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
         self._left: set[asyncio.Task[Backup]] = set()
         self._newest = 0
+        self._stopped = False
 
     async def create(
         self, server_id: int, description: str | None, if_running: IfRunning
     ) -> Backup:
         """The backup; see `BackupsClient.create`."""
+        if self._stopped:
+            raise ConfigurationError("this client is being closed: it creates no further backup")
         request = _wire.create_request(server_id, description)
         creation = _Creation(request, server_id, description, if_running)
         task = asyncio.create_task(self._in_turn(creation), name=f"vpsbackups-create-{server_id}")
@@ -108,6 +112,10 @@ class Creator:
             logger.warning(
                 "%s, whose caller was cancelled, made backup %s", task.get_name(), backup.id
             )
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._stopped = True
 
     async def close(self) -> None:
         """Wait for creates whose callers were cancelled, no longer than one can take."""
@@ -149,6 +157,8 @@ class Creator:
         try:
             await self._wait(running)
         except WaitError as error:
+            if self._stopped:
+                raise
             logger.debug("a backup that was in the way ended: %s", error)
 
     # --- Sending and settling --------------------------------------------------------------------

@@ -126,6 +126,10 @@ class Waiter:
         """The seconds since the wait began."""
         return self.future.get_loop().time() - self.started
 
+    def abandon(self) -> None:
+        """End the wait because its client was closed."""
+        self.fail(WaitError(self.ref, self.last_status, self.elapsed(), "the client was closed"))
+
     def wanted(self) -> Wanted:
         """What a look must find for this waiter."""
         # A backup that was just made may be listed late; its first look need not dig for it.
@@ -274,9 +278,13 @@ class WaitHub:
         self._urgent = False
         self._not_before = -math.inf
         self._rest = -math.inf
+        self._closed = False
 
     async def wait(self, waiter: Waiter) -> Backup:
         """The completed backup; raises the `WaitError` that says why there is none."""
+        if self._closed:
+            waiter.abandon()
+            return await waiter.future
         self._waiters.setdefault(waiter.ref.id, {})[waiter] = None
         try:
             self._plan(waiter, waiter.started)
@@ -290,11 +298,10 @@ class WaitHub:
             self._leave(waiter)
 
     async def close(self) -> None:
-        """End all waits and the hub's task."""
+        """End all waits and the hub's task; a later wait ends in the same way at once."""
+        self._closed = True
         for waiter in list(self._all()):
-            waiter.fail(
-                WaitError(waiter.ref, waiter.last_status, waiter.elapsed(), "the client was closed")
-            )
+            waiter.abandon()
         self._stop()
         await asyncio.gather(*self._ending, return_exceptions=True)
 

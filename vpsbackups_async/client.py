@@ -1,15 +1,16 @@
 """The front door: `BackupsClient` and the `BackupStream` that its `list` gives."""
 
+import asyncio
 import builtins
 import logging
 import os
 import ssl as ssl_module
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Literal, NoReturn, Self, SupportsIndex
+from typing import Any, Final, Literal, NoReturn, Self, SupportsIndex, TypeVar
 
 import aiohttp
 from attrs import evolve, frozen
@@ -17,9 +18,11 @@ from yarl import URL
 
 from vpsbackups_async import _wire
 from vpsbackups_async._address import Secret, check_base_url
+from vpsbackups_async._asgi import ASGIApp, with_lifespan
 from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async._creating import Creator
 from vpsbackups_async._gate import Limiter
+from vpsbackups_async._jobs import Jobs
 from vpsbackups_async._looking import Scout
 from vpsbackups_async._paging import Fetch, NextLinks, Walk
 from vpsbackups_async._retry import RetryPolicy
@@ -45,9 +48,13 @@ __all__ = ["BackupStream", "BackupsClient", "ClientStats"]
 
 logger = logging.getLogger("vpsbackups_async")
 
+T = TypeVar("T")
+
 DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
 _SWEEPS = 3
+_TURNS: Final = 8
+"""Turns of the loop in which a web server that learns of its client's leaving can tell a body."""
 
 
 @frozen
@@ -141,6 +148,20 @@ class BackupStream:
                     return page.count
                 sizes.append(len(page.items))
         return sum(sizes)
+
+    async def ndjson(self) -> AsyncGenerator[bytes]:
+        """The body of a web handler's answer: a line of JSON a backup, a chunk a page.
+
+        The first page is read before this returns, so that what fails with it can still become a
+        status. Each further page is requested when the chunk before it was taken, so that a slow
+        reader holds the listing back. Between chunks nothing is held but what `prefetch` lets run
+        ahead: a body that is dropped unclosed, as web servers do, leaves nothing behind.
+
+        Raises what reading the list raises. After the first page the body does, so that the server
+        cuts the connection: a reader never takes a part of the list for the whole.
+        """
+        pages = self.pages()
+        return _lines(await anext(pages, None), pages)
 
     async def snapshot(self) -> Sweep:
         """The whole list, and whether it is whole; read up to three times if it moves meanwhile."""
@@ -244,6 +265,7 @@ class BackupsClient:
         self._creator = Creator(
             self._transport, self._fetch, self._links, partial(_wait, self._hub), retry
         )
+        self._jobs = Jobs()
         self._open_walks: set[Walk] = set()
         self._filter_warned = False
 
@@ -433,6 +455,34 @@ class BackupsClient:
     ) -> Walk:
         return self._walk(_wire.list_query(None, backup_type, page_size), prefetch)
 
+    # --- In a web application ------------------------------------------------------------------
+
+    def background(
+        self, work: Coroutine[Any, Any, T], *, name: str | None = None
+    ) -> asyncio.Task[T]:
+        """Let work go on by itself, after a web handler has answered for example.
+
+        The client keeps the task, and logs its end by its `name`: at INFO, with the backup if that
+        is what the work gives, or what it failed with at WARNING (ERROR with a traceback where that
+        is no `VPSBackupsError`). `close()` ends the waits of such work with an error that has the
+        ref to wait for again, cancels what still runs a second later, and waits for its end.
+
+        Raises `ConfigurationError` once the client is closed, `WrongEventLoopError` elsewhere.
+        """
+        try:
+            self._transport.open()
+            return self._jobs.begin(work, name)
+        except BaseException:
+            work.close()
+            raise
+
+    def asgi_lifespan(self, app: ASGIApp) -> ASGIApp:
+        """The ASGI application, with this client open from its startup to its shutdown.
+
+        For one that knows no lifespan of its own, as Django's: the events of the lifespan end here.
+        """
+        return with_lifespan(app, self)
+
     # --- Life ----------------------------------------------------------------------------------
 
     @property
@@ -455,10 +505,17 @@ class BackupsClient:
         )
 
     async def close(self) -> None:
-        """End all waits and lists, and close the connections; twice does no harm."""
+        """End all waits, lists and background jobs, and close the connections.
+
+        What a create has begun is waited for. Closing twice does no harm.
+        """
         try:
-            await self._creator.close()
+            # In this order: a job whose wait ends says which backup it was, and one that is
+            # cancelled in a create leaves that to the creator.
+            self._creator.stop()
             await self._hub.close()
+            await self._jobs.close()
+            await self._creator.close()
             for walk in tuple(self._open_walks):
                 await walk.aclose(ConfigurationError("this client was closed during a list"))
         finally:
@@ -485,6 +542,17 @@ class BackupsClient:
                 stacklevel=2,
                 source=self,
             )
+
+
+async def _lines(page: Page | None, pages: AsyncGenerator[Page]) -> AsyncGenerator[bytes]:
+    async with aclosing(pages):
+        while page is not None:
+            if page.items:
+                yield b"".join(_wire.to_json(backup) + b"\n" for backup in page.items)
+            # A server whose client left goes on here before it cancels this: no request for that.
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            page = await anext(pages, None)
 
 
 async def _fetch_page(transport: Transport, query: str) -> Page:

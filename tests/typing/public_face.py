@@ -1,6 +1,15 @@
 """Checked by `mypy --strict` and never run: what a type checker makes of the public face."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from datetime import datetime
 from typing import Any, assert_type
 
@@ -43,6 +52,7 @@ from vpsbackups_async import (
     Timeouts,
     TransportError,
     UnexpectedRedirectError,
+    VPSBackupsError,
     WaitError,
     WaitTimeoutError,
     fan_out,
@@ -276,3 +286,18 @@ def stored(backup: Backup) -> None:
     assert_type(to_json(backup), bytes)
     assert_type(from_json(BackupRef, b"{}"), BackupRef)
     assert_type(from_json(Backup, "{}"), Backup)
+
+
+Scope = MutableMapping[str, Any]
+Application = Callable[
+    [Scope, Callable[[], Awaitable[Scope]], Callable[[Scope], Awaitable[None]]], Awaitable[None]
+]
+
+
+async def web_handlers(client: BackupsClient, backup: Backup, app: Application) -> None:
+    assert_type(await client.list().ndjson(), AsyncGenerator[bytes])
+    assert_type(client.background(client.wait(backup), name="wait"), asyncio.Task[Backup])
+    client.background(client.close)  # type: ignore[arg-type]  # the coroutine, not its function
+    served: Application = client.asgi_lifespan(app)
+    del served
+    assert_type(VPSBackupsError().gateway_status, int)
