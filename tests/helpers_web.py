@@ -21,6 +21,9 @@ FRAMEWORKS = ["fastapi", "starlette", "aiohttp"]
 SOCKET_BUFFER = 32 * 1024
 """Bytes: small, so that what lies in the kernel does not hide how far a server runs ahead."""
 
+POLL = 0.05
+"""Seconds, virtual or not."""
+
 
 def recipe(framework: str) -> str:
     """The README's code for this framework; a test that needs one that is missing is skipped."""
@@ -35,10 +38,6 @@ def listening_socket() -> socket.socket:
     made.bind(("127.0.0.1", 0))
     made.listen(512)
     return made
-
-
-POLL = 0.05
-"""Seconds, virtual or not."""
 
 
 @define
@@ -157,7 +156,7 @@ async def answer(port: int, path: str, method: str = "GET") -> tuple[int, bytes]
 
 async def until(condition: Callable[[], object]) -> None:
     """Return once it holds, where nothing tells of it."""
-    async with asyncio.timeout(3600):  # virtual time may run ahead
+    async with asyncio.timeout(100):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(POLL)
 

@@ -65,7 +65,9 @@ async def serving(fake: FakeVPS, folder: Path) -> AsyncIterator[int]:
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
+            killing = asyncio.get_running_loop().call_later(60, process.kill)
             output, _ = await process.communicate()
+            killing.cancel()
     assert (process.returncode, output.decode()) in {(0, ""), (-signal.SIGTERM, "")}
 
 

@@ -467,7 +467,8 @@ class BackupsClient:
         is no `VPSBackupsError`). `close()` ends the waits of such work with an error that has the
         ref to wait for again, cancels what still runs a second later, and waits for its end.
 
-        Raises `ConfigurationError` once the client is closed, `WrongEventLoopError` elsewhere.
+        Raises `ConfigurationError` once the client is closed, `WrongEventLoopError` in another
+        event loop than its own.
         """
         try:
             self._transport.open()
@@ -507,7 +508,8 @@ class BackupsClient:
     async def close(self) -> None:
         """End all waits, lists and background jobs, and close the connections.
 
-        What a create has begun is waited for. Closing twice does no harm.
+        A create under way whose caller was cancelled, a background job for example, is waited for.
+        Closing twice does no harm.
         """
         try:
             # In this order: a job whose wait ends says which backup it was, and one that is
@@ -549,7 +551,7 @@ async def _lines(page: Page | None, pages: AsyncGenerator[Page]) -> AsyncGenerat
         while page is not None:
             if page.items:
                 yield b"".join(_wire.to_json(backup) + b"\n" for backup in page.items)
-            # A server whose client left goes on here before it cancels this: no request for that.
+            # A server whose client left goes on here a moment before it cancels: no request then.
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
             page = await anext(pages, None)
