@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import looptime
 from attrs import frozen
 
 from benchmarks._fake_list import FakeList, Order, durations
@@ -28,6 +27,7 @@ from vpsbackups_async import (
     LearnedBackoff,
 )
 from vpsbackups_async._waiting import Waiter, WaitHub
+from vpsbackups_async.testing import VirtualTime
 
 T = TypeVar("T")
 
@@ -56,10 +56,10 @@ def on_virtual_time(work: Callable[[], Awaitable[T]]) -> T:
     """The result of the work, in an event loop whose sleeps cost nothing."""
 
     async def run() -> T:
-        return await work()
+        with VirtualTime():
+            return await work()
 
-    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
-        return runner.run(run())
+    return asyncio.run(run())
 
 
 def _mean(costs: list[Cost]) -> Cost:

@@ -1,4 +1,4 @@
-"""What every test gets: no task left behind, and uvloop on request."""
+"""What every test gets: no task left behind, virtual time where marked, and uvloop on request."""
 
 import asyncio
 import inspect
@@ -9,6 +9,8 @@ import pytest
 from vpsbackups_async import BackupsClient, RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.testing import FakeVPS
+
+collect_ignore = ["example_project"]  # a project of its own, see test_plugin.py
 
 
 class _Uvloop:
@@ -38,6 +40,8 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             item.fixturenames.insert(0, "no_task_left")
+            if item.get_closest_marker("looptime"):
+                item.fixturenames.insert(1, "virtual_time")
 
 
 @pytest.fixture

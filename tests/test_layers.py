@@ -12,11 +12,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import pytest_vpsbackups
 
 import vpsbackups_async
 
 ROOT = Path(vpsbackups_async.__file__).parent
 PACKAGE = ROOT.name
+# A module of its own once installed, and in the sources a file below `testing`.
+PLUGIN = Path(pytest_vpsbackups.__file__)
 
 LAYERS: dict[str, int] = {
     "_checks": 0,
@@ -44,6 +47,7 @@ LAYERS: dict[str, int] = {
     "": 5,  # the package itself: __init__
     "__main__": 6,
     "limiters": 6,
+    "pytest_vpsbackups": 6,
 }
 MAY: dict[str, set[str]] = {
     "_checks": set(),
@@ -76,6 +80,8 @@ MAY: dict[str, set[str]] = {
     # Of an extra: nothing of ours imports it.
     "limiters": {"_gate", "errors"},
     "testing": set(),
+    # Once a fixture of it is used.
+    "pytest_vpsbackups": {"", "testing"},
 }
 EVERYBODY_MAY = {"_checks"}
 TOUCHES_AIOHTTP = {"_transport", "client", "testing"}
@@ -98,6 +104,8 @@ class Import:
 
 
 def room_of(path: Path) -> str:
+    if path == PLUGIN:
+        return PLUGIN.stem
     parts = path.relative_to(ROOT).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
 
@@ -123,7 +131,7 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
                 yield node.lineno, ast.literal_eval(node.args[0])
 
 
-SOURCES = sorted(ROOT.rglob("*.py"))
+SOURCES = sorted({*ROOT.rglob("*.py"), PLUGIN})
 ROOMS = {room_of(path) for path in SOURCES}
 
 
@@ -140,8 +148,8 @@ def all_imports() -> list[Import]:
         for found in imports_in(
             path.read_text("utf-8"),
             room_of(path),
-            str(path.relative_to(ROOT)),
-            (PACKAGE, *path.relative_to(ROOT).parts[:-1]),
+            path.name if path == PLUGIN else str(path.relative_to(ROOT)),
+            () if path == PLUGIN else (PACKAGE, *path.relative_to(ROOT).parts[:-1]),
         )
     ]
 
@@ -187,6 +195,19 @@ def test_the_table_itself_points_down() -> None:
 
 def test_the_server_to_test_against_takes_nothing_of_ours() -> None:
     assert {found.of_ours for found in IMPORTS if found.room == "testing"} <= {None, "testing"}
+
+
+def test_the_pytest_plugin_imports_nothing_at_its_start_but_pytest_and_the_standard_library() -> (
+    None
+):
+    top = [
+        node
+        for node in ast.parse(PLUGIN.read_text("utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    modules = {module.partition(".")[0] for _, module in imported(ast.Module(top, []), ())}
+    assert modules - {"pytest"} <= sys.stdlib_module_names
+    assert "pytest" in modules
 
 
 def test_no_room_imports_another_in_a_circle() -> None:

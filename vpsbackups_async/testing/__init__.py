@@ -23,6 +23,7 @@ from .faults import (
 )
 from .seen import SeenRequest
 from .server import FakeVPS
+from .virtual import VirtualTime
 
 __all__ = [
     "Drop",
@@ -40,5 +41,6 @@ __all__ = [
     "SeenRequest",
     "ServerFault",
     "Truncate",
+    "VirtualTime",
     "openapi",
 ]

@@ -1,0 +1,344 @@
+"""The pytest plugin in projects of its users, each run by a pytest of its own."""
+
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+EXAMPLE = Path(__file__).parent / "example_project"
+RUNNERS = ["strict", "auto", "anyio"]
+STRICT = """
+[pytest]
+addopts = --strict-markers
+asyncio_mode = strict
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
+IMPORTS = """
+import asyncio, os, sys, time
+import pytest
+"""
+ON_ASYNCIO = """
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """An empty project whose tests are marked for pytest-asyncio."""
+    monkeypatch.delenv("VPS_API_TOKEN", raising=False)
+    monkeypatch.delenv("VPS_API_URL", raising=False)
+    pytester.makeini(STRICT)
+    return pytester
+
+
+def run(project: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
+    project.makepyfile(test_it=IMPORTS + textwrap.dedent(source))
+    return project.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *options)
+
+
+def for_runner(runner: str, project: pytest.Pytester) -> list[str]:
+    """The options that have all async tests run by this runner."""
+    if runner != "anyio":
+        return [f"--asyncio-mode={runner}"]
+    project.makeconftest(ON_ASYNCIO)
+    return ["--anyio-mode=auto"]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_users_project_waits_ten_minutes_in_no_time(
+    runner: str, project: pytest.Pytester
+) -> None:
+    shutil.copytree(EXAMPLE, project.path, dirs_exist_ok=True)
+    (project.path / "tox.ini").unlink()
+    tests = project.path / "test_deploying.py"
+    mark = {"strict": "mark.asyncio", "auto": "mark.fake_vps", "anyio": "mark.anyio"}[runner]
+    tests.write_text(tests.read_text("utf-8").replace("mark.asyncio", mark), "utf-8")
+    done = project.runpytest_subprocess("-W", "error", *for_runner(runner, project))
+    # The tests of the project hold how many seconds went by on their loop.
+    done.assert_outcomes(passed=4)
+
+
+def test_nothing_of_the_library_is_imported_before_a_fixture_is_used(
+    project: pytest.Pytester,
+) -> None:
+    done = run(
+        project,
+        """
+        def loaded():
+            ours = {"vpsbackups_async", "aiohttp", "attrs", "cattrs", "yarl"}
+            return ours.intersection(sys.modules)
+
+        def test_not_at_the_start():
+            assert "pytest_vpsbackups" in sys.modules
+            assert not loaded()
+
+        @pytest.mark.asyncio
+        async def test_by_a_fixture(backups_client):
+            assert {"vpsbackups_async", "aiohttp"} <= loaded()
+        """,
+    )
+    done.assert_outcomes(passed=2)
+
+
+def test_a_project_that_has_no_use_for_it_needs_no_runner_for_async_tests(
+    project: pytest.Pytester,
+) -> None:
+    project.makeini("")
+    done = run(project, "def test_something(): pass", "-p", "no:asyncio", "-p", "no:anyio")
+    done.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_marker_sets_the_knobs_and_the_closest_one_wins(
+    runner: str, project: pytest.Pytester
+) -> None:
+    done = run(
+        project,
+        """
+        @pytest.mark.asyncio
+        @pytest.mark.anyio
+        @pytest.mark.fake_vps(servers=2, backups=4)
+        class TestClass:
+            @pytest.mark.fake_vps(servers=3)
+            async def test_method(self, fake_vps, backups_client):
+                assert await backups_client.list().count() == 12
+                assert fake_vps.count() == 1
+
+            @pytest.mark.parametrize(
+                "total", [8, pytest.param(10, marks=pytest.mark.fake_vps(backups=5))]
+            )
+            async def test_parameter(self, backups_client, total):
+                assert await backups_client.list().count() == total
+        """.replace("mark.anyio" if runner != "anyio" else "mark.asyncio", "mark.fake_vps"),
+        *for_runner(runner, project),
+    )
+    done.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [
+        ("fake_vps(serverz=3, bakups=2)", "has no knob bakups, serverz; the knobs are backup_sec"),
+        ("fake_vps(3)", "takes keywords only"),
+    ],
+)
+def test_a_wrong_knob_is_an_error_that_names_it_and_those_there_are(
+    marker: str, words: str, project: pytest.Pytester
+) -> None:
+    done = run(
+        project,
+        f"""
+        @pytest.mark.asyncio
+        @pytest.mark.{marker}
+        async def test_it(fake_vps): ...
+        """,
+    )
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(f"*{words}*")
+
+
+def test_pytest_tells_of_the_marker_and_of_the_fixtures(project: pytest.Pytester) -> None:
+    project.runpytest_subprocess("--markers").stdout.fnmatch_lines("@pytest.mark.fake_vps(*")
+    project.runpytest_subprocess("--fixtures").stdout.fnmatch_lines_random([
+        "fake_vps -- *", "backups_client -- *", "virtual_time -- *",
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_client_of_the_tested_code_finds_the_fake_by_the_environment(
+    runner: str, project: pytest.Pytester
+) -> None:
+    done = run(
+        project,
+        f"""
+        from vpsbackups_async import BackupsClient
+
+        @pytest.mark.{"anyio" if runner == "anyio" else "asyncio"}
+        async def test_inside(fake_vps):
+            async with BackupsClient() as client:
+                await client.create(1)
+            assert fake_vps.count("POST", status=201) == 1
+
+        def test_afterwards():
+            assert not [name for name in os.environ if name.startswith("VPS_API")]
+        """,
+        *for_runner(runner, project),
+    )
+    done.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("runner", ["strict", "anyio"])
+def test_fixtures_of_the_project_build_on_those_of_the_plugin(
+    runner: str, project: pytest.Pytester
+) -> None:
+    kind = "pytest" if runner == "anyio" else "pytest_asyncio"
+    done = run(
+        project,
+        f"""
+        import pytest_asyncio
+
+        @{kind}.fixture
+        async def fake_vps(fake_vps):
+            fake_vps.add_backup(1)
+            return fake_vps
+
+        @{kind}.fixture
+        async def first(backups_client):
+            return await backups_client.list().first()
+
+        @pytest.mark.{"anyio" if runner == "anyio" else "asyncio"}
+        async def test_it(first):
+            assert first.id == 1
+        """,
+        *for_runner(runner, project),
+    )
+    done.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("default", ["function", "session"])
+def test_the_fake_runs_on_the_loop_of_its_test_whatever_its_scope(
+    default: str, project: pytest.Pytester
+) -> None:
+    done = run(
+        project,
+        """
+        async def waits(client):
+            assert await client.list().count() == 0
+            await client.wait(await client.create(1))
+
+        @pytest.mark.asyncio
+        async def test_default(backups_client):
+            await waits(backups_client)
+
+        class TestClass:
+            @pytest.mark.parametrize("scope", [
+                pytest.param(scope, marks=pytest.mark.asyncio(loop_scope=scope))
+                for scope in ("function", "class", "module", "session") * 2
+            ])
+            async def test_marked(self, scope, backups_client, virtual_time):
+                await waits(backups_client)
+                assert 5 <= virtual_time.elapsed < 15
+        """,
+        *("-o", f"asyncio_default_fixture_loop_scope={default}"),
+        *("-o", f"asyncio_default_test_loop_scope={default}"),
+    )
+    done.assert_outcomes(passed=9)
+
+
+def test_both_runners_share_a_project(project: pytest.Pytester) -> None:
+    project.makeconftest(ON_ASYNCIO)
+    done = run(
+        project,
+        """
+        @pytest.mark.anyio
+        async def test_by_anyio(backups_client):
+            await backups_client.wait(await backups_client.create(1))
+
+        @pytest.mark.asyncio
+        async def test_by_pytest_asyncio(backups_client):
+            await backups_client.wait(await backups_client.create(1))
+
+        @pytest.mark.anyio
+        async def test_by_anyio_again(backups_client):
+            await backups_client.wait(await backups_client.create(1))
+        """,
+    )
+    done.assert_outcomes(passed=3)
+
+
+ONE_OF_EACH = """
+@pytest.mark.parametrize("extra", [1])
+{test} test_fake(fake_vps, extra): ...
+{test} test_client(backups_client): ...
+{test} test_time(virtual_time): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "options", "words"),
+    [
+        ("def", [], "write the test as `async def`"),
+        ("async def", [], "needs a runner for its test: install pytest-asyncio and mark"),
+        ("async def", ["-p", "no:asyncio", "-p", "no:anyio"], "needs a runner for its test"),
+        ("@pytest.mark.anyio\nasync def", [], "works on asyncio, not on trio"),
+    ],
+)
+def test_a_test_that_cannot_use_them_is_told_what_to_do(
+    test: str, options: list[str], words: str, project: pytest.Pytester
+) -> None:
+    if options:
+        project.makeini("")
+    project.makeconftest(ON_ASYNCIO.replace("asyncio", "trio"))
+    done = run(project, ONE_OF_EACH.format(test=test), *options)
+    done.assert_outcomes(errors=3)
+    assert done.stdout.str().count(words) == 3
+
+
+def test_real_time_is_there_for_tests_that_ask_for_it(project: pytest.Pytester) -> None:
+    done = run(
+        project,
+        """
+        @pytest.mark.asyncio
+        @pytest.mark.fake_vps(virtual_time=False)
+        async def test_it(fake_vps, virtual_time):
+            began = time.monotonic()
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - began > 0.04
+            with pytest.raises(RuntimeError, match="not on"):
+                virtual_time.elapsed
+        """,
+    )
+    done.assert_outcomes(passed=1)
+
+
+def test_uvloop_is_refused_for_virtual_time_and_fine_without(project: pytest.Pytester) -> None:
+    pytest.importorskip("uvloop", reason="uvloop comes with the dev extra")
+    project.makeconftest("""
+        import pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio", {"use_uvloop": True}
+    """)
+    done = run(
+        project,
+        """
+        @pytest.mark.anyio
+        async def test_refused(fake_vps): ...
+
+        @pytest.mark.anyio
+        @pytest.mark.fake_vps(virtual_time=False)
+        async def test_fine(backups_client):
+            assert await backups_client.list().count() == 0
+        """,
+    )
+    done.assert_outcomes(errors=1, passed=1)
+    done.stdout.fnmatch_lines("*not uvloop.Loop; @pytest.mark.fake_vps(virtual_time=False) does*")
+
+
+def test_a_failing_test_shows_no_token(project: pytest.Pytester) -> None:
+    done = run(
+        project,
+        """
+        @pytest.mark.asyncio
+        async def test_it(fake_vps, backups_client):
+            with open("token", "w") as file:
+                file.write(fake_vps.token)
+            await backups_client.list().count()
+            assert [fake_vps, fake_vps.requests, backups_client] == []
+        """,
+        *("--showlocals", "--setup-show", "-vvv", "-rA", "--full-trace"),
+    )
+    done.assert_outcomes(failed=1)
+    token = (project.path / "token").read_text()
+    assert len(token) > 20
+    assert token not in done.stdout.str() + done.stderr.str()
+    done.stdout.fnmatch_lines("*<FakeVPS http://127.0.0.1:*")
