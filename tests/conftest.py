@@ -14,7 +14,7 @@ collect_ignore = ["example_project"]  # a project of its own, see test_plugin.py
 
 
 class _Uvloop:
-    """Runs the tests on uvloop; those on virtual time are left out, for its clock is its own."""
+    """Runs the tests on uvloop, which has no virtual time."""
 
     @staticmethod
     def pytest_asyncio_loop_factories(
@@ -36,11 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Uvloop())
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    on_uvloop = session.config.getoption("--uvloop")
+    session.add_marker(pytest.mark.fake_vps(servers=3, backups=5, virtual_time=not on_uvloop))
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             item.fixturenames.insert(0, "no_task_left")
-            if item.get_closest_marker("looptime"):
+            if item.get_closest_marker("virtual_time"):
                 item.fixturenames.insert(1, "virtual_time")
 
 
@@ -57,9 +62,9 @@ async def no_task_left() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeVPS]:
-    async with FakeVPS(servers=3, backups=5) as server:
-        yield server
+def fake(fake_vps: FakeVPS) -> FakeVPS:
+    """The plugin's, by its short name."""
+    return fake_vps
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from vpsbackups_async import (
 )
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 OK = Observation("list", status=200)
 NO_END = Timeouts(deadline=1e6)

@@ -42,18 +42,13 @@ from vpsbackups_async.testing import (
     Truncate,
 )
 
+pytestmark = pytest.mark.fake_vps(backups=0, backup_seconds=600)
 RETRY = RetryPolicy(attempts=5, backoff=ConstantBackoff(0.1))
 
 
 def client_of(fake: FakeVPS, url: str | None = None, **options: Any) -> BackupsClient:
     options.setdefault("retry", RETRY)
     return BackupsClient(fake.token, base_url=url or fake.url, **options)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeVPS]:
-    async with FakeVPS(servers=3, backup_seconds=600) as server:
-        yield server
 
 
 # --- Chaos ---------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("visible_after", [0, 2], ids=["listed at once", "listed 2 s late"])
 @pytest.mark.parametrize("with_504", [False, True], ids=["cut", "504"])
 async def test_a_proxy_that_breaks_six_creates_in_ten_off_makes_no_backup_twice(
@@ -171,7 +166,7 @@ LOST = [
 ]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", LOST, ids=repr)
 async def test_a_backup_whose_answer_was_lost_is_found_and_given_back(
     fake: FakeVPS, fault: Fault
@@ -187,7 +182,7 @@ async def test_a_backup_whose_answer_was_lost_is_found_and_given_back(
     assert len(fake.backups) == 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_backup_that_is_listed_late_is_waited_for(fake: FakeVPS) -> None:
     fake.visible_after = 3
     fake.inject(Drop("after", method="POST", times=1))
@@ -197,14 +192,14 @@ async def test_a_backup_that_is_listed_late_is_waited_for(fake: FakeVPS) -> None
     assert fake.count("POST") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_good_case_costs_one_request(fake: FakeVPS) -> None:
     async with client_of(fake) as client:
         await client.create(1, description="x")
     assert fake.count() == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_that_was_cut_off_and_left_nothing_is_sent_again_after_the_grace(
     fake: FakeVPS,
 ) -> None:
@@ -220,7 +215,7 @@ async def test_a_create_that_was_cut_off_and_left_nothing_is_sent_again_after_th
     assert len(fake.backups) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_that_timed_out_is_never_sent_again(fake: FakeVPS) -> None:
     fake.inject(Latency(1000, method="POST", times=1), Drop(method="POST", times=1))
     async with client_of(fake) as client:
@@ -231,7 +226,7 @@ async def test_a_create_that_timed_out_is_never_sent_again(fake: FakeVPS) -> Non
     assert isinstance(caught.value.__cause__, TransportError)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_with_a_single_attempt_nothing_is_looked_at(fake: FakeVPS) -> None:
     fake.inject(Drop("after", method="POST"))
     async with client_of(fake, retry=RetryPolicy(attempts=1)) as client:
@@ -240,7 +235,7 @@ async def test_with_a_single_attempt_nothing_is_looked_at(fake: FakeVPS) -> None
     assert fake.count() == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_looks_that_all_fail_leave_the_outcome_unknown(fake: FakeVPS) -> None:
     fake.inject(Drop("after", method="POST"), ServerFault(503, method="GET"))
     async with client_of(fake) as client:
@@ -250,7 +245,7 @@ async def test_looks_that_all_fail_leave_the_outcome_unknown(fake: FakeVPS) -> N
     assert isinstance(caught.value.__cause__, TransportError)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_list_that_keeps_moving_leaves_the_outcome_unknown(fake: FakeVPS) -> None:
     fake.page_size = 2
     for _ in range(3):
@@ -268,7 +263,7 @@ async def test_a_list_that_keeps_moving_leaves_the_outcome_unknown(fake: FakeVPS
     assert fake.count("POST") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_looking_for_a_late_twin_may_fail(fake: FakeVPS) -> None:
     fake.inject(Drop(method="POST", times=1))
 
@@ -281,7 +276,7 @@ async def test_looking_for_a_late_twin_may_fail(fake: FakeVPS) -> None:
         assert (await client.create(1)).id == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_deadline_holds_for_the_looks_too(fake: FakeVPS) -> None:
     loop = asyncio.get_running_loop()
     fake.inject(Drop(method="POST"), Latency(1000, method="GET"))
@@ -292,7 +287,7 @@ async def test_the_deadline_holds_for_the_looks_too(fake: FakeVPS) -> None:
         assert loop.time() - began <= 8.01
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_two_backups_that_may_be_ours_are_named(fake: FakeVPS) -> None:
     def twin(seen: Any) -> None:
         if seen.method == "GET":
@@ -309,7 +304,7 @@ async def test_two_backups_that_may_be_ours_are_named(fake: FakeVPS) -> None:
     assert fake.count("POST") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_new_backup_with_another_description_is_a_candidate_and_not_adopted(
     fake: FakeVPS,
 ) -> None:
@@ -327,7 +322,7 @@ async def test_a_new_backup_with_another_description_is_a_candidate_and_not_adop
     assert fake.count("POST") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_conflict_after_an_unclear_attempt_is_our_own_backup(fake: FakeVPS) -> None:
     """The first POST is carried out late, so that the second finds it in the way."""
     fake.one_at_a_time = True
@@ -340,7 +335,7 @@ async def test_a_conflict_after_an_unclear_attempt_is_our_own_backup(fake: FakeV
     assert len(fake.backups) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_that_was_carried_out_after_all_is_logged(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -352,7 +347,7 @@ async def test_a_create_that_was_carried_out_after_all_is_logged(
     assert any("[1]" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_refusal_after_nothing_was_made_is_that_refusal(fake: FakeVPS) -> None:
     for _ in range(10):
         fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
@@ -418,7 +413,7 @@ def test_without_a_date_only_the_ids_tell() -> None:
 # --- One at a time -------------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_parallel_creates_on_one_server_never_overlap(fake: FakeVPS) -> None:
     fake.inject(Latency(2, method="POST"))
     async with client_of(fake) as client:
@@ -427,7 +422,7 @@ async def test_parallel_creates_on_one_server_never_overlap(fake: FakeVPS) -> No
     assert len(fake.backups) == 5
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_creates_on_different_servers_run_side_by_side(fake: FakeVPS) -> None:
     fake.inject(Latency(2, method="POST"))
     async with client_of(fake) as client:
@@ -435,7 +430,7 @@ async def test_creates_on_different_servers_run_side_by_side(fake: FakeVPS) -> N
     assert fake.peak == 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_two_equal_creates_one_after_the_other_are_never_taken_for_one(fake: FakeVPS) -> None:
     async with client_of(fake) as client:
         first = await client.create(1, description="x")
@@ -445,7 +440,7 @@ async def test_two_equal_creates_one_after_the_other_are_never_taken_for_one(fak
     assert len(fake.backups) == 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_running_backup_is_left_to_the_server_to_refuse(fake: FakeVPS) -> None:
     fake.one_at_a_time = True
     async with client_of(fake) as client:
@@ -454,7 +449,7 @@ async def test_a_running_backup_is_left_to_the_server_to_refuse(fake: FakeVPS) -
             await client.create(1)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_running_backup_can_be_adopted(fake: FakeVPS) -> None:
     async with client_of(fake) as client:
         first = await client.create(1)
@@ -464,7 +459,7 @@ async def test_a_running_backup_can_be_adopted(fake: FakeVPS) -> None:
     assert fake.count("POST") == 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_running_backup_can_be_waited_for(fake: FakeVPS, fails: bool) -> None:
     fake.one_at_a_time = True
@@ -477,7 +472,7 @@ async def test_a_running_backup_can_be_waited_for(fake: FakeVPS, fails: bool) ->
     assert held[first.id] == ("failed" if fails else "completed")
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_backup_that_starts_meanwhile_is_waited_for_too(fake: FakeVPS) -> None:
     fake.one_at_a_time = True
     rival = 0
@@ -509,7 +504,7 @@ async def rounds(number: int) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_cancelled_under_way_ends_in_the_background_and_is_logged(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -530,7 +525,7 @@ async def test_a_create_cancelled_under_way_ends_in_the_background_and_is_logged
     )
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_cancelled_in_the_moment_of_its_end_is_logged_too(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -545,7 +540,7 @@ async def test_a_create_cancelled_in_the_moment_of_its_end_is_logged_too(
     assert any("backup 1" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_closing_waits_no_longer_than_a_create_can_take(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -562,7 +557,7 @@ async def test_closing_waits_no_longer_than_a_create_can_take(
     assert any("create-2" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_background_create_that_is_refused_is_logged(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -577,7 +572,7 @@ async def test_a_background_create_that_is_refused_is_logged(
     assert any("create-2" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_cancelled_before_it_was_sent_is_not_sent(fake: FakeVPS) -> None:
     limiter = AdaptiveLimiter(1)
     await limiter.acquire()
@@ -590,7 +585,7 @@ async def test_a_create_cancelled_before_it_was_sent_is_not_sent(fake: FakeVPS) 
     assert limiter.running == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_cancelled_in_the_pause_after_a_429_is_not_sent_again(fake: FakeVPS) -> None:
     fake.inject(RateLimit(30, method="POST"))
     async with client_of(fake) as client:
@@ -636,7 +631,7 @@ async def test_cancelling_at_the_nth_step_leaves_no_request_slot_or_task_behind(
     assert cancelled >= 5
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_fifty_cancelled_waits_on_one_hub_leave_the_fifty_first_alone(fake: FakeVPS) -> None:
     async with client_of(fake) as client:
         backup = await client.create(1)
@@ -649,7 +644,7 @@ async def test_fifty_cancelled_waits_on_one_hub_leave_the_fifty_first_alone(fake
         assert (await waits[0]).is_completed
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_refused_token_ends_a_create_at_once(fake: FakeVPS) -> None:
     fake.revoke()
     async with client_of(fake) as client:
@@ -658,7 +653,7 @@ async def test_a_refused_token_ends_a_create_at_once(fake: FakeVPS) -> None:
     assert fake.count() == 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_server_that_fails_for_ever_is_asked_as_often_as_attempts_say(
     fake: FakeVPS,
 ) -> None:

@@ -248,7 +248,7 @@ async def test_a_random_fault_repeats_with_its_seed() -> None:
     assert {200, 503} == set(runs[0])
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_latencies_add_up_and_go_together_with_another_fault() -> None:
     def by_method(seen: SeenRequest) -> float:
         return 3.0 if seen.method == "POST" else 0.0
@@ -265,7 +265,7 @@ async def test_latencies_add_up_and_go_together_with_another_fault() -> None:
         assert loop.time() - start == pytest.approx(2.0)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(("when", "made"), [("before", 0), ("after", 1)])
 async def test_a_latency_delays_the_work_or_only_its_reply(when: Any, made: int) -> None:
     async with FakeVPS(servers=1, faults=[Latency(10, when=when)]) as fake:
@@ -277,7 +277,7 @@ async def test_a_latency_delays_the_work_or_only_its_reply(when: Any, made: int)
         assert len(fake.backups) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_is_done_although_the_client_left_meanwhile() -> None:
     async with FakeVPS(servers=1, faults=[Latency(10)]) as fake:
         with pytest.raises(TimeoutError):
@@ -289,7 +289,7 @@ async def test_a_create_is_done_although_the_client_left_meanwhile() -> None:
         assert fake.requests[0].status is None
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", [Truncate(), Drop("after"), Oversized(9), NotJSON()])
 async def test_no_fault_minds_a_client_that_left_meanwhile(fault: Fault) -> None:
     async with FakeVPS(servers=1, faults=[Latency(10), fault]) as fake:

@@ -13,7 +13,7 @@ from test_fake_contract import LIST, ask
 from vpsbackups_async.testing import FakeVPS
 
 START = datetime(2025, 1, 16, 15, 45, tzinfo=UTC)
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 async def create(fake: FakeVPS, server_id: int = 1, status: int = 201) -> dict[str, Any]:

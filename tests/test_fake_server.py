@@ -84,7 +84,7 @@ async def test_an_error_in_a_tests_own_function_is_raised_at_the_end() -> None:
         await run(FakeVPS(), KeyError)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_beyond_the_rate_a_429_comes_until_time_has_passed() -> None:
     async with FakeVPS(rate_limit=2) as fake:
         seen = [(await ask(fake, "GET", LIST)).status for _ in range(4)]
@@ -99,7 +99,7 @@ async def test_beyond_the_rate_a_429_comes_until_time_has_passed() -> None:
         assert seen == [200, 200, 429]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_steady_client_at_a_rate_below_one_is_never_refused() -> None:
     async with FakeVPS(rate_limit=0.1) as fake:
         for _ in range(5):
@@ -108,7 +108,7 @@ async def test_a_steady_client_at_a_rate_below_one_is_never_refused() -> None:
             await asyncio.sleep(10)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_beyond_so_many_at_a_time_a_429_comes_and_the_peak_is_known() -> None:
     async with FakeVPS(max_concurrent=3, faults=[Latency(1)]) as fake:
         answered = await asyncio.gather(*(ask(fake, "GET", LIST) for _ in range(8)))
@@ -117,7 +117,7 @@ async def test_beyond_so_many_at_a_time_a_429_comes_and_the_peak_is_known() -> N
         assert (await ask(fake, "GET", LIST)).status == 200
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_peak_counts_requests_in_flight_together() -> None:
     async with FakeVPS(faults=[Latency(1)]) as fake:
         await ask(fake, "GET", LIST)

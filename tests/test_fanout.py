@@ -58,7 +58,7 @@ async def test_no_items_are_no_outcomes(source: Any) -> None:
     assert [o async for o in fan_out(double, source([]))] == []
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("source", SOURCES)
 async def test_outcomes_come_as_they_end(source: Any) -> None:
     async def work(seconds: int) -> None:
@@ -131,7 +131,7 @@ async def test_live_tasks_stay_at_the_concurrency_over_a_long_generator(source: 
     assert most - before >= 16 or source is trickle  # there the items are what is slow
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("concurrency", [1, 5])
 async def test_a_slow_reader_is_at_most_the_concurrency_behind(
@@ -152,7 +152,7 @@ async def test_a_slow_reader_is_at_most_the_concurrency_behind(
     assert read == begun == 100
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_slow_async_iterable_holds_nothing_up() -> None:
     async def work(_: int) -> None:
         await asyncio.sleep(0.5)
@@ -164,7 +164,7 @@ async def test_a_slow_async_iterable_holds_nothing_up() -> None:
     assert times == [pytest.approx(10 * n + 0.5, abs=0.01) for n in (1, 2, 3, 4)]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_outcomes_are_handed_out_while_the_next_item_is_awaited() -> None:
     start = asyncio.get_running_loop().time()
     async with aclosing(fan_out(double, trickle(range(2), 100), concurrency=5)) as outcomes:
@@ -225,7 +225,7 @@ async def broken_later(error: BaseException) -> AsyncIterator[int]:
     raise error
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("source", [broken, broken_later])
 async def test_items_that_cannot_be_read_on_are_an_error_after_what_runs(source: Any) -> None:
     async def work(number: int) -> int:
@@ -261,7 +261,7 @@ def test_what_is_not_callable_or_not_iterable_is_refused_at_the_call() -> None:
 # --- Stopping at a failure -----------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("source", SOURCES)
 async def test_after_the_first_failure_nothing_is_begun_and_what_runs_is_finished(
     source: Any,
@@ -390,7 +390,7 @@ class Watched:
         return number
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("source", SOURCES)
 async def test_leaving_the_loop_cancels_what_runs_and_waits_for_its_end(source: Any) -> None:
     work = Watched()
@@ -406,7 +406,7 @@ async def test_leaving_the_loop_cancels_what_runs_and_waits_for_its_end(source: 
     assert [o async for o in outcomes] == []
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_leaving_while_the_next_item_is_awaited_ends_that_too() -> None:
     ended = []
 
@@ -428,7 +428,7 @@ async def test_leaving_while_the_next_item_is_awaited_ends_that_too() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_reader_that_is_cancelled_leaves_nothing_running() -> None:
     work = Watched()
     reader = asyncio.ensure_future(drain(fan_out(work, range(1, 100), concurrency=4), []))
@@ -441,7 +441,7 @@ async def test_a_reader_that_is_cancelled_leaves_nothing_running() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_reader_cancelled_twice_still_ends_after_everything_else() -> None:
     work = Watched()
     reader = asyncio.ensure_future(drain(fan_out(work, trickle([1, 2, 3], 2)), []))
@@ -486,7 +486,7 @@ async def test_a_failed_outcome_is_freed_as_soon_as_it_is_dropped() -> None:
 # --- With a client -------------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_waiting_for_many_backups_gives_each_its_outcome_as_it_ends() -> None:
     async with (
         FakeVPS(

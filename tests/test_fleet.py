@@ -152,7 +152,7 @@ async def test_a_million_ids_are_read_lazily(fake: FakeVPS, client: BackupsClien
     assert fake.count() <= 9
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_leaving_a_list_early_leaves_nothing_running(
     fake: FakeVPS, client: BackupsClient
 ) -> None:
@@ -163,7 +163,7 @@ async def test_leaving_a_list_early_leaves_nothing_running(
     assert our_tasks() == tasks
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_leaving_waits_early_leaves_nothing_running(
     fake: FakeVPS, client: BackupsClient
 ) -> None:
@@ -227,7 +227,7 @@ async def test_a_bad_id_is_the_outcome_of_its_own_item(
     assert fake.count() == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_create_with_wait_gives_the_completed_backups_as_they_end() -> None:
     async with (
         FakeVPS(servers=6, backup_seconds=lambda made: 10.0 * made["server"]["id"]) as fake,
@@ -244,7 +244,7 @@ async def test_create_with_wait_gives_the_completed_backups_as_they_end() -> Non
         assert keys == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_with_wait_a_server_keeps_its_place_until_its_backup_ends() -> None:
     async with (
         FakeVPS(servers=4, backup_seconds=10) as fake,
@@ -257,7 +257,7 @@ async def test_with_wait_a_server_keeps_its_place_until_its_backup_ends() -> Non
         assert asyncio.get_running_loop().time() - start == pytest.approx(20, abs=3)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_wait_that_ends_badly_keeps_the_backup_s_ref_in_its_outcome() -> None:
     async with (
         FakeVPS(
@@ -278,7 +278,7 @@ async def test_a_wait_that_ends_badly_keeps_the_backup_s_ref_in_its_outcome() ->
             assert (error.ref.id, error.ref.server_id) == (held[server_id], server_id)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_token_that_is_revoked_during_the_wait_does_not_hide_what_was_started() -> None:
     async with (
         FakeVPS(servers=1, backup_seconds=100) as fake,

@@ -246,7 +246,7 @@ async def test_more_ids_than_one_way_through_the_list_serves_take_another() -> N
         assert fake.count() == 1 + 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_ids_that_come_slowly_are_not_waited_for() -> None:
     async with (
         FakeVPS(servers=30, backups=2) as fake,
@@ -262,7 +262,7 @@ async def test_ids_that_come_slowly_are_not_waited_for() -> None:
         assert per_server(fake) == 30
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_ids_that_come_in_a_second_are_taken_together() -> None:
     async with (
         FakeVPS(servers=300, backups=2) as fake,
@@ -291,7 +291,7 @@ async def test_ids_that_cannot_be_read_on_are_an_error_after_what_was_known(
         assert len(came) == 60
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("source", [list, later])
 async def test_leaving_the_whole_list_early_leaves_nothing_running(source: Any) -> None:
     async with (
@@ -325,7 +325,7 @@ async def test_the_whole_list_keeps_to_the_concurrency(concurrency: int) -> None
 # --- What goes wrong on the way ------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("page", [2, 3, 5])
 @pytest.mark.parametrize(
     "fault", [ServerFault(status=500), Garbage(), Reply(403, b"{}"), Reply(429, b"{}")]

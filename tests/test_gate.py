@@ -118,7 +118,7 @@ async def test_cancelling_all_leaves_an_empty_gate() -> None:
     assert limiter.running == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("maximum", [1, 4, 64])
 async def test_starts_are_no_closer_than_the_rate_allows(maximum: int) -> None:
     limiter = AdaptiveLimiter(maximum, rate=4)
@@ -135,7 +135,7 @@ async def test_starts_are_no_closer_than_the_rate_allows(maximum: int) -> None:
     assert [round(start - began, 3) for start in starts] == [number / 4 for number in range(9)]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_idle_time_saves_up_no_burst() -> None:
     limiter = AdaptiveLimiter(64, rate=1)
     loop = asyncio.get_running_loop()
@@ -147,7 +147,7 @@ async def test_an_idle_time_saves_up_no_burst() -> None:
     assert loop.time() - began == pytest.approx(1)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_cancelled_leave_no_gap_in_the_rate() -> None:
     limiter = AdaptiveLimiter(64, rate=1)
     await limiter.acquire()
@@ -163,7 +163,7 @@ async def test_the_cancelled_leave_no_gap_in_the_rate() -> None:
     assert limiter.running == 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_waiting_for_the_rate_takes_no_slot() -> None:
     limiter = AdaptiveLimiter(5, rate=1)
     tasks, _ = queue_up(limiter, 5)

@@ -260,7 +260,7 @@ def test_a_known_server_takes_fewer_looks_and_less_lag_than_the_exponential(nois
 # --- Learning from waits -------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_wait_teaches_how_long_the_backup_took_by_half_an_interval_at_most() -> None:
     strategy = LearnedBackoff()
     async with (
@@ -278,7 +278,7 @@ async def test_a_wait_teaches_how_long_the_backup_took_by_half_an_interval_at_mo
     ] * 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_wait_that_began_at_an_unknown_time_teaches_nothing() -> None:
     """As after a restart, with the two integers only."""
     strategy = LearnedBackoff()
@@ -292,7 +292,7 @@ async def test_a_wait_that_began_at_an_unknown_time_teaches_nothing() -> None:
     assert len(strategy.history) == 0
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_wait_that_times_out_teaches_nothing() -> None:
     strategy = LearnedBackoff()
     async with (

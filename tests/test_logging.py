@@ -9,7 +9,7 @@ from helpers_transport import CountingLimiter, at_once, closed_port
 from vpsbackups_async import BackupsClient, ConstantBackoff, RetryPolicy, VPSBackupsError
 from vpsbackups_async.testing import Drop, FakeVPS, Fault, RateLimit, ServerFault
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 def records(caplog: pytest.LogCaptureFixture, level: int) -> list[logging.LogRecord]:

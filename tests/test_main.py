@@ -192,7 +192,7 @@ async def test_main_ends_quietly_when_nobody_reads(
 # --- demo ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_demo_does_what_it_says(capsys: pytest.CaptureFixture) -> None:
     fake = FakeVPS(servers=25, backups=2, backup_seconds=lambda made: made["id"] % 5)
     assert await command.demo(fake) == 0
@@ -227,7 +227,7 @@ async def test_the_demo_does_what_it_says(capsys: pytest.CaptureFixture) -> None
     assert fake.count() == 3 + 25 + polls + 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_demo_s_own_server_takes_a_few_seconds(capsys: pytest.CaptureFixture) -> None:
     begun = asyncio.get_running_loop().time()
     assert await command.demo() == 0
@@ -235,7 +235,7 @@ async def test_the_demo_s_own_server_takes_a_few_seconds(capsys: pytest.CaptureF
     assert "25 of 25 backups completed" in capsys.readouterr().out
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_demo_whose_backup_fails_says_so(capsys: pytest.CaptureFixture) -> None:
     assert await command.demo(FakeVPS(servers=25, fails=[7])) == 1
     said = capsys.readouterr()

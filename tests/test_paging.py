@@ -388,7 +388,7 @@ async def test_a_first_page_that_is_not_there_is_not_found() -> None:
 # --- Ahead of the reader -------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("prefetch", [1, 3, 8])
 async def test_at_most_prefetch_pages_are_in_flight_and_their_order_is_kept(prefetch: int) -> None:
     book = Book(range(100), 5, seconds=1)
@@ -399,7 +399,7 @@ async def test_at_most_prefetch_pages_are_in_flight_and_their_order_is_kept(pref
     assert asyncio.get_running_loop().time() - start == pytest.approx(1 + -(-19 // prefetch))
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_error_of_a_page_that_runs_ahead_surfaces_at_that_page() -> None:
     book = Book(range(100), 5, seconds=1)
     book.fails[4] = ValueError("page 4")
@@ -411,7 +411,7 @@ async def test_the_error_of_a_page_that_runs_ahead_surfaces_at_that_page() -> No
             await anext(pages)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("way", ["generator", "walk"])
 async def test_closing_cancels_and_awaits_what_runs_ahead(way: str) -> None:
     book = Book(range(100), 5, seconds=1)
@@ -427,7 +427,7 @@ async def test_closing_cancels_and_awaits_what_runs_ahead(way: str) -> None:
     await pages.aclose()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("error", [None, ConfigurationError("closed")])
 async def test_closing_while_a_page_is_awaited_lets_nothing_else_run(
     error: ConfigurationError | None,
@@ -447,7 +447,7 @@ async def test_closing_while_a_page_is_awaited_lets_nothing_else_run(
     assert not walk.complete
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_links_that_skip_what_was_foreseen_are_followed() -> None:
     jumps = {1: 2, 2: 5, 5: 9}
 
@@ -460,7 +460,7 @@ async def test_links_that_skip_what_was_foreseen_are_followed() -> None:
     assert await read(walk_over(fetch, prefetch=2)) == [1, 2, 5, 9]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_cursor_is_followed_one_page_at_a_time() -> None:
     flying = peak = 0
 

@@ -36,7 +36,7 @@ async def run(
     return reports
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_last_report_counts_everything() -> None:
     moment, last = (await run(second, range(100)))[-1]
     assert moment == pytest.approx(10, abs=0.1)
@@ -46,7 +46,7 @@ async def test_the_last_report_counts_everything() -> None:
     assert last.remaining == 0
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_reports_tell_what_runs_and_how_long_the_rest_will_take() -> None:
     reports = await run(second, range(100))
     first = reports[0][1]
@@ -56,7 +56,7 @@ async def test_reports_tell_what_runs_and_how_long_the_rest_will_take() -> None:
     assert halfway.remaining == pytest.approx(5, abs=0.3)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("seconds", [0.001, 0.03, 0.1])
 async def test_reports_come_at_most_four_times_a_second_and_at_the_end(seconds: float) -> None:
     async def work(_: int) -> None:
@@ -70,7 +70,7 @@ async def test_reports_come_at_most_four_times_a_second_and_at_the_end(seconds: 
     assert len(reports) <= 2 + 4 * moments[-1]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_last_change_before_a_silence_is_told_within_the_quarter_second() -> None:
     async def work(number: int) -> None:
         await asyncio.sleep([0.1, 0.2, 60][number])
@@ -84,7 +84,7 @@ async def test_the_last_change_before_a_silence_is_told_within_the_quarter_secon
     ]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_total_is_none_where_the_input_does_not_tell_it() -> None:
     async def trickle() -> AsyncIterator[int]:
         for number in range(5):
@@ -98,13 +98,13 @@ async def test_the_total_is_none_where_the_input_does_not_tell_it() -> None:
         assert reports[-1][1].done == 5
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_what_was_not_attempted_counts_as_failed() -> None:
     _, last = (await run(second, range(9, 30), concurrency=1, on_error="stop"))[-1]
     assert (last.done, last.ok, last.failed) == (21, 0, 21)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_callback_that_raises_is_logged_once_and_breaks_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -126,7 +126,7 @@ async def test_a_callback_that_raises_is_logged_once_and_breaks_nothing(
     assert "the terminal is gone" in caplog.text
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_leaving_early_reports_once_more_and_then_no_more() -> None:
     reports: list[Progress] = []
     outcomes = fan_out(second, range(100), concurrency=3, on_progress=reports.append)
@@ -139,7 +139,7 @@ async def test_leaving_early_reports_once_more_and_then_no_more() -> None:
     assert len(reports) == told
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_fleet_of_creates_reports_its_progress() -> None:
     reports: list[Progress] = []
     async with (
@@ -156,7 +156,7 @@ async def test_a_fleet_of_creates_reports_its_progress() -> None:
     assert max(report.running for report in reports) == 5
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(("servers", "whole"), [(10, False), (40, True)])
 async def test_a_fleet_s_list_reports_its_progress_in_servers(servers: int, whole: bool) -> None:
     reports: list[Progress] = []

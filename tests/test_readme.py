@@ -4,8 +4,9 @@ import ast
 import asyncio
 import inspect
 import os
+import re
 import sys
-from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from vpsbackups_async import BackupsClient
 from vpsbackups_async.testing import FakeVPS
 
 SCRIPTS = [block for block in BLOCKS if "asyncio.run(" in block]
-SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS]
+TESTS = [block for block in BLOCKS if re.search(r"^async def test_", block, re.MULTILINE)]
+SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS + TESTS]
 
 
 async def run(block: str, names: dict[str, Any]) -> dict[str, Any]:
@@ -27,18 +29,21 @@ async def run(block: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
+pytestmark = pytest.mark.fake_vps(
+    servers={number: f"web-server-{number}" for number in (12345, 12346, 12347)},
+    backups=2,
+    backup_seconds=60,
+)
+
+
 @pytest.fixture
-async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
-    servers = {number: f"web-server-{number}" for number in (12345, 12346, 12347)}
-    async with FakeVPS(servers=servers, backups=2, backup_seconds=60) as server:
-        monkeypatch.setenv("VPS_API_TOKEN", server.token)
-        monkeypatch.setenv("VPS_API_URL", server.url)
-        server.add_backup(12345, description="Before the update")
-        yield server
+def fake(fake: FakeVPS) -> FakeVPS:
+    fake.add_backup(12345, description="Before the update")
+    return fake
 
 
 def test_the_readme_has_code_of_each_kind() -> None:
-    assert (len(SCRIPTS), len(APPS)) == (1, 4)
+    assert (len(SCRIPTS), len(APPS), len(TESTS)) == (1, 4, 1)
     assert len(SNIPPETS) >= 9
 
 
@@ -51,7 +56,18 @@ async def test_the_first_script_lists_manual_backups(fake: FakeVPS) -> None:
     assert out.split() == [b"7", b"web-server-12345", b"completed", b"4049"]
 
 
-@pytest.mark.looptime
+async def test_the_tests_pass(tmp_path: Path) -> None:
+    (tmp_path / "test_readme.py").write_text(TESTS[0], "utf-8")
+    options = ("-W", "error", "-o", "asyncio_default_fixture_loop_scope=function")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-q", *options, str(tmp_path)), cwd=tmp_path, stdout=-1
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert b"2 passed" in out
+
+
+@pytest.mark.virtual_time
 async def test_the_snippets_run_in_their_order(fake: FakeVPS) -> None:
     async with BackupsClient() as client:
         names: dict[str, Any] = {"client": client, "BackupsClient": BackupsClient}

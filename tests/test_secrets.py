@@ -206,7 +206,7 @@ FAULTS: list[Fault | None] = [
 ]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 async def test_the_token_shows_nowhere_whatever_goes_wrong(ear: Ear, fault: Fault | None) -> None:
     async with FakeVPS(servers=2, backups=5, token=CANARY) as fake:
@@ -230,7 +230,7 @@ async def test_the_token_shows_nowhere_whatever_goes_wrong(ear: Ear, fault: Faul
     assert ear.records != [] or not isinstance(fault, Drop | ServerFault | Latency)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("where", ["connecting", "sent", "body", "pause", "queue"])
 async def test_the_token_does_not_show_in_a_cancelled_call(ear: Ear, where: str) -> None:
     limiter = AdaptiveLimiter(1)

@@ -324,7 +324,7 @@ async def test_two_loops_over_one_stream_do_not_disturb_each_other(long: FakeVPS
 # --- A7: ahead -----------------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("paging", ["page", "limit"])
 @pytest.mark.parametrize("prefetch", [1, 4])
 async def test_prefetch_is_the_most_in_flight_and_saves_the_time_it_should(
@@ -343,7 +343,7 @@ async def test_prefetch_is_the_most_in_flight_and_saves_the_time_it_should(
         assert took == pytest.approx(1 + 20 / prefetch, abs=0.2)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_cursor_stays_sequential() -> None:
     async with (
         FakeVPS(servers=1, backups=25, page_size=5, paging="cursor", faults=[Latency(1)]) as fake,
@@ -365,7 +365,7 @@ async def test_the_error_of_a_page_surfaces_at_that_page() -> None:
         assert ids_of(came) == list(range(50, 35, -1))
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("way", ["aclose", "break", "client"])
 async def test_what_runs_ahead_is_ended_with_its_reader(way: str) -> None:
     async with FakeVPS(servers=1, backups=50, page_size=5) as fake, client_of(fake) as client:
@@ -386,7 +386,7 @@ async def test_what_runs_ahead_is_ended_with_its_reader(way: str) -> None:
         assert our_tasks() == tasks
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_closing_the_client_ends_what_runs_ahead_in_a_session_that_stays_open(
     long: FakeVPS,
 ) -> None:
@@ -404,7 +404,7 @@ async def test_closing_the_client_ends_what_runs_ahead_in_a_session_that_stays_o
             await anext(pages)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("prefetch", [0, 2])
 async def test_a_list_that_is_cut_short_by_the_client_s_end_does_not_look_whole(
     long: FakeVPS, prefetch: int

@@ -79,7 +79,7 @@ async def waiting(client: BackupsClient, fake: FakeVPS, verb: str) -> "asyncio.F
     return call
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("verb", VERBS)
 async def test_a_call_cancelled_in_its_pause_sends_no_further_request(verb: str) -> None:
     limiter = CountingLimiter()
@@ -96,7 +96,7 @@ async def test_a_call_cancelled_in_its_pause_sends_no_further_request(verb: str)
     assert [seen.status for seen in limiter.observed] == [429]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("verb", VERBS)
 async def test_a_call_cancelled_under_way_gives_its_slot_back(verb: str) -> None:
     limiter = CountingLimiter()
@@ -134,7 +134,7 @@ async def test_calls_cancelled_in_the_queue_were_never_sent() -> None:
         assert fake.count("POST") == 0
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     ("reply", "kind", "status", "asked"),
     [

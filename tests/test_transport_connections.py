@@ -95,7 +95,7 @@ async def test_how_long_an_idle_connection_is_kept_is_the_callers_choice(
         assert server.connections == connections
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_more_calls_at_once_than_aiohttps_usual_limit_do_not_queue_in_it() -> None:
     async with FakeVPS(servers=1, faults=[Latency(5)]) as fake:
         client = BackupsClient(fake.token, base_url=fake.url, limiter=AdaptiveLimiter(150))
@@ -178,7 +178,7 @@ async def test_a_given_session_gains_no_secret_and_keeps_its_own_headers() -> No
         lambda: aiohttp.TCPConnector(limit=100, limit_per_host=5),
     ],
 )
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_gate_is_no_wider_than_a_given_session(
     connector: Callable[[], aiohttp.TCPConnector],
 ) -> None:

@@ -108,7 +108,7 @@ LASTING: list[Any] = [
         RateLimit(None),
         RateLimitedError,
         dict.fromkeys(VERBS, 3),
-        marks=pytest.mark.looptime,
+        marks=pytest.mark.virtual_time,
     ),
     *(
         (Reply(status, b'{"detail": "no"}'), kind, dict.fromkeys(VERBS, 1))
@@ -305,7 +305,7 @@ async def test_an_answer_that_breaks_off_still_counts_by_its_status(
     assert sum(request.startswith(method) for request in server.requests) == times
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("limit", ["attempt", "deadline"])
 @pytest.mark.parametrize("verb", ["delete", "restore"])
 async def test_an_accepted_request_whose_body_never_ends_is_accepted(limit: str, verb: str) -> None:
@@ -333,7 +333,7 @@ async def test_a_create_that_was_cut_off_leaves_one_backup_and_an_error_that_say
 # --- Retry-After ---------------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @every_verb
 @pytest.mark.parametrize("form", ["seconds", "date"])
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ async def test_a_pause_that_is_too_long_is_told_at_once_and_not_waited_for(
     assert sent(account, verb) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", [RateLimit(10), ServerFault(503, retry_after=10)], ids=repr)
 async def test_a_pause_that_was_asked_for_is_kept_and_not_much_exceeded(
     account: FakeVPS, fault: Fault
@@ -373,7 +373,7 @@ async def test_a_pause_that_was_asked_for_is_kept_and_not_much_exceeded(
     assert len(set(pauses)) == 4
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("text", ["nan", "inf", "-5", "1_000", "2814, 2", "soon", "٣"])
 async def test_a_retry_after_without_sense_leaves_the_pause_to_the_backoff(
     account: FakeVPS, text: str
@@ -385,7 +385,7 @@ async def test_a_retry_after_without_sense_leaves_the_pause_to_the_backoff(
     assert account.requests[1].at - account.requests[0].at == pytest.approx(7, abs=0.1)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_throttled_calls_do_not_all_come_back_together(account: FakeVPS) -> None:
     account.inject(RateLimit(10, times=100))
     limiter = AdaptiveLimiter(100)
@@ -435,7 +435,7 @@ async def test_a_success_earns_a_tenth_of_a_retry_back(account: FakeVPS) -> None
 # --- Time ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_queue_burns_no_timeout(account: FakeVPS) -> None:
     account.inject(Latency(0.2))
     client = BackupsClient(
@@ -451,7 +451,7 @@ async def test_a_queue_burns_no_timeout(account: FakeVPS) -> None:
     assert account.peak == 10
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_attempt_that_takes_too_long_is_tried_again_and_told(account: FakeVPS) -> None:
     account.inject(Latency(3600))
     timeouts = Timeouts(attempt=4)
@@ -466,7 +466,7 @@ async def test_an_attempt_that_takes_too_long_is_tried_again_and_told(account: F
     assert (caught.value.sent, caught.value.attempts) == (True, 3)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @every_verb
 async def test_a_connection_that_takes_too_long_was_not_sent_and_is_tried_again(verb: str) -> None:
     loop = asyncio.get_running_loop()
@@ -486,7 +486,7 @@ async def test_a_connection_that_takes_too_long_was_not_sent_and_is_tried_again(
     assert "Timeouts.connect" in str(error)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @every_verb
 @pytest.mark.parametrize("where", ["in the queue", "connecting", "resolving", "sent"])
 async def test_the_deadline_says_whether_anything_was_sent(
@@ -528,7 +528,7 @@ async def test_the_deadline_says_whether_anything_was_sent(
     assert limiter.running == (where == "in the queue")
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_deadline_covers_attempts_and_pauses_together(account: FakeVPS) -> None:
     account.inject(Latency(1), ServerFault(500))
     policy = RetryPolicy(attempts=100, backoff=ConstantBackoff(2))
@@ -546,7 +546,7 @@ async def test_the_deadline_covers_attempts_and_pauses_together(account: FakeVPS
     assert caught.value.sent is True
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_deadline_in_a_later_attempt_tells_the_failure_before_it(
     account: FakeVPS,
 ) -> None:

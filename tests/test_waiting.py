@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -46,7 +46,10 @@ from vpsbackups_async.testing import (
     ServerFault,
 )
 
-pytestmark = pytest.mark.looptime
+pytestmark = [
+    pytest.mark.virtual_time,
+    pytest.mark.fake_vps(servers=500, backups=0, backup_seconds=100),
+]
 EVERY_10 = ConstantBackoff(10)
 
 
@@ -60,12 +63,6 @@ def look_times(fake: FakeVPS) -> list[float]:
     return [
         round(seen.at - fake.requests[0].at, 3) for seen in fake.requests if seen.method == "GET"
     ]
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeVPS]:
-    async with FakeVPS(servers=500, backup_seconds=100) as server:
-        yield server
 
 
 async def test_wait_gives_the_completed_backup(fake: FakeVPS) -> None:
