@@ -266,9 +266,9 @@ ONE_OF_EACH = """
     ("test", "options", "words"),
     [
         ("def", [], "write the test as `async def`"),
-        ("async def", [], "needs a runner for its test: install pytest-asyncio and mark"),
-        ("async def", ["-p", "no:asyncio", "-p", "no:anyio"], "needs a runner for its test"),
-        ("@pytest.mark.anyio\nasync def", [], "works on asyncio, not on trio"),
+        ("async def", [], "need a runner of async tests: install pytest-asyncio and mark"),
+        ("async def", ["-p", "no:asyncio", "-p", "no:anyio"], "need a runner of async tests"),
+        ("@pytest.mark.anyio\nasync def", [], "work on asyncio, not on trio"),
     ],
 )
 def test_a_test_that_cannot_use_them_is_told_what_to_do(

@@ -14,7 +14,7 @@ from typing import Any, Self
 __all__ = ["VirtualTime"]
 
 # Bytes on loopback arrive before `send` returns on some systems and a moment later on others.
-ON_THEIR_WAY = 0.001
+ON_THEIR_WAY = 0.0002
 
 
 class VirtualTime:
@@ -88,9 +88,12 @@ class VirtualTime:
             took = time.monotonic() - began
             self._move_on(took if events or timeout is None else timeout)
             return events
-        if timeout is None or self._outside.has_connections:
-            events = self._poll(None if timeout is None else ON_THEIR_WAY)
-        if not events and timeout is not None:
+        if timeout is None:
+            return self._poll(None)
+        if self._outside.has_connections:
+            time.sleep(ON_THEIR_WAY)  # a selector's own timeout is in whole milliseconds
+            events = self._poll(0)
+        if not events:
             self._move_on(timeout)
         return events
 

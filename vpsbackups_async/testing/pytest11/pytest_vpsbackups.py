@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vpsbackups_async import BackupsClient
     from vpsbackups_async.testing import FakeVPS, VirtualTime
 
+OURS = "fake_vps, backups_client and virtual_time"
 MARKER = """\
 fake_vps(virtual_time=True, **knobs): the arguments of `FakeVPS` for the fixture fake_vps, such as \
 servers=3, backup_seconds=600, quota=10; virtual_time=False for a test at the real pace."""
@@ -102,7 +103,7 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Hand a fixture of ours to whatever runs the test: pytest-asyncio, or anyio's plugin."""
-    if fixturedef.func.__module__ == __name__:
+    if getattr(fixturedef.func, "__module__", None) == __name__:
         function = inspect.unwrap(fixturedef.func)
         # For the whole test: pytest-asyncio looks again when it comes to the call.
         fixturedef.func = _as_the_runner_takes_it(function, request)  # type: ignore[misc]
@@ -112,11 +113,10 @@ def pytest_fixture_setup(
 def _as_the_runner_takes_it(
     function: Callable[..., Any], request: pytest.FixtureRequest
 ) -> Callable[..., Any]:
-    name = request.fixturename
     test = getattr(request.node, "obj", None)
     test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
     if not inspect.iscoroutinefunction(test):
-        words = f"{name} works on the event loop of its test: write the test as `async def`"
+        words = f"{OURS} are for tests on an event loop: write the test as `async def`"
         return _refusing(function, words)
     if "anyio_backend" in request.fixturenames:
         return _for_anyio(function, request)
@@ -124,7 +124,7 @@ def _as_the_runner_takes_it(
     if marker is not None and request.config.pluginmanager.has_plugin("asyncio"):
         return _for_pytest_asyncio(function, request, marker)
     words = (
-        f"{name} needs a runner for its test: install pytest-asyncio and mark the test with"
+        f"{OURS} need a runner of async tests: install pytest-asyncio and mark the test with"
         " @pytest.mark.asyncio, or install anyio and mark it with @pytest.mark.anyio"
     )
     return _refusing(function, words)
@@ -144,10 +144,7 @@ def _for_anyio(function: Callable[..., Any], request: pytest.FixtureRequest) -> 
     kind = backend if isinstance(backend, str) else backend[0]
     if kind == "asyncio":
         return function
-    words = (
-        f"{request.fixturename} works on asyncio, not on {kind}: let a fixture anyio_backend"
-        ' return "asyncio"'
-    )
+    words = f'{OURS} work on asyncio, not on {kind}: let a fixture anyio_backend return "asyncio"'
     return _refusing(function, words)
 
 
