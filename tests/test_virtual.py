@@ -80,6 +80,16 @@ async def test_code_takes_no_virtual_time() -> None:
         assert virtual_time.elapsed == 0
 
 
+@pytest.mark.parametrize("seconds", [0.03, 0.1, 0.3, 0.7])
+async def test_many_short_waits_add_up_to_a_long_one(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    with VirtualTime():
+        for _ in range(1_000):
+            await asyncio.sleep(seconds)
+        assert loop.time() >= 1_000 * seconds
+        assert loop.time() == pytest.approx(1_000 * seconds, abs=1e-9)
+
+
 async def test_who_waits_until_a_moment_gets_there_whatever_the_rounding() -> None:
     loop = asyncio.get_running_loop()
     with VirtualTime():

@@ -1,6 +1,7 @@
 """A VPS.org server to test against: in memory, on a loopback port, as faulty as asked for.
 
-It shares no code with the client, so that one mistake cannot cancel itself out.
+It shares no code with the client, so that one mistake cannot cancel itself out. `VirtualTime` lets
+a test of a ten-minute wait take milliseconds; the pytest plugin has fixtures for both.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ class VirtualTime:
         return events
 
     def _move_on(self, seconds: float) -> None:
-        # Never short of a timer by a rounding: who waits until a moment would wait for ever.
+        # In whole microseconds, so that many short waits add up to a long one; but never short of
+        # a timer by a rounding, for who waits until a moment would wait for ever.
         then = self._now + seconds
         self._now = max(then, round(then, 6))
 
