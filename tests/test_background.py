@@ -44,7 +44,7 @@ async def seen(fake: FakeVPS, count: int, method: str) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_job_goes_on_by_itself_and_its_end_is_logged_with_the_backup(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -60,13 +60,13 @@ async def test_a_job_goes_on_by_itself_and_its_end_is_logged_with_the_backup(
     assert fake.count("POST") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_job_can_be_awaited(fake: FakeVPS) -> None:
     async with client_of(fake) as client:
         assert (await client.background(back_up(client, 1))).is_completed
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_what_a_job_fails_with_is_logged_and_nobody_has_to_look(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,7 +92,7 @@ async def test_what_a_job_fails_with_is_logged_and_nobody_has_to_look(
     assert said["background job sleeper is done"].levelname == "INFO"
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_closing_ends_a_job_that_waits_with_the_ref_to_wait_for_again(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,7 +111,7 @@ async def test_closing_ends_a_job_that_waits_with_the_ref_to_wait_for_again(
     assert len(fake.requests) == asked
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_closing_in_the_middle_of_a_job_s_create_makes_one_backup_and_logs_it(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,7 +126,7 @@ async def test_closing_in_the_middle_of_a_job_s_create_makes_one_backup_and_logs
     ]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_create_that_ends_while_its_client_closes_still_says_which_backup_it_made(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,7 +140,7 @@ async def test_a_create_that_ends_while_its_client_closes_still_says_which_backu
     assert len(fake.requests) == len(fake.backups) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("in_background", [True, False])
 async def test_a_create_that_waits_for_another_backup_makes_none_when_its_client_closes(
     fake: FakeVPS, in_background: bool
@@ -156,7 +156,7 @@ async def test_a_create_that_waits_for_another_backup_makes_none_when_its_client
     assert fake.count("POST") == len(fake.backups) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_job_that_does_not_end_by_itself_is_cancelled_and_waited_for(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,7 +177,7 @@ async def test_a_job_that_does_not_end_by_itself_is_cancelled_and_waited_for(
     assert caplog.messages == ["background job endless was cancelled"]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_cancelled_close_still_cancels_the_jobs(fake: FakeVPS) -> None:
     client = client_of(fake)
     job = client.background(asyncio.sleep(3600))
@@ -190,7 +190,7 @@ async def test_a_cancelled_close_still_cancels_the_jobs(fake: FakeVPS) -> None:
         await job
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_job_may_close_its_client(fake: FakeVPS) -> None:
     client = client_of(fake)
     other = client.background(asyncio.sleep(3600))
@@ -198,7 +198,7 @@ async def test_a_job_may_close_its_client(fake: FakeVPS) -> None:
     assert other.cancelled()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_client_that_is_closed_or_about_to_be_begins_nothing(fake: FakeVPS) -> None:
     async def late(client: BackupsClient) -> None:
         try:

@@ -6,11 +6,11 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from looptime import new_event_loop
 
 from vpsbackups_async._deadlines import Deadlines
+from vpsbackups_async.testing import VirtualTime
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 def now() -> float:
@@ -148,6 +148,10 @@ def test_each_block_ends_by_itself_or_at_its_deadline(blocks: list[tuple[int, in
     """Blocks of (start, work, limit) seconds, odd and even so that no two moments are the same."""
 
     async def run() -> None:
+        with VirtualTime():
+            await go()
+
+    async def go() -> None:
         deadlines = Deadlines(asyncio.get_running_loop())
 
         async def block(start: int, work: int, limit: int) -> tuple[float, bool]:
@@ -166,5 +170,4 @@ def test_each_block_ends_by_itself_or_at_its_deadline(blocks: list[tuple[int, in
             assert took - began == pytest.approx(min(work + 0.5, limit))
         assert timers() == 0
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run())
+    asyncio.run(run())

@@ -14,7 +14,7 @@ CREATE = "/servers/1/backups"
 BOTH = ["fastapi", "aiohttp"]
 JOB = {"fastapi": "background job backup of 1", "aiohttp": "background job wait for 1"}
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -75,12 +74,15 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.now: Callable[[], float] = loop.time
         self._numbers = itertools.count()
         self._heap: list[tuple[float, int, Scope]] = []
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
         self._armed = math.inf
+
+    def now(self) -> float:
+        """The moment on the event loop's clock, which may change from real to virtual time."""
+        return self.loop.time()
 
     def until(self, when: float) -> Scope:
         """A block that may run until `when`, on the event loop's clock; it cannot be used twice."""

@@ -8,8 +8,9 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
+
+from attrs import frozen
 
 from vpsbackups_async._checks import check_int, check_number
 
@@ -23,7 +24,8 @@ _PATIENCE: Final = 8
 _MAX_DOUBLINGS: Final = 3
 
 
-class Observation(NamedTuple):
+@frozen
+class Observation:
     """How a request that was let through ended, told to the `Limiter` that let it through.
 
     `kind` is what it was for (`list`, `create`, `delete`, `restore`), `cost` what was acquired for
@@ -83,7 +85,7 @@ class AdaptiveLimiter:
         self._timeless = rate is None
         self._next_start = self._drawn_start = -math.inf
         self._opens = self._all_open = -math.inf
-        self._clock: Callable[[], float] = time.monotonic
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._recovering = False
         self._successes = 0
         self._window = maximum
@@ -118,7 +120,7 @@ class AdaptiveLimiter:
     @property
     def closed_for(self) -> float:
         """The seconds until it opens again after a 429; 0 if it is open."""
-        return 0.0 if self._opens == -math.inf else max(0.0, self._opens - self._clock())
+        return 0.0 if self._opens == -math.inf else max(0.0, self._opens - self._now())
 
     def try_acquire(self, cost: int = 1, kind: str = "list") -> bool:  # noqa: ARG002  # the protocol's
         """Whether the request may start at once; then it counts as running."""
@@ -208,11 +210,14 @@ class AdaptiveLimiter:
         self._timeless = self._rate is None
         return self._next_start
 
+    def _now(self) -> float:
+        return time.monotonic() if self._loop is None else self._loop.time()
+
     # --- What the server bears -----------------------------------------------------------------
 
     def _refused(self, outcome: Observation) -> None:
-        self._clock = asyncio.get_running_loop().time
-        now = self._clock()
+        self._loop = asyncio.get_running_loop()
+        now = self._now()
         # What was sent before the last cut says nothing about the limit since then.
         if now - outcome.elapsed > self._last_cut + 1e-6:
             self._last_cut = now
@@ -235,7 +240,7 @@ class AdaptiveLimiter:
         self._move_to(max(1, self._limit // 2))
 
     def _succeeded(self, outcome: Observation) -> None:
-        if self._clock() - outcome.elapsed > self._last_cut:
+        if self._now() - outcome.elapsed > self._last_cut:
             self._bursts = 0
         # Where fewer run than may, their success says nothing about more.
         if self._running >= self._limit:
