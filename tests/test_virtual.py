@@ -167,7 +167,7 @@ async def test_a_subprocess_takes_the_time_it_takes(kind: str, pipes: dict[str, 
         async with asyncio.timeout(60):
             await process.communicate()
         assert process.returncode == 0
-        assert 0.001 < virtual_time.elapsed < 60
+        assert virtual_time.elapsed < 60
         at = virtual_time.elapsed
         await asyncio.sleep(600)
         assert virtual_time.elapsed >= at + 600
