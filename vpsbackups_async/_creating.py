@@ -110,7 +110,10 @@ class Creator:
         else:
             backup = task.result()
             logger.warning(
-                "%s, whose caller was cancelled, made backup %s", task.get_name(), backup.id
+                "%s, whose caller was cancelled, made backup %s",
+                task.get_name(),
+                backup.id,
+                extra={"backup": backup},
             )
 
     def stop(self) -> None:

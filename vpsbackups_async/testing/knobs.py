@@ -59,6 +59,7 @@ class Knobs:
     _seed: int = 0
     ssl_context: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
+    port: int = 0
     prefix: str = ""
     _clock: Callable[[], float] | None = None
     keepalive_seconds: float = 75.0

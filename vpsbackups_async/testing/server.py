@@ -1,4 +1,4 @@
-"""`FakeVPS`: a VPS.org backups API in memory, on a free port of the loopback interface."""
+"""`FakeVPS`: a VPS.org backups API in memory, on a port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class FakeVPS(Knobs):
         seed: for all that is random.
     Where it listens:
         ssl_context: serve https. host: the name in `url`; it always listens on 127.0.0.1.
+        port: the port to listen on; 0 is any free one.
         prefix*: a path in front of ``/api/v1``.
         keepalive_seconds: how long an idle connection is kept.
         clock: a function that gives seconds since 1970. By default the clock starts at
@@ -98,7 +99,7 @@ class FakeVPS(Knobs):
             raise self._wire.mishaps[0]
 
     async def start(self) -> None:
-        """Listen on a free port; after a `stop`, on the same one as before, with the state kept."""
+        """Listen; after a `stop`, on the same port as before, with the state kept."""
         self._time.start()
         await self._wire.start()
 

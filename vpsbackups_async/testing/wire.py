@@ -51,7 +51,7 @@ class Wire:
         self._ledger = ledger
         self._limits = Limits()
         self._number = 0
-        self._port = 0
+        self._port = knobs.port
         self._date = (0, "")
         self._parked: set[asyncio.Future[None]] = set()
         self._closing = False

@@ -1,0 +1,93 @@
+"""How a command ends: its exit code, and what is said about an error."""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+from vpsbackups_async.cli.text import safe
+from vpsbackups_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    NotAttemptedError,
+    RateLimitedError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    TransportError,
+    UnexpectedRedirectError,
+    VPSBackupsError,
+    WaitTimeoutError,
+)
+
+__all__ = ["Exit", "RefusedError", "UsageError", "code_of", "explain", "hint_of"]
+
+
+class Exit(IntEnum):
+    """The exit codes, as `vpsbackups --help` lists them."""
+
+    FINE = 0
+    SOME_FAILED = 1
+    USAGE = 2
+    AUTHENTICATION = 3
+    TIMED_OUT = 4
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given; says what to change."""
+
+
+class RefusedError(Exception):
+    """The command is not carried out because of what the server holds; says why."""
+
+
+_HINTS: Final[dict[type[VPSBackupsError], str]] = {
+    AuthenticationError: "Check the token (VPS_API_TOKEN or --token-file): it may be mistyped, "
+    "expired or revoked",
+    ConfigurationError: "",
+    CreateOutcomeUnknownError: "Look before creating again: vpsbackups list --type manual "
+    "--server {error.server_id}",
+    DeadlineExceededError: "Try again later, or with fewer at once (--concurrency)",
+    RateLimitedError: "Try again later, or with fewer at once (--concurrency)",
+    RequestTimeoutError: "The server was too slow: try again later",
+    ResponseTooLargeError: "Ask for one server at a time (--server)",
+    TransportError: "Check the URL (VPS_API_URL or --url) and the network",
+    UnexpectedRedirectError: "Check the URL (VPS_API_URL or --url): https, the right host and path",
+    WaitTimeoutError: "It may still be running: wait for it again",
+}
+"""What to do, where the library's own hint speaks of Python and not of the shell."""
+
+_IN_THE_SHELL: Final = (
+    ("base_url", "the URL (VPS_API_URL or --url)"),
+    (", or pass allow_insecure=True if the network is trusted", ""),
+    (": pass token=...", ""),
+)
+
+
+def hint_of(error: BaseException) -> str:
+    """What to do about an error, empty where the error says it already."""
+    for kind in type(error).__mro__:
+        if kind in _HINTS:
+            return _HINTS[kind].format(error=error)
+    return error.hint if isinstance(error, VPSBackupsError) else ""
+
+
+def explain(error: BaseException) -> str:
+    """What happened, in one line that is fit for a terminal."""
+    said = error.describe() if isinstance(error, VPSBackupsError) else str(error)
+    for python, shell in _IN_THE_SHELL:
+        said = said.replace(python, shell)
+    return safe(said)
+
+
+def code_of(errors: Iterable[BaseException]) -> Exit:
+    """The exit code after these errors, none of them included."""
+    kinds = {type(error) for error in errors}
+    if not kinds:
+        return Exit.FINE
+    if AuthenticationError in kinds:
+        return Exit.AUTHENTICATION
+    if kinds - {NotAttemptedError} <= {WaitTimeoutError}:
+        return Exit.TIMED_OUT
+    return Exit.USAGE if kinds == {ConfigurationError} else Exit.SOME_FAILED

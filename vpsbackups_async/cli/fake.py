@@ -1,0 +1,62 @@
+"""`vpsbackups fake`: a server to try things on."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.session import in_the_loop
+from vpsbackups_async.testing import FakeVPS
+
+__all__ = ["fake"]
+
+
+def fake(
+    *,
+    port: Annotated[int, Parameter(("--port", "-p"), metavar="N", help="0, any free one")] = 0,
+    servers: Annotated[int, Parameter(metavar="N", help="with ids from 1; 25 if not given")] = 25,
+    backups: Annotated[int, Parameter(metavar="N", help="of each server at first; 3")] = 3,
+    backup_seconds: Annotated[
+        float, Parameter(metavar="SECONDS", help="how long a new one takes; 20")
+    ] = 20.0,
+    page_size: Annotated[int, Parameter(metavar="N", help="backups a page; 20")] = 20,
+    rate_limit: Annotated[
+        float | None, Parameter(metavar="N", help="requests a second before it answers 429")
+    ] = None,
+) -> int:
+    """A VPS.org backups API in memory on 127.0.0.1, until Ctrl-C.
+
+    It writes the two variables to export in another shell.
+    """
+    if not 0 <= port < 65_536:
+        raise UsageError("--port is at most 65535")
+    if min(servers, backups, page_size) < 0 or backup_seconds < 0:
+        raise UsageError("these numbers are zero or more")
+    server = FakeVPS(
+        port=port,
+        servers=servers,
+        backups=backups,
+        backup_seconds=backup_seconds,
+        page_size=page_size,
+        max_page_size=max(100, page_size),
+        rate_limit=rate_limit,
+        clock=time.time,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(in_the_loop(_serve(server)))
+        except OSError as error:
+            raise UsageError(f"cannot listen on port {port}: {error.strerror}") from error
+    return Exit.FINE
+
+
+async def _serve(server: FakeVPS) -> None:
+    async with server:
+        sys.stdout.write(f"export VPS_API_URL={server.url}\nexport VPS_API_TOKEN={server.token}\n")
+        sys.stdout.flush()
+        sys.stderr.write("Serving until Ctrl-C; say the two lines above in another shell.\n")
+        await asyncio.get_running_loop().create_future()

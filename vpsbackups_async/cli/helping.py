@@ -1,0 +1,46 @@
+"""How help looks: one line an option, so that a command's help fits a screen of 24 lines."""
+
+from typing import Any
+
+from cyclopts.help import HelpEntry, HelpPanel, InlineText
+from rich.console import Console, ConsoleOptions
+from rich.text import Text
+
+__all__ = ["Help"]
+
+
+class Help:
+    """A formatter for cyclopts: titles without boxes, names left, what they mean right."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:  # noqa: ARG002  # the protocol's
+        """Print one group of options or commands."""
+        if not panel.entries:
+            return
+        console.print(Text(f"{panel.title}:", style="bold"))
+        width = max(len(_names(entry)) for entry in panel.entries)
+        for entry in panel.entries:
+            names = Text(f"  {_names(entry):<{width}}  ", style="cyan")
+            console.print(names.append_text(_meaning(entry)))
+
+    @staticmethod
+    def render_usage(console: Console, options: ConsoleOptions, usage: Any) -> None:  # noqa: ARG004
+        """Print how the command is called."""
+        console.print(Text(f"Usage: {str(usage).strip().removeprefix('Usage: ')}", style="bold"))
+
+    @staticmethod
+    def render_description(console: Console, options: ConsoleOptions, description: Any) -> None:  # noqa: ARG004
+        """Print what the command does."""
+        console.print(description)
+
+
+def _names(entry: HelpEntry) -> str:
+    if entry.positional_label:
+        return entry.metavar or entry.positional_label
+    names = ", ".join((*entry.positive_shorts, *entry.positive_names))
+    return f"{names} {entry.metavar}" if entry.metavar else names
+
+
+def _meaning(entry: HelpEntry) -> Text:
+    said = entry.description
+    meaning = said.primary_renderable if isinstance(said, InlineText) else said
+    return Text(str(meaning), style="default")

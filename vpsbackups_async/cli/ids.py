@@ -1,0 +1,88 @@
+"""Ids of servers and backups from arguments, a file or standard input."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.text import safe
+from vpsbackups_async.models import BackupRef
+
+__all__ = ["backup_refs", "one_ref", "one_server", "server_ids", "written"]
+
+_ID: Final = re.compile(r"0*[1-9][0-9]{0,17}")
+_REF: Final = re.compile(r"(0*[1-9][0-9]{0,17})(?::(0*[1-9][0-9]{0,17}))?")
+
+
+def written(ref: BackupRef) -> str:
+    """A ref as the command line takes it: `502:12345`, or `502` where the server is not known."""
+    return str(ref.id) if ref.server_id is None else f"{ref.id}:{ref.server_id}"
+
+
+def one_server(text: str, where: str = "") -> int:
+    """The id of a server; raises `UsageError`."""
+    if not _ID.fullmatch(text):
+        raise UsageError(f"{where}{_shown(text)} is not the id of a server, a positive number")
+    return int(text)
+
+
+def one_ref(text: str, where: str = "") -> BackupRef:
+    """A backup by `ID` or `ID:SERVER`; raises `UsageError`."""
+    found = _REF.fullmatch(text)
+    if not found:
+        raise UsageError(f"{where}{_shown(text)} is no backup: give ID or ID:SERVER, two numbers")
+    return BackupRef(int(found[1]), int(found[2]) if found[2] else None)
+
+
+def server_ids(given: Iterable[str], source: str | None) -> list[int]:
+    """The servers in their order, each once: those given, then every word of the source.
+
+    Raises `UsageError` for a word that is no id, and where there is none at all: an empty file must
+    not be taken for no filter.
+    """
+    ids = [one_server(text) for text in given]
+    if source is not None:
+        for where, words in _lines(source):
+            ids += [one_server(word, where) for word in words]
+        if not ids:
+            raise UsageError(f"{_name(source)} names no server")
+    return list(dict.fromkeys(ids))
+
+
+def backup_refs(given: Iterable[str], source: str | None) -> list[BackupRef]:
+    """The backups in their order, each once: those given, then those that lines begin with.
+
+    What follows on a line is left alone, so that the output of `create` and `list` serves as input.
+    Raises `UsageError` for a line that begins with none.
+    """
+    refs = [one_ref(text) for text in given]
+    if source is not None:
+        for where, words in _lines(source):
+            refs.append(one_ref(words[0], where))
+            for word in words[1:]:
+                if not _REF.fullmatch(word):
+                    break
+                refs.append(one_ref(word))
+    return list({ref.id: ref for ref in refs}.values())
+
+
+def _lines(source: str) -> Iterator[tuple[str, list[str]]]:
+    """Where each line stands, and its words; without comments and empty lines."""
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8", "replace")
+    except OSError as error:
+        raise UsageError(f"cannot read {_shown(source)}: {error.strerror}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].replace(",", " ").split()
+        if words:
+            yield f"{_name(source)}, line {number}: ", words
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else safe(source)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")

@@ -1,0 +1,158 @@
+"""`vpsbackups list`."""
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Annotated, Final, Literal
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.failures import Failures
+from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.reading import PAGE, Best, Wanted, batches, moment_of
+from vpsbackups_async.cli.rows import Form, Writer, open_writer
+from vpsbackups_async.cli.session import Session
+from vpsbackups_async.errors import FleetError
+from vpsbackups_async.models import Backup
+
+__all__ = ["list_backups"]
+
+_FLUSH_AFTER: Final = 0.1
+"""Seconds that a row may wait for others to be written with."""
+
+
+def list_backups(
+    *,
+    server: Annotated[
+        list[str] | None,
+        Parameter(
+            ("--server", "-s"), metavar="ID", negative=(), help="of this server; may be repeated"
+        ),
+    ] = None,
+    servers_from: Annotated[
+        str | None, Parameter(metavar="FILE", help="of the servers named there; - is stdin")
+    ] = None,
+    type: Annotated[
+        Literal["manual", "automatic"] | None,
+        Parameter(("--type", "-t"), help="manual or automatic"),
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        Parameter(metavar="WORD", negative=(), help="completed, in_progress, failed; repeatable"),
+    ] = None,
+    since: Annotated[
+        str | None, Parameter(metavar="WHEN", help="made since 24h, 7d, or a date (UTC)")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        Parameter(
+            metavar="KEY",
+            allow_leading_hyphen=True,
+            help="server; with --limit id, created, size, name, or -KEY",
+        ),
+    ] = None,
+    limit: Annotated[int | None, Parameter(("--limit", "-n"), metavar="N", help="no more")] = None,
+    json: Annotated[Flag, Parameter(help="one JSON array")] = False,
+    ndjson: Annotated[Flag, Parameter(help="a JSON object a line")] = False,
+    csv: Annotated[Flag, Parameter(help="comma-separated, with a header")] = False,
+    common: Common = DEFAULTS,
+) -> int:
+    """Backups, as they come: a table, or a line each where it is piped."""
+    form = _form(json=json, ndjson=ndjson, csv=csv)
+    wanted = Wanted(
+        servers=server_ids(server or (), servers_from),
+        backup_type=type,
+        statuses=frozenset(word.casefold() for word in status or ()),
+        since=moment_of(since),
+        sort=sort,
+        limit=limit,
+    )
+    wanted.check()
+    with Session(common) as session:
+        return session.do(_list(session, wanted, form))
+
+
+def _form(**flags: bool) -> Form:
+    chosen: list[Form] = [form for form in ("json", "ndjson", "csv") if flags[form]]
+    if len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+    return chosen[0] if chosen else "table"
+
+
+async def _list(session: Session, wanted: Wanted, form: Form) -> int:
+    failures = Failures(session.screen)
+    writer = open_writer(form, session.screen)
+    output = _Output(writer)
+    best = Best(wanted)
+    left = sys.maxsize if wanted.limit is None else wanted.limit
+    display = Display(session.screen, "Reading", session.stats, shown=_goes_to_a_file())
+    async with display, aclosing(batches(session.client, wanted, display.update)) as found:
+        try:
+            async for batch in found:
+                kept = [backup for backup in batch if wanted.keeps(backup)]
+                if wanted.sorts:
+                    best.add(kept)
+                    continue
+                output.add(kept[:left])
+                left -= len(kept)
+                if left <= 0:
+                    break
+        except FleetError as error:
+            for failure in error.failures:
+                failures.add(f"server {failure.key}", failure.error or error)
+    output.add(best.sorted())
+    output.flush()
+    writer.end()
+    return failures.close()
+
+
+def _goes_to_a_file() -> bool:
+    """Whether the rows cannot be seen; a pager or the like draws on the terminal itself."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # it is no file at all
+        return False
+
+
+class _Output:
+    """Hands rows to a writer: the first at once, the others a page or a moment at a time."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._rows: list[Backup] = []
+        self._most = 1
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: OSError | None = None
+
+    def add(self, backups: Sequence[Backup]) -> None:
+        """Write these soon; raises what writing raised since."""
+        self._rows += backups
+        if self._error is not None:
+            raise self._error
+        if len(self._rows) >= self._most:
+            self.flush()
+        elif self._rows and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_FLUSH_AFTER, self._flush_later)
+
+    def flush(self) -> None:
+        """Write what there is now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._rows:
+            self._most = PAGE
+            rows, self._rows = self._rows, []
+            self._writer.rows(rows)
+
+    def _flush_later(self) -> None:
+        try:
+            self.flush()
+        except OSError as error:
+            self._error = error

@@ -1,0 +1,243 @@
+"""`vpsbackups create` and `vpsbackups wait`."""
+
+import textwrap
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Annotated, Final, Self, TypeVar
+
+from cyclopts import Parameter
+
+from vpsbackups_async._fanout import fan_out
+from vpsbackups_async.backoff import Backoff
+from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.failures import Failures
+from vpsbackups_async.cli.ids import backup_refs, server_ids, written
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.rows import Table
+from vpsbackups_async.cli.session import Session
+from vpsbackups_async.cli.text import seconds_of
+from vpsbackups_async.client import BackupStream
+from vpsbackups_async.errors import WaitError, WaitTimeoutError
+from vpsbackups_async.fleet import Fleet
+from vpsbackups_async.models import Backup, BackupRef, BackupType, Outcome
+
+__all__ = ["create", "wait"]
+
+K = TypeVar("K")
+
+_ON_ONE_LINE: Final = 5
+_AT_MOST: Final = 1000
+"""More refs than that are not printed to be copied."""
+
+_Timeout = Annotated[
+    str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
+]
+
+
+def create(
+    *servers: Annotated[str, Parameter(metavar="SERVER", help="ids of servers")],
+    servers_from: Annotated[
+        str | None, Parameter(metavar="FILE", help="the servers named there, too; - is stdin")
+    ] = None,
+    description: Annotated[
+        str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
+    ] = None,
+    wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
+    concurrency: Annotated[
+        int, Parameter(metavar="N", help="servers at a time; 64 if not given")
+    ] = 64,
+    timeout: _Timeout = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """Start a backup of each server. Piped, it writes ID:SERVER, one a line.
+
+    With --wait a server keeps its place among --concurrency until its backup is completed.
+    """
+    ids = server_ids(servers, servers_from)
+    if not ids:
+        raise UsageError("no server is named: give ids, or --servers-from FILE")
+    if concurrency < 1:
+        raise UsageError("--concurrency is one or more")
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is of no use without --wait")
+    seconds = _seconds(timeout)
+    session = Session(common)
+    with _Making(session, waits=wait) as making:
+        return session.do(making.create_all(ids, description, concurrency, seconds))
+
+
+def wait(
+    *backups: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
+    source: Annotated[
+        str | None,
+        Parameter("--from", metavar="FILE", help="those that its lines begin with; - is stdin"),
+    ] = None,
+    timeout: _Timeout = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """Wait until backups are completed, each given by ID or ID:SERVER.
+
+    With the server it takes fewer requests. Piped, it writes ID:SERVER as they end.
+    """
+    refs = backup_refs(backups, source)
+    if not refs and source is None:
+        raise UsageError("no backup is named: give ids, or --from FILE")
+    seconds = _seconds(timeout)
+    session = Session(common)
+    with _Making(session, waits=True) as making:
+        return session.do(making.wait_for_all(refs, seconds))
+
+
+def _seconds(timeout: str | None) -> float:
+    seconds = 3600.0 if timeout is None else seconds_of(timeout)
+    if seconds is None:
+        raise UsageError(f"--timeout {timeout!r} is no time: give 90s, 30m or 2h")
+    return seconds
+
+
+class _Making:
+    """Backups that are made: which were started, which have ended, and how to go on.
+
+    It stands between a `Fleet` and its client, to know of a backup as soon as there is one.
+    """
+
+    def __init__(self, session: Session, *, waits: bool) -> None:
+        self._session = session
+        self._screen = session.screen
+        self._waits = waits
+        self._failures = Failures(session.screen)
+        self._table = Table(session.screen) if session.screen.out.is_terminal else None
+        self._open: dict[int, BackupRef] = {}
+        self._planned = self._started = self._completed = 0
+        session.on_late = self._begin
+
+    def __enter__(self) -> Self:
+        self._session.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # First the client is closed: it finishes the creates that are under way, and tells of them.
+        try:
+            self._session.__exit__(kind, error, traceback)
+        finally:
+            self._say_how_to_go_on(interrupted=error is not None)
+
+    # --- What a fleet needs of a client ---------------------------------------------------------
+
+    def list(
+        self, *, server_id: int | None = None, backup_type: str | BackupType | None = None
+    ) -> BackupStream:
+        """The client's own."""
+        return self._session.client.list(server_id=server_id, backup_type=backup_type)
+
+    async def create(self, server_id: int, *, description: str | None = None) -> Backup:
+        """A started backup, noted."""
+        backup = await self._session.client.create(server_id, description=description)
+        self._begin(backup)
+        return backup
+
+    async def wait(
+        self,
+        backup: Backup | BackupRef,
+        *,
+        backoff: Backoff | None = None,
+        timeout: float | None = 3600.0,
+    ) -> Backup:
+        """The completed backup, noted."""
+        try:
+            done = await self._session.client.wait(backup, backoff=backoff, timeout=timeout)
+        except WaitError as error:
+            if not isinstance(error, WaitTimeoutError):
+                self._open.pop(error.ref.id, None)
+            raise
+        self._open.pop(done.id, None)
+        self._completed += 1
+        self._show(done)
+        return done
+
+    # --- The two jobs ---------------------------------------------------------------------------
+
+    async def create_all(
+        self, ids: Sequence[int], description: str | None, concurrency: int, timeout: float
+    ) -> Exit:
+        """Back these servers up; the exit code."""
+        self._planned = len(ids)
+        what = "Backing up" if self._waits else "Starting"
+        async with Display(self._screen, what, self._session.stats) as display:
+            outcomes = Fleet(self, ids, concurrency=concurrency).create(
+                description=description,
+                wait=self._waits,
+                timeout=timeout,
+                on_progress=display.update,
+            )
+            await self._settle("server", outcomes)
+        return self._end()
+
+    async def wait_for_all(self, refs: Sequence[BackupRef], timeout: float) -> Exit:
+        """Wait for these backups; the exit code."""
+        self._open = {ref.id: ref for ref in refs}
+
+        async def work(ref: BackupRef) -> Backup:
+            return await self.wait(ref, timeout=timeout)
+
+        async with Display(self._screen, "Waiting", self._session.stats) as display:
+            await self._settle(
+                "backup", fan_out(work, refs, concurrency=None, on_progress=display.update)
+            )
+        return self._end()
+
+    async def _settle(self, what: str, outcomes: AsyncGenerator[Outcome[K, Backup]]) -> None:
+        async with aclosing(outcomes):
+            async for outcome in outcomes:
+                if outcome.error is not None:
+                    key = outcome.key
+                    shown = written(key) if isinstance(key, BackupRef) else key
+                    self._failures.add(f"{what} {shown}", outcome.error)
+
+    def _begin(self, backup: Backup) -> None:
+        self._started += 1
+        self._open[backup.id] = backup.ref
+        if not self._waits:
+            self._show(backup)
+
+    def _show(self, backup: Backup) -> None:
+        if self._table is None:
+            self._screen.result(written(backup.ref))
+        else:
+            self._table.rows([backup])
+
+    def _end(self) -> Exit:
+        code = self._failures.close()
+        done = f"{self._completed:,} completed" if self._waits else f"{self._started:,} started"
+        failed = self._failures.count
+        self._screen.summary(f"{done}, {failed:,} failed" if failed else done)
+        return code
+
+    def _say_how_to_go_on(self, *, interrupted: bool) -> None:
+        """Name the backups that may be running still, in a command that waits for them."""
+        if not interrupted and not (self._waits and self._open):
+            return
+        refs = [written(ref) for ref in self._open.values()]
+        if interrupted and self._planned:
+            self._screen.note(
+                f"interrupted: {self._started:,} of {self._planned:,} backups were started"
+            )
+        if not refs:
+            return
+        self._screen.note(f"{len(refs):,} may still be running; to wait for them:")
+        if len(refs) <= _ON_ONE_LINE:
+            self._screen.note(f"vpsbackups wait {' '.join(refs)}")
+        elif len(refs) <= _AT_MOST:
+            lines = textwrap.wrap(" ".join(refs), 79, break_on_hyphens=False)
+            self._screen.note("\n".join(["vpsbackups wait --from - <<END", *lines, "END"]))
+        else:
+            self._screen.note(
+                "vpsbackups list --type manual --status in_progress | vpsbackups wait --from -"
+            )

@@ -1,0 +1,130 @@
+"""How far a job is: two lines that stay in place on a terminal, a line a minute in a log."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.text import clock
+from vpsbackups_async.client import ClientStats
+from vpsbackups_async.models import Progress
+
+__all__ = ["Display"]
+
+_FIRST: Final = 1.0
+"""What is over in so many seconds needs no progress."""
+_EVERY: Final = 0.25
+_IN_A_LOG: Final = 60.0
+_BAR: Final = 30
+
+
+class Display:
+    """Shows a `Progress` while an `async with` block runs; give `update` as `on_progress`.
+
+    `what` says what is done, `stats` gives the state of the client. `draw` may put more
+    above the two lines.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        what: str,
+        stats: Callable[[], ClientStats],
+        *,
+        shown: bool = True,
+        draw: Callable[[RenderableType], RenderableType] | None = None,
+        after: float = _FIRST,
+    ) -> None:
+        self._screen = screen
+        self._what = what
+        self._stats = stats
+        self._shown = shown and not screen.quiet
+        self._draw = draw
+        self._after = after
+        self._now: Progress | None = None
+        self._began = 0.0
+        self._ticking: asyncio.Task[None] | None = None
+
+    def update(self, progress: Progress) -> None:
+        """Take the latest numbers; they are shown when it is time."""
+        self._now = progress
+
+    async def __aenter__(self) -> Self:
+        self._began = asyncio.get_running_loop().time()
+        if self._shown:
+            tick = self._live() if self._screen.is_live else self._log()
+            self._ticking = asyncio.create_task(tick)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
+            self._screen.paint(None)
+
+    async def _live(self) -> None:
+        await asyncio.sleep(self._after)
+        while True:
+            lines = self.lines()
+            self._screen.paint(lines if self._draw is None else self._draw(lines))
+            await asyncio.sleep(_EVERY)
+
+    async def _log(self) -> None:
+        while True:
+            await asyncio.sleep(_IN_A_LOG)
+            self._screen.note(f"{self._what}: {self._counted()}, {self._state()}")
+
+    def lines(self) -> RenderableType:
+        """A bar with what is counted, and below it the state of things."""
+        now = self._now
+        total = None if now is None else now.total
+        bar = ProgressBar(
+            total=total or 1,
+            completed=0 if now is None or not total else now.done,
+            width=_BAR,
+            pulse=not total,
+            finished_style="green",
+            complete_style="cyan",
+            animation_time=self._elapsed(),
+        )
+        row = Table.grid(padding=(0, 1))
+        row.add_row(Text(self._what, "bold"), bar, Text(self._counted()))
+        failed = now is not None and now.failed > 0
+        return Group(row, Text(f"  {self._state()}", "yellow" if failed else "dim"))
+
+    def _elapsed(self) -> float:
+        return asyncio.get_running_loop().time() - self._began
+
+    def _counted(self) -> str:
+        """How many of how many, how fast, and how long it will take."""
+        now = self._now
+        if now is None:
+            return clock(self._elapsed())
+        if now.total is None:
+            return f"{now.done:,} done, {now.rate:.1f}/s, {clock(self._elapsed())}"
+        left = now.remaining
+        rest = f", {now.rate:.1f}/s, {clock(left)} left" if left else f", {clock(self._elapsed())}"
+        return f"{now.done:,} of {now.total:,}{rest}"
+
+    def _state(self) -> str:
+        """What failed, what runs, and what is held back by the API."""
+        now, stats = self._now, self._stats()
+        parts = []
+        if now is not None:
+            parts = [f"{now.failed:,} failed", f"{now.running:,} under way"]
+        if stats.limit is not None:
+            parts.append(f"at most {stats.limit} requests at once")
+        if stats.gate_closed_for > 0:
+            parts.append(f"asked to wait (429): {clock(stats.gate_closed_for)}")
+        return ", ".join(parts)

@@ -1,0 +1,100 @@
+"""Where a command writes: results to standard output, everything else to standard error.
+
+Where both are one terminal, results go above what is painted live.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+__all__ = ["Screen"]
+
+
+class Screen:
+    """Both streams of a command; `quiet` leaves out progress and summaries, not errors."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
+        self._painted: RenderableType | None = None
+        self._height = 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether progress can be painted over itself."""
+        return self.err.is_terminal and not (self.err.is_dumb_terminal or self.err.legacy_windows)
+
+    def note(self, text: str, style: str = "") -> None:
+        """Write a line to standard error."""
+        with self._above():
+            self.err.print(Text(text, style), soft_wrap=True)
+
+    def summary(self, text: str) -> None:
+        """The same, unless it was asked to be quiet."""
+        if not self.quiet:
+            self.note(text)
+
+    def error(self, said: str, hint: str = "") -> None:
+        """Write an error, and what to do about it, to standard error."""
+        lines = Text.assemble(("error: ", "bold red"), said.rstrip(".") if hint else said)
+        if hint:
+            lines.append(f"\n  {hint}")
+        with self._above():
+            self.err.print(lines, soft_wrap=True)
+
+    def result(self, text: str) -> None:
+        """Write a line or several to standard output, at once."""
+        with self._above():
+            if self.out.is_terminal:
+                self.out.print(Text(text))
+            else:
+                self.raw(f"{text}\n".encode(sys.stdout.encoding or "utf-8", "replace"))
+
+    def table(self, lines: list[Text]) -> None:
+        """Write lines to a terminal, each cut at its edge."""
+        with self._above():
+            self.out.print(Text("\n").join(lines), no_wrap=True, overflow="ellipsis", crop=True)
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes to standard output, at once."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    def paint(self, shown: RenderableType | None) -> None:
+        """Put this in the place of what was painted before; None leaves nothing."""
+        text, height = "", 0
+        if shown is not None:
+            with self.err.capture() as capture:
+                self.err.print(shown)
+            text = capture.get()
+            height = text.count("\n")
+        self._write(_erase(self._height) + text)
+        self._painted, self._height = shown, height
+
+    @contextmanager
+    def _above(self) -> Iterator[None]:
+        """Take away what is painted, and put it back below."""
+        shown = self._painted
+        if shown is not None:
+            self.paint(None)
+        yield
+        if shown is not None:
+            self.paint(shown)
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _erase(height: int) -> str:
+    return "\r" + "\x1b[1A\x1b[2K" * height if height else ""
+
+
+def _console(*, stderr: bool) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)

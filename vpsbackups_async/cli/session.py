@@ -1,0 +1,115 @@
+"""One run of a command: its event loop, its client, its signals, and what is said at the end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from vpsbackups_async._transport import Secret
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.options import Common
+from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.text import safe
+from vpsbackups_async.client import BackupsClient, ClientStats
+from vpsbackups_async.models import Backup
+
+__all__ = ["Session", "in_the_loop"]
+
+T = TypeVar("T")
+
+_LOGGER = logging.getLogger("vpsbackups_async")
+
+
+def _token(common: Common) -> str:
+    """The token, out of sight of tracebacks; raises `UsageError` where there is none."""
+    if common.token_file is None:
+        if "VPS_API_TOKEN" not in os.environ:
+            raise UsageError("there is no token: set VPS_API_TOKEN, or give --token-file FILE")
+        return Secret.wrap(os.environ["VPS_API_TOKEN"])
+    try:
+        return Secret.wrap(common.token_file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"cannot read the token file {str(common.token_file)!r}: {why}") from None
+
+
+class _Log(logging.Handler):
+    """Shows the library's log on standard error."""
+
+    def __init__(self, session: "Session") -> None:
+        super().__init__()
+        self._session = session
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record, and keep a backup that it tells of."""
+        made = getattr(record, "backup", None)
+        if isinstance(made, Backup) and self._session.on_late is not None:
+            self._session.on_late(made)
+        else:
+            self._session.screen.note(safe(record.getMessage()), "dim")
+
+
+async def in_the_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which SIGTERM ends as Ctrl-C does."""
+    # Windows has no such handlers, and a thread gets no signals.
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGTERM, signal.raise_signal, signal.SIGINT
+        )
+    return await work
+
+
+class Session:
+    """A client in an event loop that a command enters as often as it needs; closes both.
+
+    `on_late` gets a backup whose create was under way when the command was ended.
+    """
+
+    def __init__(self, common: Common) -> None:
+        self.screen = Screen(quiet=common.quiet)
+        self.on_late: Callable[[Backup], None] | None = None
+        self._common = common
+        self._log = _Log(self)
+        self._began = time.monotonic()
+        self._runner = asyncio.Runner()
+        self.client = BackupsClient(_token(common), base_url=common.url)
+
+    def stats(self) -> ClientStats:
+        """The client's own."""
+        return self.client.stats
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
+        return self._runner.run(in_the_loop(work))
+
+    def __enter__(self) -> Self:
+        _LOGGER.addHandler(self._log)
+        _LOGGER.setLevel(logging.DEBUG if self._common.debug else logging.WARNING)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.do(self.client.close())
+        finally:
+            self._runner.close()
+            _LOGGER.removeHandler(self._log)
+        if self._common.verbose:
+            self.screen.note(self._what_it_took())
+
+    def _what_it_took(self) -> str:
+        done = self.client.stats
+        return (
+            f"{done.requests:,} requests, {done.retries:,} of them again, "
+            f"{done.rate_limited:,} refused (429), {done.bytes_received:,} bytes received, "
+            f"{time.monotonic() - self._began:.1f} s"
+        )
