@@ -174,7 +174,7 @@ def _run(arguments: Sequence[str]) -> int:
         return Exit.USAGE
     except (VPSBackupsError, ValueError, RefusedError) as error:
         if "--debug" in arguments:
-            screen.note(traceback.format_exc())
+            screen.note(traceback.format_exc(), exact=True)
         screen.error(explain(error), hint_of(error))
         return code_of([error])
     return code if isinstance(code, int) else Exit.FINE

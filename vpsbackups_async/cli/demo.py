@@ -11,7 +11,7 @@ from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.session import in_the_loop
+from vpsbackups_async.cli.session import run_in
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Outcome
 from vpsbackups_async.testing import FakeVPS
@@ -25,7 +25,7 @@ _ACROSS: Final = 5
 def demo() -> int:
     """The demo against a server of its own; the exit code."""
     with asyncio.Runner() as runner:
-        return runner.run(in_the_loop(play(Screen())))
+        return run_in(runner, play(Screen()))
 
 
 async def play(screen: Screen, fake: FakeVPS | None = None) -> Exit:
@@ -109,22 +109,22 @@ class Board:
     """All servers at a glance, five in a row."""
 
     def __init__(self) -> None:
-        self._cells = {number: Text(f"{number:>4}  running", "yellow") for number in _ALL}
+        self._cells = {number: Text(f"{number:<4}running", "yellow") for number in _ALL}
 
     def ended(self, outcome: Outcome[int, Backup]) -> None:
         """Show how a server's backup ended."""
         backup = outcome.value
         self._cells[outcome.key] = (
-            Text(f"{outcome.key:>4}  failed", "red")
+            Text(f"{outcome.key:<4}failed", "red")
             if backup is None
-            else Text(f"{outcome.key:>4}  {backup.size_mb} MB", "green")
+            else Text(f"{outcome.key:<4}{backup.size_mb} MB", "green")
         )
 
     def above(self, lines: RenderableType) -> RenderableType:
         """The servers, and below them how far it all is."""
         cells = list(self._cells.values())
         rows = [cells[place : place + _ACROSS] for place in range(0, SERVERS, _ACROSS)]
-        return Group(*(Text("", no_wrap=True).join(map(_padded, row)) for row in rows), lines)
+        return Group(*(Text("", no_wrap=True).join(map(_padded, row)) for row in rows), "", lines)
 
 
 _ALL: Final = range(1, SERVERS + 1)

@@ -54,7 +54,7 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     ResponseTooLargeError: "Ask for one server at a time (--server)",
     TransportError: "Check the URL (VPS_API_URL or --url) and the network",
     UnexpectedRedirectError: "Check the URL (VPS_API_URL or --url): https, the right host and path",
-    WaitTimeoutError: "It may still be running: wait for it again",
+    WaitTimeoutError: "",  # those that were waited for are named together at the end
 }
 """What to do, where the library's own hint speaks of Python and not of the shell."""
 

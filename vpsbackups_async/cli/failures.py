@@ -2,7 +2,7 @@
 
 from vpsbackups_async.cli.ends import Exit, code_of, explain, hint_of
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.errors import AuthenticationError, NotAttemptedError
+from vpsbackups_async.errors import AuthenticationError, NotAttemptedError, WaitError
 
 __all__ = ["Failures"]
 
@@ -27,7 +27,9 @@ class Failures:
             if not known:
                 self._screen.note(explain(error), "red")
         else:
-            self._screen.note(f"{what}: {explain(error)}", "red")
+            # An error of a wait names the backup by itself.
+            named = "" if isinstance(error, WaitError) else f"{what}: "
+            self._screen.note(named + explain(error), "red")
 
     def close(self) -> Exit:
         """Say what to do about them; the exit code."""
@@ -35,5 +37,5 @@ class Failures:
             self._screen.note(f"{self._spared:,} were not attempted", "red")
         hints = (hint_of(e) for e in self._kinds.values() if not isinstance(e, NotAttemptedError))
         for hint in dict.fromkeys(filter(None, hints)):
-            self._screen.note(f"  {hint}")
+            self._screen.note(hint)
         return code_of(self._kinds.values())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.session import in_the_loop
+from vpsbackups_async.cli.session import run_in
 from vpsbackups_async.testing import FakeVPS
 
 __all__ = ["fake"]
@@ -46,11 +47,12 @@ def fake(
         rate_limit=rate_limit,
         clock=time.time,
     )
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner() as runner:
         try:
-            asyncio.run(in_the_loop(_serve(server)))
+            run_in(runner, _serve(server))
         except OSError as error:
-            raise UsageError(f"cannot listen on port {port}: {error.strerror}") from error
+            why = os.strerror(error.errno or 0)
+            raise UsageError(f"cannot listen on port {port}: {why}") from error
     return Exit.FINE
 
 

@@ -1,5 +1,6 @@
 """`vpsbackups create` and `vpsbackups wait`."""
 
+import asyncio
 import textwrap
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -17,7 +18,7 @@ from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import seconds_of
+from vpsbackups_async.cli.text import clock, seconds_of
 from vpsbackups_async.client import BackupStream
 from vpsbackups_async.errors import WaitError, WaitTimeoutError
 from vpsbackups_async.fleet import Fleet
@@ -111,6 +112,7 @@ class _Making:
         self._table = Table(session.screen) if session.screen.out.is_terminal else None
         self._open: dict[int, BackupRef] = {}
         self._planned = self._started = self._completed = 0
+        self._began = 0.0
         session.on_late = self._begin
 
     def __enter__(self) -> Self:
@@ -169,6 +171,7 @@ class _Making:
     ) -> Exit:
         """Back these servers up; the exit code."""
         self._planned = len(ids)
+        self._began = asyncio.get_running_loop().time()
         what = "Backing up" if self._waits else "Starting"
         async with Display(self._screen, what, self._session.stats) as display:
             outcomes = Fleet(self, ids, concurrency=concurrency).create(
@@ -183,6 +186,7 @@ class _Making:
     async def wait_for_all(self, refs: Sequence[BackupRef], timeout: float) -> Exit:
         """Wait for these backups; the exit code."""
         self._open = {ref.id: ref for ref in refs}
+        self._began = asyncio.get_running_loop().time()
 
         async def work(ref: BackupRef) -> Backup:
             return await self.wait(ref, timeout=timeout)
@@ -217,7 +221,8 @@ class _Making:
         code = self._failures.close()
         done = f"{self._completed:,} completed" if self._waits else f"{self._started:,} started"
         failed = self._failures.count
-        self._screen.summary(f"{done}, {failed:,} failed" if failed else done)
+        took = clock(asyncio.get_running_loop().time() - self._began)
+        self._screen.summary(f"{done}{f', {failed:,} failed' if failed else ''}, in {took}")
         return code
 
     def _say_how_to_go_on(self, *, interrupted: bool) -> None:
@@ -233,11 +238,14 @@ class _Making:
             return
         self._screen.note(f"{len(refs):,} may still be running; to wait for them:")
         if len(refs) <= _ON_ONE_LINE:
-            self._screen.note(f"vpsbackups wait {' '.join(refs)}")
+            self._screen.note(f"vpsbackups wait {' '.join(refs)}", exact=True)
         elif len(refs) <= _AT_MOST:
             lines = textwrap.wrap(" ".join(refs), 79, break_on_hyphens=False)
-            self._screen.note("\n".join(["vpsbackups wait --from - <<END", *lines, "END"]))
+            self._screen.note(
+                "\n".join(["vpsbackups wait --from - <<END", *lines, "END"]), exact=True
+            )
         else:
             self._screen.note(
-                "vpsbackups list --type manual --status in_progress | vpsbackups wait --from -"
+                "vpsbackups list --type manual --status in_progress | vpsbackups wait --from -",
+                exact=True,
             )

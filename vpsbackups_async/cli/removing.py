@@ -14,8 +14,9 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import backup_refs, one_ref, one_server, written
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import age, moment, safe, size
+from vpsbackups_async.cli.text import age, safe
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, BackupRef
 
@@ -46,8 +47,8 @@ def delete(
             if ref.id not in found:
                 screen.note(f"backup {written(ref)} is not there", "red")
         lost = [found[ref.id] for ref in refs if ref.id in found]
-        for backup in lost if not yes else ():
-            screen.note(_in_a_line(backup))
+        if lost and not yes:
+            Table(screen, asking=True).rows(lost)
         if lost and (yes or _agreed(f"Delete {_these(lost)} for good?")):
             session.do(_delete(session, lost, failures))
         elif lost:
@@ -84,9 +85,12 @@ def restore(
             )
         named = f"server {server_id} ({safe(found.server.name)})"
         if not yes:
-            session.screen.note(_in_a_line(found))
-            session.screen.note(f"It will replace all that is on {named} now.")
-            if not _agreed("Restore it?"):
+            Table(session.screen, asking=True).rows([found])
+            made = f"{age(found.created_at, datetime.now(UTC))} ago"
+            session.screen.note(
+                f"This backup, made {made}, will replace all that is on {named} now."
+            )
+            if not _agreed(f"Restore server {server_id} to what it was {made}?"):
                 session.screen.note("nothing was restored")
                 return Exit.SOME_FAILED
         done = session.do(session.client.restore(server_id, found.id))
@@ -144,15 +148,3 @@ def _these(backups: list[Backup]) -> str:
         return "this backup"
     servers = len({backup.server.id for backup in backups})
     return f"these {len(backups)} backups of {servers} server{'s' * (servers > 1)}"
-
-
-def _in_a_line(backup: Backup) -> str:
-    """What a backup is, for somebody who must decide about it."""
-    facts = [
-        safe(backup.status),
-        size(backup.size_mb),
-        f"made {age(backup.created_at, datetime.now(UTC))} ago, {moment(backup.created_at)} UTC",
-    ]
-    named = f"backup {backup.id} of server {backup.server.id} ({safe(backup.server.name)})"
-    said = f': "{safe(backup.description)}"' if backup.description else ""
-    return f"{named}, {', '.join(facts)}{said}"

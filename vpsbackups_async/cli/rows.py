@@ -59,12 +59,16 @@ def open_writer(form: Form, screen: Screen) -> Writer:
 
 
 class Table(Writer):
-    """Aligned columns, as wide as the first page needs them; what is longer later is cut."""
+    """Aligned columns, as wide as the first page needs them; what is longer later is cut.
 
-    def __init__(self, screen: Screen) -> None:
+    With `asking` it is part of a question, and no result.
+    """
+
+    def __init__(self, screen: Screen, *, asking: bool = False) -> None:
         super().__init__(screen)
+        self._console = screen.err if asking else screen.out
         self._widths: list[int] = []
-        self._wide = screen.out.width >= _WIDE
+        self._wide = self._console.width >= _WIDE
 
     def rows(self, backups: Sequence[Backup]) -> None:
         """Write these backups, one at least, below the header."""
@@ -79,7 +83,7 @@ class Table(Writer):
         for backup, row in zip(backups, cells, strict=True):
             style = "red" if backup.is_failed else _STYLES.get(str(backup.status), "")
             lines.append(self._line(row, "", style))
-        self._screen.table(lines)
+        self._screen.table(lines, self._console)
 
     def _cells(self, backup: Backup, now: datetime) -> list[str]:
         created = backup.created_at
@@ -96,11 +100,11 @@ class Table(Writer):
 
     def _fit(self, table: list[list[str]]) -> list[int]:
         widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-        # More often than not what is still to come is older, and what runs ends with a size.
-        for place, least in ((5, 8), (6, 4)):
+        # What comes later may be of the other type, older, and has a size once it is completed.
+        for place, least in ((3, 6), (5, 8), (6, 4)):
             widths[place] = max(widths[place], least)
         widths[4] = max(11, min(widths[4], 14))
-        spare = self._screen.out.width - (sum(widths[:-1]) + 2 * (len(widths) - 1))
+        spare = self._console.width - (sum(widths[:-1]) + 2 * (len(widths) - 1))
         if spare < _LEAST_DESCRIPTION and widths[2] > 12:
             cut = min(widths[2] - 12, _LEAST_DESCRIPTION - spare)
             widths[2] -= cut

@@ -28,10 +28,10 @@ class Screen:
         """Whether progress can be painted over itself."""
         return self.err.is_terminal and not (self.err.is_dumb_terminal or self.err.legacy_windows)
 
-    def note(self, text: str, style: str = "") -> None:
-        """Write a line to standard error."""
+    def note(self, text: str, style: str = "", *, exact: bool = False) -> None:
+        """Write to standard error; words wrap on a terminal, unless the text must stay `exact`."""
         with self._above():
-            self.err.print(Text(text, style), soft_wrap=True)
+            self.err.print(Text(text, style), soft_wrap=exact or not self.err.is_terminal)
 
     def summary(self, text: str) -> None:
         """The same, unless it was asked to be quiet."""
@@ -40,11 +40,11 @@ class Screen:
 
     def error(self, said: str, hint: str = "") -> None:
         """Write an error, and what to do about it, to standard error."""
-        lines = Text.assemble(("error: ", "bold red"), said.rstrip(".") if hint else said)
+        lines = Text.assemble(("error: ", "bold red"), said)
         if hint:
-            lines.append(f"\n  {hint}")
+            lines.append(f"\n{hint}")
         with self._above():
-            self.err.print(lines, soft_wrap=True)
+            self.err.print(lines, soft_wrap=not self.err.is_terminal)
 
     def result(self, text: str) -> None:
         """Write a line or several to standard output, at once."""
@@ -54,10 +54,10 @@ class Screen:
             else:
                 self.raw(f"{text}\n".encode(sys.stdout.encoding or "utf-8", "replace"))
 
-    def table(self, lines: list[Text]) -> None:
+    def table(self, lines: list[Text], console: Console) -> None:
         """Write lines to a terminal, each cut at its edge."""
         with self._above():
-            self.out.print(Text("\n").join(lines), no_wrap=True, overflow="ellipsis", crop=True)
+            console.print(Text("\n").join(lines), no_wrap=True, overflow="ellipsis", crop=True)
 
     def raw(self, data: bytes) -> None:
         """Write bytes to standard output, at once."""

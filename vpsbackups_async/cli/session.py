@@ -18,7 +18,7 @@ from vpsbackups_async.cli.text import safe
 from vpsbackups_async.client import BackupsClient, ClientStats
 from vpsbackups_async.models import Backup
 
-__all__ = ["Session", "in_the_loop"]
+__all__ = ["Session", "run_in"]
 
 T = TypeVar("T")
 
@@ -54,14 +54,21 @@ class _Log(logging.Handler):
             self._session.screen.note(safe(record.getMessage()), "dim")
 
 
-async def in_the_loop(work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which SIGTERM ends as Ctrl-C does."""
-    # Windows has no such handlers, and a thread gets no signals.
+def run_in(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
+    try:
+        return runner.run(_with_sigterm(work))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _with_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(work)
+    # Not by way of SIGINT: what a script runs in the background ignores that. Windows has no such
+    # handlers, and a thread gets no signals.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGTERM, signal.raise_signal, signal.SIGINT
-        )
-    return await work
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 class Session:
@@ -85,7 +92,7 @@ class Session:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
-        return self._runner.run(in_the_loop(work))
+        return run_in(self._runner, work)
 
     def __enter__(self) -> Self:
         _LOGGER.addHandler(self._log)
@@ -109,7 +116,7 @@ class Session:
     def _what_it_took(self) -> str:
         done = self.client.stats
         return (
-            f"{done.requests:,} requests, {done.retries:,} of them again, "
-            f"{done.rate_limited:,} refused (429), {done.bytes_received:,} bytes received, "
+            f"{done.requests:,} requests, {done.retries:,} of them repeated, "
+            f"{done.rate_limited:,} refused with 429, {done.bytes_received:,} bytes received, "
             f"{time.monotonic() - self._began:.1f} s"
         )
