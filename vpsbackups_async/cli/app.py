@@ -57,9 +57,9 @@ _COMMANDS: Final = {
     "list": _Command(
         "listing:list_backups",
         "[OPTIONS]",
-        "List backups: a table, or piped, plain lines that begin with ID:SERVER.",
+        "List backups: a table, or plain lines where it is piped.",
         (
-            "vpsbackups list --since 7d --status failed",
+            "vpsbackups list --since 7d --status failed | cut -d' ' -f1  # ID:SERVER",
             "vpsbackups list --type manual --ndjson | jq .server.name",
         ),
     ),
@@ -129,11 +129,14 @@ _COMMANDS: Final = {
         "Write the completion script of a shell.",
         (
             "source <(vpsbackups completion bash)  # in ~/.bashrc",
-            "vpsbackups completion zsh >~/.zfunc/_vpsbackups  # a folder of $fpath",
+            "source <(vpsbackups completion zsh)   # in ~/.zshrc, after compinit",
             "vpsbackups completion fish >~/.config/fish/completions/vpsbackups.fish",
         ),
     ),
 }
+_CUT_SHORT: Final = {"create", "wait", "delete", "restore"}
+"""What has not done its work when its reader goes away."""
+
 for _place, (_name, _command) in enumerate(_COMMANDS.items()):
     app.command(
         f"vpsbackups_async.cli.{_command.room}",
@@ -157,7 +160,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader (`head`) has what it wanted. Python flushes once more at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FINE
+        return Exit.SOME_FAILED if arguments[0] in _CUT_SHORT else Exit.FINE
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -39,7 +39,7 @@ async def play(screen: Screen, fake: FakeVPS | None = None) -> Exit:
     async with fake, BackupsClient(fake.token, base_url=fake.url) as client:
         say = screen.result
         say(f"A VPS.org API of its own listens on {fake.url}, with {SERVERS} servers.")
-        kinds = Counter([str(backup.backup_type) async for backup in client.list()])
+        kinds = Counter([str(backup.backup_type) async for backup in client.list(page_size=20)])
         held = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
         say(f"It holds {kinds.total()} backups ({held}), read page by page.\n")
 

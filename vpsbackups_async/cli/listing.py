@@ -36,7 +36,10 @@ def list_backups(
         ),
     ] = None,
     servers_from: Annotated[
-        str | None, Parameter(metavar="FILE", help="of the servers named there; - is stdin")
+        str | None,
+        Parameter(
+            metavar="FILE", allow_leading_hyphen=True, help="of the servers named there; - is stdin"
+        ),
     ] = None,
     type: Annotated[
         Literal["manual", "automatic"] | None,

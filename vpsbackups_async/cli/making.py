@@ -7,10 +7,11 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Annotated, Final, Self, TypeVar
 
+from attrs import evolve
 from cyclopts import Parameter
 
 from vpsbackups_async._fanout import fan_out
-from vpsbackups_async.backoff import Backoff
+from vpsbackups_async.backoff import Attempt, Backoff
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import backup_refs, server_ids, written
@@ -19,7 +20,7 @@ from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import clock, seconds_of
-from vpsbackups_async.client import BackupStream
+from vpsbackups_async.client import DEFAULT_WAIT_BACKOFF, BackupStream
 from vpsbackups_async.errors import WaitError, WaitTimeoutError
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import Backup, BackupRef, BackupType, Outcome
@@ -40,7 +41,12 @@ _Timeout = Annotated[
 def create(
     *servers: Annotated[str, Parameter(metavar="SERVER", help="ids of servers")],
     servers_from: Annotated[
-        str | None, Parameter(metavar="FILE", help="the servers named there, too; - is stdin")
+        str | None,
+        Parameter(
+            metavar="FILE",
+            allow_leading_hyphen=True,
+            help="the servers named there, too; - is stdin",
+        ),
     ] = None,
     description: Annotated[
         str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
@@ -73,7 +79,12 @@ def wait(
     *backups: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
     source: Annotated[
         str | None,
-        Parameter("--from", metavar="FILE", help="those that its lines begin with; - is stdin"),
+        Parameter(
+            "--from",
+            metavar="FILE",
+            allow_leading_hyphen=True,
+            help="those that its lines begin with; - is stdin",
+        ),
     ] = None,
     timeout: _Timeout = None,
     common: Common = DEFAULTS,
@@ -89,6 +100,13 @@ def wait(
     session = Session(common)
     with _Making(session, waits=True) as making:
         return session.do(making.wait_for_all(refs, seconds))
+
+
+def _at_once(attempt: Attempt) -> float:
+    """The first look now, for it may have ended long ago; the others as ever."""
+    if attempt.number == 1:
+        return 0.0
+    return DEFAULT_WAIT_BACKOFF(evolve(attempt, number=attempt.number - 1))
 
 
 def _seconds(timeout: str | None) -> float:
@@ -113,6 +131,7 @@ class _Making:
         self._open: dict[int, BackupRef] = {}
         self._planned = self._started = self._completed = 0
         self._began = 0.0
+        self._unread: BrokenPipeError | None = None
         session.on_late = self._begin
 
     def __enter__(self) -> Self:
@@ -189,7 +208,7 @@ class _Making:
         self._began = asyncio.get_running_loop().time()
 
         async def work(ref: BackupRef) -> Backup:
-            return await self.wait(ref, timeout=timeout)
+            return await self.wait(ref, backoff=_at_once, timeout=timeout)
 
         async with Display(self._screen, "Waiting", self._session.stats) as display:
             await self._settle(
@@ -200,6 +219,8 @@ class _Making:
     async def _settle(self, what: str, outcomes: AsyncGenerator[Outcome[K, Backup]]) -> None:
         async with aclosing(outcomes):
             async for outcome in outcomes:
+                if self._unread is not None:
+                    raise self._unread
                 if outcome.error is not None:
                     key = outcome.key
                     shown = written(key) if isinstance(key, BackupRef) else key
@@ -212,10 +233,14 @@ class _Making:
             self._show(backup)
 
     def _show(self, backup: Backup) -> None:
-        if self._table is None:
-            self._screen.result(written(backup.ref))
-        else:
-            self._table.rows([backup])
+        try:
+            if self._table is None:
+                self._screen.result(written(backup.ref))
+            else:
+                self._table.rows([backup])
+        except BrokenPipeError as error:
+            # It stops the job and not this backup, which is there all the same.
+            self._unread = error
 
     def _end(self) -> Exit:
         code = self._failures.close()

@@ -41,16 +41,17 @@ def _token(common: Common) -> str:
 class _Log(logging.Handler):
     """Shows the library's log on standard error."""
 
-    def __init__(self, session: "Session") -> None:
+    def __init__(self, session: "Session", *, retries: bool) -> None:
         super().__init__()
         self._session = session
+        self._retries = retries
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record, and keep a backup that it tells of."""
         made = getattr(record, "backup", None)
         if isinstance(made, Backup) and self._session.on_late is not None:
             self._session.on_late(made)
-        else:
+        elif self._retries or not hasattr(record, "attempt"):
             self._session.screen.note(safe(record.getMessage()), "dim")
 
 
@@ -81,7 +82,7 @@ class Session:
         self.screen = Screen(quiet=common.quiet)
         self.on_late: Callable[[Backup], None] | None = None
         self._common = common
-        self._log = _Log(self)
+        self._log = _Log(self, retries=common.verbose or common.debug)
         self._began = time.monotonic()
         self._runner = asyncio.Runner()
         self.client = BackupsClient(_token(common), base_url=common.url)

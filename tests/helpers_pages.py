@@ -1,0 +1,51 @@
+"""A list of any length from pages that are encoded once: one process serves a million backups."""
+
+import asyncio
+import re
+from typing import Final
+
+PAGE: Final = 100
+_BACKUP: Final = (
+    b'{"id":%d,"server":{"id":12345,"name":"web-server-1"},"backup_type":"automatic",'
+    b'"status":"completed","size_mb":4096,"created_at":"2026-01-16T02:00:00Z",'
+    b'"expires_at":"2026-02-16T02:00:00Z","description":"Automatic daily backup"}'
+)
+
+
+class Pages(asyncio.Protocol):
+    """One connection: the backups with the ids from `total` down to 1, a hundred a page."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._waiting = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._waiting += data
+        while b"\r\n\r\n" in self._waiting:
+            head, _, self._waiting = self._waiting.partition(b"\r\n\r\n")
+            asked = re.search(rb"[?&]page=(\d+)", head)
+            body = self._page(int(asked[1]) if asked else 1)
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body) + body
+            )
+
+    def _page(self, number: int) -> bytes:
+        first = self._total - (number - 1) * PAGE
+        ids = range(first, max(0, first - PAGE), -1)
+        more = first - PAGE > 0
+        link = b'"/api/v1/backups/?page=%d&page_size=100"' % (number + 1) if more else b"null"
+        return b'{"count":%d,"next":%s,"previous":null,"results":[%s]}' % (
+            self._total,
+            link,
+            b",".join(_BACKUP % backup_id for backup_id in ids),
+        )
+
+
+async def serve_pages(total: int, port: int = 0) -> asyncio.Server:
+    """A server of so many backups on loopback."""
+    return await asyncio.get_running_loop().create_server(lambda: Pages(total), "127.0.0.1", port)

@@ -1,0 +1,311 @@
+"""How commands end: help, usage, set-up, exit codes, tracebacks without the token, completion."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from helpers_cli import environment, run
+
+from vpsbackups_async import VPSBackupsError
+from vpsbackups_async.cli import main
+from vpsbackups_async.cli.completion import script
+from vpsbackups_async.testing import FakeVPS, Reply
+
+CANARY = "vps_canary0123456789abcdef"
+COMMANDS = (
+    "list", "show", "create", "wait", "delete", "restore", "demo", "fake", "completion",
+)  # fmt: skip
+
+
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=2, backups=2) as server:
+        monkeypatch.setenv("VPS_API_TOKEN", server.token)
+        monkeypatch.setenv("VPS_API_URL", server.url)
+        yield server
+
+
+async def call(*arguments: str) -> int:
+    return await asyncio.to_thread(main, arguments)
+
+
+# --- Help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_screen_and_has_examples(command: str, capfd: pytest.CaptureFixture) -> None:
+    assert main([*([command] if command else []), "--help"]) == 0
+    said = capfd.readouterr()
+    lines = said.out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"Usage: vpsbackups {command}".rstrip())
+    assert "Examples:" in lines
+    assert said.err == ""
+
+
+def test_help_names_each_command_and_the_exit_codes(capfd: pytest.CaptureFixture) -> None:
+    assert main(["-h"]) == 0
+    said = capfd.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[4:13]] == list(COMMANDS)
+    for words in ("0 all fine", "1 some failed", "2 usage", "3 auth", "4 timed out", "130 inter"):
+        assert words in said
+
+
+async def test_no_command_is_the_help_as_an_error() -> None:
+    ended = await run()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Usage: vpsbackups COMMAND\n")
+
+
+def test_the_version_is_the_package_s(capfd: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out[:1].isdigit()
+
+
+async def test_help_loads_no_command_and_no_server() -> None:
+    code = (
+        "import sys; from vpsbackups_async.cli import main; assert main(['--help']) == 0; "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    ours = {name for name in done.stderr.split() if name.startswith("vpsbackups_async.")}
+    assert "vpsbackups_async.cli.app" in ours
+    rooms = ("listing", "making", "removing", "demo", "fake", "session", "progress")
+    assert ours.isdisjoint({f"vpsbackups_async.cli.{room}" for room in rooms})
+    assert not any(name.startswith("vpsbackups_async.testing") for name in ours)
+    assert "rich.markdown" not in done.stderr.split()
+
+
+# --- Usage and set-up ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "hint"),
+    [
+        (["lost"], 'Unknown command "lost"', "vpsbackups --help"),
+        (["--lost"], "--lost", "vpsbackups --help"),
+        (["list", "--lost"], "Unknown option: --lost", "vpsbackups list --help"),
+        (["list", "--type", "weekly"], '"manual", "automatic"', "vpsbackups list --help"),
+        (["list", "--limit", "few"], "few", "vpsbackups list --help"),
+        (["list", "--limit", "-1"], "--limit is zero or more", "vpsbackups list --help"),
+        (["list", "extra"], "extra", "vpsbackups list --help"),
+        (["show"], "equire", "vpsbackups show --help"),
+        (["demo", "extra"], "extra", "vpsbackups demo --help"),
+        (["fake", "--port", "70000"], "at most 65535", "vpsbackups fake --help"),
+        (["fake", "--servers", "-1"], "zero or more", "vpsbackups fake --help"),
+        (["completion", "tcsh"], "tcsh", "vpsbackups completion --help"),
+    ],
+)
+async def test_bad_usage_is_exit_code_2_in_two_lines(
+    arguments: list[str], words: str, hint: str, fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    assert await call(*arguments) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    first, second = said.err.splitlines()
+    assert first.startswith("error: ")
+    assert words in first
+    assert second == f"{hint} tells more"
+    assert fake.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "set VPS_API_TOKEN, or give --token-file FILE"),
+        ({"VPS_API_TOKEN": ""}, "there is no token"),
+        ({"VPS_API_TOKEN": "x", "VPS_API_URL": "http://panel.example"}, "unencrypted: use https"),
+        ({"VPS_API_TOKEN": "x", "VPS_API_URL": "nonsense"}, "the URL (VPS_API_URL or --url)"),
+    ],
+)
+async def test_a_wrong_set_up_is_exit_code_2(given: dict[str, str], words: str) -> None:
+    ended = await run("list", **given)
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) <= 2
+    assert words in ended.err
+    assert "allow_insecure" not in ended.err
+    assert "token=" not in ended.err
+
+
+async def test_the_token_may_come_from_a_file_and_the_url_from_an_option(
+    fake: FakeVPS,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{fake.token}\n")
+    monkeypatch.setenv("VPS_API_TOKEN", "vps_another")
+    monkeypatch.setenv("VPS_API_URL", "http://127.0.0.1:1")
+    given = ("--url", f"{fake.url}/api/v1", "--token-file")
+    assert await call("list", *given, str(file)) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 4
+    assert await call("list", *given, str(tmp_path / "none")) == 2
+    assert "No such file" in capfd.readouterr().err
+    file.write_bytes(b"\xff\xfe")
+    assert await call("list", *given, str(file)) == 2
+    assert "it is no text" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+async def test_without_the_extra_one_line_says_how_to_get_it(missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['list']; "
+        "from runpy import run_module; run_module('vpsbackups_async', run_name='__main__')"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "vpsbackups needs its extra: pip install 'vpsbackups-async[cli]'\n"
+
+
+def test_only_a_missing_extra_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delitem(sys.modules, "vpsbackups_async.cli.app")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cyclopts", None)
+        assert main(["--help"]) == 2
+    assert "pip install" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "vpsbackups_async.cli.app", None)
+    with pytest.raises(ModuleNotFoundError):
+        main(["--help"])
+
+
+# --- The token -----------------------------------------------------------------------------------
+
+
+async def test_a_wrong_token_is_exit_code_3_and_is_not_shown(fake: FakeVPS) -> None:
+    for debug in ((), ("--debug",)):
+        ended = await run("list", *debug, fake=fake, VPS_API_TOKEN=CANARY)
+        assert (ended.code, ended.out) == (3, "")
+        error, hint = ended.err.splitlines()[-2:]
+        assert error.startswith("error: 401 Invalid token.")
+        assert hint.startswith("Check the token (VPS_API_TOKEN or --token-file)")
+        assert ("Traceback (most recent call last)" in ended.err) == bool(debug)
+        assert CANARY not in ended.err
+
+
+async def test_no_local_of_a_traceback_holds_the_token(
+    fake: FakeVPS,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    """As a reporter of crashes sees it: with the locals of each frame."""
+    seen: list[str] = []
+
+    def formatted() -> str:
+        error = sys.exception() if sys.version_info >= (3, 11) else None
+        assert isinstance(error, VPSBackupsError)
+        shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+        seen.append("".join(shown.format()))
+        return seen[-1]
+
+    monkeypatch.setattr("vpsbackups_async.cli.app.traceback.format_exc", formatted)
+    fake.inject(Reply(500, b"", times=None))
+    (tmp_path / "token").write_text(CANARY)
+    monkeypatch.setenv("VPS_API_TOKEN", CANARY)
+    assert await call("show", "1", "--debug", "--url", "http://[") == 2
+    fake.clear_faults()
+    assert await call("show", "1", "--debug", "--token-file", str(tmp_path / "token")) == 3
+    assert len(seen) == 2
+    assert all("Session" in text or "session" in text for text in seen)
+    said = capfd.readouterr()
+    assert CANARY not in said.out + said.err + "".join(seen)
+
+
+async def test_debug_shows_retries(fake: FakeVPS, capfd: pytest.CaptureFixture) -> None:
+    fake.inject(Reply(503, b"", times=1))
+    assert await call("list", "--debug") == 0
+    assert "retrying in" in capfd.readouterr().err
+    fake.inject(Reply(503, b"", times=1))
+    assert await call("list") == 0
+    assert capfd.readouterr().err == ""
+
+
+# --- Completion ----------------------------------------------------------------------------------
+
+
+def shell(*command: str, **more: str) -> str:
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        env=environment(None, **more),
+    )
+    return done.stdout
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not on this machine")
+
+
+@needs("bash")
+def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
+    file = tmp_path / "vpsbackups.bash"
+    file.write_text(script("bash"))
+    code = (
+        f"source {file}\n"
+        'ask() { COMP_WORDS=(vpsbackups "$@"); COMP_CWORD=$#; COMPREPLY=();'
+        ' COMP_LINE="vpsbackups $*"; COMP_POINT=${#COMP_LINE};'
+        " $(complete -p vpsbackups | sed 's/.*-F \\([^ ]*\\) .*/\\1/') vpsbackups \"${@: -1}\";"
+        ' echo "${COMPREPLY[@]}"; }\n'
+        "ask cre; ask list --nd; ask list --type m; ask completion f"
+    )
+    found = [line.split() for line in shell("bash", "--norc", "-c", code).splitlines()]
+    assert found == [["create"], ["--ndjson"], ["manual"], ["fish"]]
+
+
+@needs("fish")
+def test_fish_completes_commands_options_and_choices(tmp_path: Path) -> None:
+    file = tmp_path / "vpsbackups.fish"
+    file.write_text(script("fish"))
+    asked = ("cre", "list --nd", "list --type m", "completion f")
+    code = f"source {file}; " + "; ".join(f"complete -C 'vpsbackups {words}'" for words in asked)
+    home = str(tmp_path)
+    lines = shell("fish", "--no-config", "-c", code, HOME=home).splitlines()
+    assert [line.split()[0] for line in lines] == ["create", "--ndjson", "manual", "fish"]
+
+
+@needs("zsh")
+@pytest.mark.parametrize("how", ["sourced", "from a file"])
+def test_zsh_completes_commands_and_options(how: str, tmp_path: Path) -> None:
+    (tmp_path / "_vpsbackups").write_text(script("zsh"))
+    source = f"source {tmp_path}/_vpsbackups; " if how == "sourced" else ""
+    begin = f"""
+    zmodload zsh/zpty
+    zpty it zsh -f -i
+    set_up='PS1=; fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -D; {source}'
+    zpty -w it "$set_up print rea''dy"
+    """
+    ask = """
+    zpty -r it out '*ready*'
+    zpty -w -n it $'vpsbackups crea\t'
+    zpty -r it out '*te *'
+    zpty -w -n it $'--conc\t'
+    zpty -r it out '*concurrency*'
+    print -r -- $out
+    zpty -d it
+    """
+    assert "--concurrency" in shell("zsh", "-f", "-c", begin + ask, TERM="xterm")
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_the_command_writes_the_script(
+    name: Literal["bash", "zsh", "fish"], capfd: pytest.CaptureFixture
+) -> None:
+    assert main(["completion", name]) == 0
+    assert capfd.readouterr().out == script(name)

@@ -1,0 +1,165 @@
+"""`vpsbackups delete` and `restore`: nothing is lost that was not shown and agreed to."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from helpers_cli import Here, Terminal, TerminalHere
+
+from vpsbackups_async.cli import main
+from vpsbackups_async.testing import FakeVPS, Latency, Reply
+
+
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers={7: "web-7", 8: "db-8"}, backups=2, clock=time.time) as server:
+        server.add_backup(7, description="Before the upgrade", size_mb=4100)
+        server.add_backup(8, status="in_progress")
+        monkeypatch.setenv("VPS_API_TOKEN", server.token)
+        monkeypatch.setenv("VPS_API_URL", server.url)
+        yield server
+
+
+async def call(*arguments: str) -> int:
+    return await asyncio.to_thread(main, arguments)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
+    return Here(monkeypatch, capfd)
+
+
+def held(fake: FakeVPS) -> list[int]:
+    return [backup["id"] for backup in fake.backups]
+
+
+# --- Where nobody can be asked -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["delete", "5"], ["restore", "7", "5"]])
+async def test_it_refuses_where_nobody_can_be_asked(
+    arguments: list[str], fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(*arguments, fake=fake, given="y\n")
+    assert (ended.code, ended.out) == (2, "")
+    assert "give --yes" in ended.err
+    assert fake.count() == 0
+
+
+async def test_delete_with_yes_deletes_what_it_found(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    assert await call("delete", "5:7", "1", "5", "--yes") == 0
+    assert set(capfd.readouterr().out.split()) == {"5:7", "1:7"}
+    assert held(fake) == [2, 3, 4, 6]
+    assert await call("delete", "2:7", "99", "3:7", "-y") == 1  # 3 is of 7, 2 of 8
+    said = capfd.readouterr()
+    assert said.out.split() == ["3:7"]
+    assert "backup 2:7 is not there" in said.err
+    assert "backup 99 is not there" in said.err
+    assert await call("delete", "99", "-y") == 1
+    assert held(fake) == [2, 4, 6]
+
+
+async def test_what_cannot_be_deleted_is_said(fake: FakeVPS, capfd: pytest.CaptureFixture) -> None:
+    fake.inject(Reply(403, b'{"detail": "Not yours."}', method="DELETE"))
+    assert await call("delete", "5", "-y") == 1
+    assert "backup 5:7: 403 Not yours." in capfd.readouterr().err
+    fake.revoke()
+    assert await call("delete", "5", "-y") == 3
+    assert await call("delete") == 2
+    assert await call("delete", "--yes", "five") == 2
+
+
+async def test_restore_with_yes_restores(fake: FakeVPS, capfd: pytest.CaptureFixture) -> None:
+    assert await call("restore", "7", "5", "--yes") == 0
+    assert capfd.readouterr().out.startswith("server 7 (web-7): Restore has been started.")
+    assert fake.restores == [(7, 5)]
+    fake.restore_reply = (204, None)
+    assert await call("restore", "7", "5:7", "--yes") == 0
+    assert capfd.readouterr().out == "server 7 (web-7): the restore has begun\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["8", "5"], 1, "backup 5 is of server 7 (web-7), not of server 8"),
+        (["7", "5:8"], 1, "backup 5 is of server 7"),
+        (["8", "6"], 1, "backup 6 is in_progress, not completed"),
+        (["8", "99"], 1, "backup 99 is not in the list"),
+        (["web-7", "5"], 2, "'web-7' is not the id of a server"),
+        (["7"], 2, "ackup"),
+    ],
+)
+async def test_a_restore_that_cannot_be_meant_sends_nothing(
+    arguments: list[str], code: int, words: str, fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    assert await call("restore", *arguments, "--yes") == code
+    assert words in capfd.readouterr().err
+    assert fake.count("POST") == 0
+
+
+# --- On a terminal -------------------------------------------------------------------------------
+
+needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="there are no ptys")
+
+
+@needs_pty
+@pytest.mark.parametrize(("answer", "kept"), [("y\n", 4), ("YES\n", 4), ("n\n", 6), ("\n", 6)])
+async def test_delete_shows_what_will_be_lost_and_asks(
+    answer: str, kept: int, fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with TerminalHere(monkeypatch, "delete", "5", "6:8", "99", fake=fake) as terminal:
+        await terminal.shows("Delete these 2 backups of 2 servers for good? [y/N] ")
+        assert fake.count("DELETE") == 0
+        terminal.enter(answer)
+        shown = await terminal.end()
+    for facts in (
+        ["5", "7", "web-7", "manual", "completed", "4100", "MB", "Before", "the", "upgrade"],
+        ["6", "8", "db-8", "manual", "in_progress", "-"],
+    ):
+        assert any(set(facts) <= set(line.split()) for line in shown.splitlines())
+    assert "backup 99 is not there" in shown
+    assert ("deleted 5:7" in shown, "nothing was deleted" in shown) == (kept == 4, kept == 6)
+    assert len(held(fake)) == kept
+    assert terminal.code == 1  # 99 was not there, or nothing was done
+
+
+@needs_pty
+async def test_an_interrupt_at_the_question_deletes_nothing(fake: FakeVPS) -> None:
+    async with Terminal("delete", "5", fake=fake) as terminal:
+        await terminal.shows("Delete this backup for good? [y/N] ")
+        terminal.interrupt()
+        assert "Traceback" not in await terminal.end()
+        assert terminal.code == 130
+    assert fake.count("DELETE") == 0
+
+
+@needs_pty
+@pytest.mark.parametrize("answer", ["y\n", "no\n"])
+async def test_restore_shows_what_will_replace_what_and_asks(
+    answer: str, fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with TerminalHere(monkeypatch, "restore", "7", "5", fake=fake) as terminal:
+        await terminal.shows("[y/N] ")
+        assert fake.count("POST") == 0
+        terminal.enter(answer)
+        shown = await terminal.end()
+    assert "will replace all that is on server 7 (web-7)" in shown.replace("\n", " ")
+    assert "Before the upgrade" in shown
+    assert fake.restores == ([(7, 5)] if answer == "y\n" else [])
+    assert terminal.code == (0 if answer == "y\n" else 1)
+
+
+@needs_pty
+async def test_deletes_that_take_long_show_how_far_they_are(fake: FakeVPS) -> None:
+    fake.inject(Latency(600, method="DELETE"))
+    async with Terminal("delete", "5", "--yes", fake=fake) as terminal:
+        await terminal.shows("Deleting")
+        await terminal.shows("0 failed, 1 under way")
+        terminal.interrupt()
+        shown = await terminal.end()
+    assert terminal.code == 130
+    assert "Deleting" not in shown
