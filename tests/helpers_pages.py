@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from typing import Final
+from typing import Final, cast
 
 PAGE: Final = 100
 _BACKUP: Final = (
@@ -20,8 +20,9 @@ class Pages(asyncio.Protocol):
         self._waiting = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's is one by its methods only
 
     def data_received(self, data: bytes) -> None:
         self._waiting += data

@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from helpers_cli import Terminal, run, start
@@ -97,6 +98,15 @@ def test_a_failed_server_shows_on_the_board() -> None:
         screen.err.print(board.above("how far"))
     assert "7   failed" in capture.get()
     assert "how far" in capture.get()
+
+
+def test_the_picture_in_the_readme_is_small_and_needs_nothing_from_elsewhere() -> None:
+    here = Path(__file__).parent
+    assert "](tests/pictures/demo.svg)" in (here.parent / "README.md").read_text("utf-8")
+    picture = (here / "pictures" / "demo.svg").read_text("utf-8")
+    assert len(picture) < 40_000
+    assert "@font-face" not in picture
+    assert "vpsbackups&#160;demo" in picture or "vpsbackups demo" in picture
 
 
 # --- fake ----------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ def test_zsh_completes_commands_and_options(how: str, tmp_path: Path) -> None:
     ask = """
     zpty -r it out '*ready*'
     zpty -w -n it $'vpsbackups crea\t'
-    zpty -r it out '*te *'
+    zpty -r it out '*te*'
     zpty -w -n it $'--conc\t'
     zpty -r it out '*concurrency*'
     print -r -- $out

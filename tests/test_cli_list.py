@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import COMMAND, Here, environment, start
+from helpers_cli import COMMAND, Here, environment, set_environment, start
 from helpers_cli import run as run_a_process
 from helpers_pages import serve_pages
 
@@ -241,6 +241,17 @@ async def test_the_first_rows_show_while_the_rest_is_on_its_way(fake: FakeVPS) -
         assert (process.returncode, out, err) == (130, b"", b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+async def test_a_full_disk_is_an_error_in_one_line(
+    fake: FakeVPS, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    set_environment(monkeypatch, environment(fake))
+    with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123  # it is what is printed to
+        monkeypatch.setattr(sys, "stdout", full)
+        assert await asyncio.to_thread(main, ["list"]) == 1
+    assert capfd.readouterr().err == "error: [Errno 28] No space left on device\n"
+
+
 async def test_an_interrupt_is_exit_code_130_without_a_word(fake: FakeVPS) -> None:
     fake.inject(Latency(600))
     asked = asyncio.Event()
@@ -321,6 +332,26 @@ async def test_main_ends_quietly_when_nobody_reads(
         with os.fdopen(writing, "w") as stdout:
             monkeypatch.setattr(sys, "stdout", stdout)
             assert await call(*arguments) == 0
+
+
+async def test_a_reader_that_goes_away_between_two_servers_ends_it_too(
+    in_env: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_env.inject(Latency(0.5, path="server_id=3"))
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        running = asyncio.create_task(call("list", "-s", "1", "-s", "2", "-s", "3"))
+        assert await asyncio.to_thread(os.read, reading, 1)
+        os.close(reading)  # while what else the first two gave waits for a moment
+        assert await running == 0
+
+
+async def test_what_is_no_file_takes_rows_as_well(
+    in_env: FakeVPS, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert await call("list") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 15
 
 
 async def test_show_gives_one_backup_in_full(in_env: FakeVPS, capfd: pytest.CaptureFixture) -> None:

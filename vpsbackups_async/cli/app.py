@@ -157,10 +157,13 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")
     try:
         return _run(arguments)
-    except BrokenPipeError:
-        # The reader (`head`) has what it wanted. Python flushes once more at exit: into nothing.
+    except OSError as error:
+        # What could not be written would fail once more when Python ends: let it go into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.SOME_FAILED if arguments[0] in _CUT_SHORT else Exit.FINE
+        if isinstance(error, BrokenPipeError):  # the reader (`head`) has what it wanted
+            return Exit.SOME_FAILED if _CUT_SHORT.intersection(arguments[:1]) else Exit.FINE
+        Screen().error(explain(error))
+        return Exit.SOME_FAILED
 
 
 def _run(arguments: Sequence[str]) -> int:
