@@ -97,6 +97,7 @@ class Session:
 
     def __enter__(self) -> Self:
         _LOGGER.addHandler(self._log)
+        self._level = _LOGGER.level
         _LOGGER.setLevel(logging.DEBUG if self._common.debug else logging.WARNING)
         return self
 
@@ -111,6 +112,7 @@ class Session:
         finally:
             self._runner.close()
             _LOGGER.removeHandler(self._log)
+            _LOGGER.setLevel(self._level)
         if self._common.verbose:
             self.screen.note(self._what_it_took())
 
