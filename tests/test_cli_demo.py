@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_cli import Terminal, run, start
+from helpers_cli import TerminalHere, run, start
 
 from vpsbackups_async import Outcome
 from vpsbackups_async.cli import main
@@ -76,8 +76,10 @@ async def test_the_demo_runs_where_there_is_no_terminal(capfd: pytest.CaptureFix
 
 
 @needs_pty
-async def test_the_demo_shows_all_servers_at_once_on_a_terminal() -> None:
-    async with Terminal("demo") as terminal:
+async def test_the_demo_shows_all_servers_at_once_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with TerminalHere(monkeypatch, "demo") as terminal:
         await terminal.shows("1   running")
         await terminal.shows("under way")
         shown = (await terminal.end()).splitlines()

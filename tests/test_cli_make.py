@@ -111,6 +111,22 @@ async def test_a_wait_that_times_out_is_exit_code_4_and_says_how_to_go_on(
     assert await call("wait", "1") == 0
 
 
+async def test_many_waits_that_time_out_are_named_in_a_command_to_paste(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    refs_given = [
+        f"{fake.add_backup(number, status='in_progress')['id']}" for number in range(1, 9)
+    ]
+    assert await call("wait", *refs_given, "--timeout", "0.1", "-q") == 4
+    said = capfd.readouterr().err.splitlines()
+    assert said[-4:] == [
+        "8 may still be running; to wait for them:",
+        "vpsbackups wait --from - <<END",
+        " ".join(refs_given),
+        "END",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
