@@ -18,7 +18,7 @@ from vpsbackups_async.testing import FakeVPS
 needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="there are no ptys")
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_demo_does_what_it_says(capfd: pytest.CaptureFixture) -> None:
     fake = FakeVPS(servers=25, backups=2, backup_seconds=lambda made: made["id"] % 5)
     assert await play(Screen(), fake) == 0
@@ -53,7 +53,7 @@ async def test_the_demo_does_what_it_says(capfd: pytest.CaptureFixture) -> None:
     assert fake.count() == 3 + 25 + polls + 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_demo_s_own_server_takes_a_few_seconds(capfd: pytest.CaptureFixture) -> None:
     begun = asyncio.get_running_loop().time()
     assert await play(Screen()) == 0
@@ -61,7 +61,7 @@ async def test_the_demo_s_own_server_takes_a_few_seconds(capfd: pytest.CaptureFi
     assert "25 of 25 backups completed" in capfd.readouterr().out
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_demo_whose_backup_fails_says_so(capfd: pytest.CaptureFixture) -> None:
     assert await play(Screen(), FakeVPS(servers=25, fails=[7])) == 1
     said = capfd.readouterr()

@@ -124,7 +124,7 @@ def progress(done: int, total: int | None, *, failed: int = 0, elapsed: float = 
     return Progress(done, done - failed, failed, 4, total, elapsed)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_log_gets_a_line_a_minute() -> None:
     paper = Paper(terminal=False)
     async with Display(paper, "Waiting", ClientStats) as display:
@@ -138,7 +138,7 @@ async def test_a_log_gets_a_line_a_minute() -> None:
     )
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_terminal_is_painted_from_the_first_second_on() -> None:
     paper = Paper(terminal=True)
     stats = ClientStats(limit=8, gate_closed_for=12)
@@ -161,7 +161,7 @@ async def test_a_terminal_is_painted_from_the_first_second_on() -> None:
     assert paper.painted[-1] == "\r\x1b[1A\x1b[2K\x1b[1A\x1b[2K"
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_what_is_quiet_or_hidden_shows_nothing() -> None:
     for paper, shown in ((Paper(terminal=True, quiet=True), True), (Paper(terminal=True), False)):
         async with Display(paper, "Starting", ClientStats, shown=shown):

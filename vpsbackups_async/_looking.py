@@ -73,7 +73,7 @@ class Wanted:
     proof: bool = True
 
 
-@define(eq=False, repr=False)
+@define
 class Report:
     """What a look found out beside what it showed."""
 
