@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "backoff": 0,
     "errors": 1,
     "_wire": 2,
+    "_codec": 2,
     "_retry": 2,
     "_gate": 2,
     "_paging": 2,
@@ -56,7 +57,9 @@ MAY: dict[str, set[str]] = {
     "models": set(),
     "backoff": {"models"},
     "errors": {"models"},
-    "_wire": {"models", "errors"},
+    # What few replies need, loaded when one does.
+    "_wire": {"models", "errors", "_codec"},
+    "_codec": {"models"},
     "_retry": {"backoff", "errors"},
     "_gate": {"errors"},
     "_paging": {"models", "errors"},
@@ -191,6 +194,7 @@ def test_the_table_itself_points_down() -> None:
         ("backoff", "models"),
         ("_waiting", "_looking"),
         ("_address", "_wire"),
+        ("_wire", "_codec"),
         ("client", "fleet"),
         ("client", "_creating"),
     }

@@ -1,4 +1,4 @@
-"""What goes over the wire, without sending it: requests, replies, `Retry-After`, the one converter.
+"""What goes over the wire, without sending it: requests, replies, `Retry-After`.
 
 Bytes in, values or typed errors out; no I/O.
 """
@@ -7,15 +7,11 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from types import ModuleType
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-from attrs import define, evolve, field, frozen
-from cattrs import Converter, transform_error
-from cattrs.errors import IterableValidationError, IterableValidationNote
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
-from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
+from attrs import define, field, frozen
 
 from vpsbackups_async._checks import check_int
 from vpsbackups_async.errors import (
@@ -32,12 +28,10 @@ from vpsbackups_async.errors import (
 from vpsbackups_async.models import (
     Backup,
     BackupRef,
-    BackupStatus,
     BackupType,
-    DetailedBackup,
     Page,
     Restore,
-    ServerRef,
+    as_utc,
 )
 
 BACKUPS_PATH: Final = "/api/v1/backups/"
@@ -243,13 +237,9 @@ def date_of(headers: Mapping[str, str]) -> datetime | None:
 def http_date(text: str) -> datetime | None:
     """An HTTP date as aware UTC; None where it is none."""
     try:
-        return _utc(parsedate_to_datetime(text))  # `-0000` parses as naive: UTC, says RFC 5322
+        return as_utc(parsedate_to_datetime(text))  # `-0000` parses as naive: UTC, says RFC 5322
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-def _utc(when: datetime) -> datetime:
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 # --- Replies: values -----------------------------------------------------------------------------
@@ -386,130 +376,19 @@ def _json(reply: Reply) -> Any:
 
 
 def _structure(reply: Reply, said: object, kind: type) -> Any:
+    codec = _codec()
     try:
-        return converter().structure(said, kind)
+        return codec.converter(_PageDoc).structure(said, kind)
     except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
-        reason, place = _misfit(error)
+        reason, place = codec.misfit(error)
     raise reply.misfit(reason, place)
 
 
-def _misfit(error: Exception) -> tuple[str, str]:
-    """Why a value does not fit, and where in it."""
-    reason, _, place = transform_error(error, "", _explain)[0].rpartition(" @ ")
-    return reason, place.lstrip(".")
+def _codec() -> ModuleType:
+    """The room of the converter, on first use: loading cattrs takes as long as half of ours."""
+    from vpsbackups_async import _codec  # noqa: PLC0415  # few replies need it
 
-
-def _explain(error: BaseException, _: type | None) -> str:
-    return "a required field is missing" if isinstance(error, KeyError) else str(error)
-
-
-_FIELDS: Final = frozenset({
-    "id", "server", "backup_type", "status", "size_mb", "created_at", "expires_at", "description",
-    "message",
-})  # fmt: skip
-
-
-@cache
-def converter() -> MsgspecJsonConverter:
-    """The codec: strict about types, since cattrs would turn null into "None" and "7" into 7.
-
-    Made on first use: it takes as long as importing the rest of this room.
-    """
-    codec = make_converter()
-    for kind in (int, str):
-        codec.register_structure_hook(kind, _strict)
-    for known in (BackupType, BackupStatus):
-        codec.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
-    codec.register_structure_hook(datetime, _when)
-    server_fields = make_dict_structure_fn(ServerRef, codec)
-
-    def structure_server(value: Any, _: type) -> ServerRef:
-        said = _object(value)
-        return server_fields({**said, "name": _or_empty(said.get("name"))}, ServerRef)
-
-    # Before the functions below are made: they take the hooks that are there at that time.
-    codec.register_structure_hook(ServerRef, structure_server)
-    backup_fields = make_dict_structure_fn(Backup, codec)
-    detailed_fields = make_dict_structure_fn(DetailedBackup, codec, extra=override(omit=True))
-
-    def structure_backup(value: Any, _: type) -> Backup:
-        said = dict(_object(value))
-        extra = {name: said.pop(name) for name in tuple(said) if name not in _FIELDS}
-        said.setdefault("size_mb")
-        said.setdefault("expires_at")
-        said["description"] = _or_empty(said.get("description"))
-        if not extra and said.get("message") is None:
-            said.pop("message", None)
-            return backup_fields(said, Backup)
-        return evolve(detailed_fields(said, DetailedBackup), extra=extra)
-
-    codec.register_structure_hook(Backup, structure_backup)
-    plain_fields = make_dict_unstructure_fn(DetailedBackup, codec, extra=override(omit=True))
-
-    def unstructure_detailed(backup: DetailedBackup) -> dict[str, Any]:
-        said = plain_fields(backup)
-        if said["message"] is None:
-            del said["message"]
-        return {**said, **backup.extra}
-
-    codec.register_unstructure_hook(DetailedBackup, unstructure_detailed)
-    _add_page(codec)
-    return codec
-
-
-def _add_page(codec: Converter) -> None:
-    structure_backup = codec.get_structure_hook(Backup)
-
-    def structure_items(value: Any, kind: Any) -> tuple[Backup, ...]:
-        items: list[Backup] = []
-        for item in _list(value):
-            try:
-                items.append(structure_backup(item, Backup))
-            except Exception as error:  # noqa: BLE001  # whatever the hooks raise
-                # The first one will do: cattrs' own hook collects the errors of all items, which
-                # are gigabytes for a megabyte of nonsense.
-                error.add_note(IterableValidationNote("", len(items), Backup))
-                raise IterableValidationError("", [error], kind) from None
-        return tuple(items)
-
-    page_fields = make_dict_structure_fn(
-        _PageDoc, codec, results=override(struct_hook=structure_items)
-    )
-    codec.register_structure_hook(_PageDoc, lambda value, _: page_fields(_object(value), _PageDoc))
-
-
-def _strict(value: Any, kind: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"expected {kind.__name__}, got {_shown(value)}")
-    return value
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"expected an object, got {_shown(value)}")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, got {_shown(value)}")
-    return value
-
-
-def _or_empty(value: Any) -> Any:
-    return "" if value is None else value
-
-
-def _when(value: Any, _: Any) -> datetime:
-    try:
-        return _utc(msgspec.convert(_strict(value, str), datetime))
-    except (msgspec.ValidationError, OverflowError):
-        raise ValueError(f"expected an ISO 8601 time, got {_shown(value)}") from None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return _codec
 
 
 V = TypeVar("V", Backup, BackupRef)
@@ -521,7 +400,8 @@ def to_json(value: Backup | BackupRef) -> bytes:
     A backup is written as the API writes it, with the fields that this version does not know; times
     are in UTC.
     """
-    return converter().dumps(value)
+    text: bytes = _codec().converter(_PageDoc).dumps(value)
+    return text
 
 
 def from_json(kind: type[V], text: bytes | str) -> V:
@@ -530,13 +410,16 @@ def from_json(kind: type[V], text: bytes | str) -> V:
     Raises `ValueError` naming the place that does not fit, for stored text may be anybody's.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    codec = _codec()
     try:
-        return converter().loads(raw, kind)
+        value: V = codec.converter(_PageDoc).loads(raw, kind)
     except _BAD_JSON as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
-        why, place = _misfit(error)
+        why, place = codec.misfit(error)
         reason = f"{why} at {place}" if place else why
+    else:
+        return value
     raise ValueError(f"that is not the JSON of a {kind.__name__}: {reason}")
 
 

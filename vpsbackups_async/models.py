@@ -4,7 +4,7 @@ They hold no client, and reading an attribute never does I/O. All datetimes are 
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, Self, TypeVar
 
@@ -80,6 +80,11 @@ class BackupStatus(_OpenEnum):
 _FAILED_WORDS = frozenset({
     "failed", "failure", "error", "errored", "cancelled", "canceled", "aborted",
 })  # fmt: skip
+
+
+def as_utc(when: datetime) -> datetime:
+    """The moment in UTC; a naive one is taken to be in UTC already."""
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 @frozen
