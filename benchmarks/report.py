@@ -1,7 +1,8 @@
 """The README's table and picture, from the figures of a run.
 
 `python -m benchmarks --json benchmarks/figures.json --plot benchmarks/figures.svg` measures and
-draws; `python -m benchmarks.report benchmarks/figures.json` prints the table.
+draws; `python -m benchmarks.report benchmarks/figures.json` prints the table, and draws anew where
+a picture's name follows.
 """
 
 import json
@@ -35,7 +36,8 @@ def markdown(figures: Mapping[str, Any]) -> str:
         )
         target = row["target"] and f"{row['target']}{'' if row['met'] else ': not met'}"
         ours = amount(row["ours"], unit) or row["measured"]
-        cells = (row["what"], ours, amount(row["loop"], unit), peers, target)
+        what = re.sub(r"^S\d+,? ", "", row["what"])
+        cells = (what, ours, amount(row["loop"], unit), peers, target)
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join([*lines, "", f"Measured on {figures['machine']}."])
 
@@ -70,6 +72,7 @@ def draw(figures: Mapping[str, Any], file: Path) -> None:
         axis.set_xlabel(curve["x"])
         axis.legend()
     for axis in (first, *others):
+        axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -91,4 +94,7 @@ def _ink(name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(json.loads(Path(sys.argv[1]).read_text("utf-8"))))
+    read = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    print(markdown(read))
+    for picture in sys.argv[2:]:
+        draw(read, Path(picture))

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from helpers_readme import APPS, BLOCKS, README
 
+from benchmarks.report import markdown
 from vpsbackups_async import BackupsClient
 from vpsbackups_async.testing import FakeVPS
 
@@ -75,3 +77,10 @@ async def test_the_snippets_run_in_their_order(fake: FakeVPS) -> None:
             await run(snippet, names)
     assert fake.count("POST", "restore") == 1
     assert fake.count("DELETE", status=204) == 1
+
+
+def test_the_table_of_figures_is_the_one_that_was_measured() -> None:
+    """As `python -m benchmarks.report benchmarks/figures.json` prints it."""
+    figures = json.loads((README.parent / "benchmarks" / "figures.json").read_text("utf-8"))
+    shown = README.read_text("utf-8").partition("<!-- figures -->")[2]
+    assert shown.partition("<!-- /figures -->")[0].strip() == markdown(figures)
