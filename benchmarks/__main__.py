@@ -66,7 +66,7 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", "utf-8")
     if options.plot is not None:
-        from benchmarks.report import draw  # noqa: PLC0415  # matplotlib is heavy
+        from benchmarks.report import draw  # matplotlib is heavy
 
         draw(said, options.plot)
     return 0 if verdict.met else 1

@@ -120,7 +120,7 @@ class _Protocol(asyncio.Protocol):
 
 
 def _serve(pipe: Connection, total: int, latency: float) -> None:
-    import uvloop  # noqa: PLC0415  # not in the client's process, whose memory is measured
+    import uvloop  # not in the client's process, whose memory is measured
 
     pin(1)
     pages = Pages(total)

@@ -37,7 +37,7 @@ class Cost:
 @asynccontextmanager
 async def ours(url: str, size: int) -> AsyncIterator[Ask]:
     """The client with everything on."""
-    from vpsbackups_async import BackupsClient  # noqa: PLC0415  # each side loads its own library
+    from vpsbackups_async import BackupsClient  # each side loads its own library
 
     async with BackupsClient(TOKEN, base_url=url) as client:
 
@@ -53,7 +53,7 @@ async def ours(url: str, size: int) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def loop(url: str, size: int) -> AsyncIterator[Ask]:
     """What a user would write with aiohttp."""
-    import aiohttp  # noqa: PLC0415
+    import aiohttp
 
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
 
@@ -72,9 +72,9 @@ async def loop(url: str, size: int) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def httpx_pydantic(url: str, size: int) -> AsyncIterator[Ask]:
     """What a user would write with httpx and pydantic."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
-    from benchmarks._pydantic_models import Listing  # noqa: PLC0415
+    from benchmarks._pydantic_models import Listing
 
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(base_url=url, headers=headers) as client:
@@ -91,9 +91,9 @@ async def httpx_pydantic(url: str, size: int) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def vps_mcp(url: str, size: int) -> AsyncIterator[Ask]:
     """The client within the provider's own package."""
-    import logging  # noqa: PLC0415
+    import logging
 
-    from vps_mcp.client import VPSClient  # noqa: PLC0415
+    from vps_mcp.client import VPSClient
 
     logging.getLogger("vps-mcp").setLevel(logging.WARNING)  # it tells of each request
     client = VPSClient(TOKEN, f"{url}/api/v1")
@@ -111,8 +111,8 @@ async def vps_mcp(url: str, size: int) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def generated(url: str, size: int) -> AsyncIterator[Ask]:
     """A client that `openapi-python-client` made of our OpenAPI file; see `generate`."""
-    from vps_generated.api.default.list_backups import asyncio as list_backups  # noqa: PLC0415
-    from vps_generated.client import AuthenticatedClient  # noqa: PLC0415
+    from vps_generated.api.default.list_backups import asyncio as list_backups
+    from vps_generated.client import AuthenticatedClient
 
     async with AuthenticatedClient(base_url=url, token=TOKEN) as client:
 
@@ -125,7 +125,7 @@ async def generated(url: str, size: int) -> AsyncIterator[Ask]:
 
 def generate(folder: Path) -> None:
     """Put the generated package `vps_generated` into the folder."""
-    from vpsbackups_async.testing import openapi  # noqa: PLC0415  # not in the timed process
+    from vpsbackups_async.testing import openapi  # not in the timed process
 
     document = folder / "openapi.json"
     document.write_text(json.dumps(openapi()), "utf-8")
@@ -193,7 +193,7 @@ def main() -> None:
     pin(0)
     with_uvloop = order.pop("uvloop")
     if with_uvloop:
-        import uvloop  # noqa: PLC0415
+        import uvloop
 
         measured = uvloop.run(_measure(**order))
     else:

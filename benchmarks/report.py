@@ -44,11 +44,11 @@ def markdown(figures: Mapping[str, Any]) -> str:
 
 def draw(figures: Mapping[str, Any], file: Path) -> None:
     """Bars of CPU a request, and lines of cost over N."""
-    import matplotlib as mpl  # noqa: PLC0415  # heavy, and only for this
+    import matplotlib as mpl  # heavy, and only for this
 
     mpl.use("agg")
     mpl.rcParams.update({"svg.hashsalt": "figures", "font.size": 9, "svg.fonttype": "none"})
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     bars = _bars(figures["rows"])
     figure, axes = plt.subplots(

@@ -75,7 +75,7 @@ async def _ceiling(url: str, size: int, requests: int) -> float:
 
 
 def _print_ceiling(url: str, size: int, requests: int) -> None:
-    import uvloop  # noqa: PLC0415  # a client that costs as little as it can
+    import uvloop  # a client that costs as little as it can
 
     rate = uvloop.run(_ceiling(url, size, requests))
     print(f"the server's ceiling with {size} a page: {rate:,.0f} requests a second")

@@ -1,16 +1,15 @@
-"""The front door: `BackupsClient` and the `BackupStream` that its `list` gives."""
+"""The front door: `BackupsClient`."""
 
 import asyncio
-import builtins
 import logging
 import os
 import ssl as ssl_module
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self, SupportsIndex, TypeVar
+from typing import Any, Literal, NoReturn, Self, SupportsIndex, TypeVar
 
 import aiohttp
 from attrs import evolve, frozen
@@ -26,6 +25,7 @@ from vpsbackups_async._jobs import Jobs
 from vpsbackups_async._looking import Scout
 from vpsbackups_async._paging import Fetch, NextLinks, Walk
 from vpsbackups_async._retry import RetryPolicy
+from vpsbackups_async._stream import SWEEPS, BackupStream
 from vpsbackups_async._transport import Timeouts, Transport
 from vpsbackups_async._waiting import Waiter, WaitHub
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
@@ -41,7 +41,6 @@ from vpsbackups_async.models import (
     BackupType,
     Page,
     Restore,
-    Sweep,
 )
 
 __all__ = ["BackupStream", "BackupsClient", "ClientStats"]
@@ -52,9 +51,6 @@ T = TypeVar("T")
 
 DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
-_SWEEPS = 3
-_TURNS: Final = 8
-"""Turns of the loop in which a web server that learns of its client's leaving can tell a body."""
 
 
 @frozen
@@ -76,137 +72,6 @@ class ClientStats:
     running: int | None = None
     waiting: int | None = None
     gate_closed_for: float = 0.0
-
-
-class BackupStream:
-    """A list of backups that is read as you go; each way of reading it starts from the first page.
-
-    `async for backup in stream` gives the backups one by one, none of them twice. Leaving the loop
-    early is fine; `async with stream:` makes sure that what `prefetch` lets run ahead has ended.
-    """
-
-    def __init__(self, open_walk: Callable[[], Walk], keep: Callable[[Page], Page]) -> None:
-        self._open_walk = open_walk
-        self._keep = keep
-        self._walks: set[Walk] = set()
-
-    async def __aiter__(self) -> AsyncGenerator[Backup]:
-        # Not through `pages()`: a generator within a generator would cost each page more than
-        # the rest of this room.
-        walk = self._begin()
-        try:
-            while (page := await walk.turn()) is not None:
-                for backup in self._keep(page).items:
-                    yield backup
-        finally:
-            self._walks.discard(walk)
-            if walk.end():
-                await walk.drop()
-
-    async def pages(self) -> AsyncGenerator[Page]:
-        """The pages as the server cuts them, each without what an earlier one had."""
-        walk = self._begin()
-        try:
-            while (page := await walk.turn()) is not None:
-                yield self._keep(page)
-        finally:
-            self._walks.discard(walk)
-            if walk.end():
-                await walk.drop()
-
-    def _begin(self) -> Walk:
-        walk = self._open_walk()
-        self._walks.add(walk)
-        return walk
-
-    async def first(self) -> Backup | None:
-        """The first backup, None if there is none; one request, unless the page is empty."""
-        async with aclosing(aiter(self)) as backups:
-            return await anext(backups, None)
-
-    async def collect(self, limit: int | None = None) -> builtins.list[Backup]:
-        """All backups, or the first `limit` of them, with no more pages read than that takes."""
-        if limit is not None:
-            check_int("limit", limit, 0)
-        backups: builtins.list[Backup] = []
-        if limit == 0:
-            return backups
-        async with aclosing(self.pages()) as pages:
-            async for page in pages:
-                backups.extend(page.items)
-                if limit is not None and len(backups) >= limit:
-                    return backups[:limit]
-        return backups
-
-    async def count(self) -> int:
-        """How many backups the server counts; one request, or all where it gives no count."""
-        sizes: builtins.list[int] = []
-        async with aclosing(self.pages()) as pages:
-            async for page in pages:
-                # A later total would be one that a server gives whatever the filters.
-                if page.count is not None and not sizes:
-                    return page.count
-                sizes.append(len(page.items))
-        return sum(sizes)
-
-    async def ndjson(self) -> AsyncGenerator[bytes]:
-        """The body of a web handler's answer: a line of JSON a backup, a chunk a page.
-
-        The first page is read before this returns, so that what fails with it can still become a
-        status. Each further page is requested when the chunk before it was taken, so that a slow
-        reader holds the listing back. Between chunks nothing is held but what `prefetch` lets run
-        ahead: a body that is dropped unclosed, as web servers do, leaves nothing behind.
-
-        Raises what reading the list raises. After the first page the body does, so that the server
-        cuts the connection: a reader never takes a part of the list for the whole.
-        """
-        pages = self.pages()
-        return _lines(await anext(pages, None), pages)
-
-    async def snapshot(self) -> Sweep:
-        """The whole list, and whether it is whole; read up to three times if it moves meanwhile."""
-        sweep = await self._sweep()
-        for _ in range(_SWEEPS - 1):
-            if sweep.complete:
-                break
-            sweep = await self._sweep()
-        return sweep
-
-    async def _sweep(self) -> Sweep:
-        walk = self._begin()
-        items: builtins.list[Backup] = []
-        try:
-            while (page := await walk.turn()) is not None:
-                items.extend(self._keep(page).items)
-        finally:
-            self._walks.discard(walk)
-            if walk.end():
-                await walk.drop()
-        tally = walk.tally
-        return Sweep(
-            tuple(items),
-            walk.complete,
-            tally.count_first,
-            tally.count_last,
-            tally.duplicates,
-            tally.pages,
-        )
-
-    async def aclose(self) -> None:
-        """End every loop over this stream, and wait until what runs ahead of them has ended."""
-        for walk in tuple(self._walks):
-            await walk.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class BackupsClient:
@@ -312,7 +177,7 @@ class BackupsClient:
         """
         check_int("backup_id", backup_id)
         query = _wire.list_query(server_id, None, None)
-        for _ in range(_SWEEPS):
+        for _ in range(SWEEPS):
             walk = self._walk(query)
             async with aclosing(walk.pages()) as pages:
                 async for page in pages:
@@ -544,17 +409,6 @@ class BackupsClient:
                 stacklevel=2,
                 source=self,
             )
-
-
-async def _lines(page: Page | None, pages: AsyncGenerator[Page]) -> AsyncGenerator[bytes]:
-    async with aclosing(pages):
-        while page is not None:
-            if page.items:
-                yield b"".join(_wire.to_json(backup) + b"\n" for backup in page.items)
-            # A server whose client left goes on here a moment before it cancels: no request then.
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
-            page = await anext(pages, None)
 
 
 async def _fetch_page(transport: Transport, query: str) -> Page:
