@@ -587,3 +587,73 @@ async def test_a_thousand_calls_against_a_503_cost_no_more_than_the_budget_on_to
 
 def test_an_error_that_the_budget_had_no_part_in_says_so() -> None:
     assert ServerError(503).retries_refused is False
+
+
+# --- At once, or in line -------------------------------------------------------------------------
+
+
+class Slow(AdaptiveLimiter):
+    """Has something to say about every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acquired: list[str] = []
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        self.acquired.append(kind)
+        await super().acquire(cost, kind)
+
+
+class Wrapping:
+    """Another limiter, with all of its attributes, and an `acquire` of its own."""
+
+    def __init__(self) -> None:
+        self.inner = AdaptiveLimiter()
+        self.acquired: list[str] = []
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        self.acquired.append(kind)
+        await self.inner.acquire(cost, kind)
+
+    def observe(self, outcome: Observation) -> None:
+        self.inner.observe(outcome)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+
+class Quick(AdaptiveLimiter):
+    """Lets two requests through at once, and has the others wait in line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.in_line = 0
+
+    def try_acquire(self, cost: int = 1, kind: str = "list") -> bool:
+        self.asked += 1
+        return self.asked <= 2 and super().try_acquire(cost, kind)
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        self.in_line += 1
+        await super().acquire(cost, kind)
+
+
+@pytest.mark.parametrize("kind", [Slow, Wrapping])
+async def test_an_acquire_of_its_own_is_asked_for_every_request(
+    fake: FakeVPS, kind: type[Slow | Wrapping]
+) -> None:
+    limiter = kind()
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
+        await client.list().first()
+        await client.delete(1)
+    assert limiter.acquired == ["list", "delete"]
+
+
+async def test_what_try_acquire_lets_through_does_not_wait_in_line(fake: FakeVPS) -> None:
+    limiter = Quick()
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
+        for _ in range(4):
+            await client.list().first()
+    assert limiter.in_line == 2
+    assert limiter.running == 0

@@ -36,6 +36,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.delenv("VPS_API_TOKEN", raising=False)
     monkeypatch.delenv("VPS_API_URL", raising=False)
     pytester.makeini(STRICT)
+    monkeypatch.delenv("CI", raising=False)  # with it pytest says each failure twice
     return pytester
 
 

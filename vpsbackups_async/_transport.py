@@ -238,6 +238,21 @@ def _never_at_once(cost: int, kind: str) -> bool:  # noqa: ARG001  # as `Limiter
     return False
 
 
+def _try_acquire_of(limiter: Limiter) -> Callable[[int, str], bool]:
+    """The limiter's `try_acquire`, unless a class closer to it has an `acquire` of its own.
+
+    Who changes `acquire` means every request, also those that an inherited `try_acquire` would let
+    past it, or that of another limiter that this one wraps.
+    """
+    for kind in type(limiter).__mro__:
+        if "try_acquire" in vars(kind):
+            found: Callable[[int, str], bool] = limiter.try_acquire  # type: ignore[attr-defined]
+            return found
+        if "acquire" in vars(kind):
+            break
+    return _never_at_once
+
+
 def _fitting_limiter(limiter: Limiter | None, session: aiohttp.ClientSession | None) -> Limiter:
     """A limiter that lets no more through than the session has connections for.
 
@@ -290,9 +305,7 @@ class Transport:
         self._in_line: set[Scope] = set()
         self._borne = 0  # answers that were no refusal for pace
         self._limiter = _fitting_limiter(limiter, session)
-        self._try_acquire: Callable[[int, str], bool] = getattr(
-            self._limiter, "try_acquire", _never_at_once
-        )
+        self._try_acquire = _try_acquire_of(self._limiter)
         self._given_session = session
         self._session: aiohttp.ClientSession | None = None
         self._deadlines: Deadlines | None = None
