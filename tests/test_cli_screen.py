@@ -113,7 +113,13 @@ class Paper(Screen):
     def __init__(self, *, terminal: bool, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
         self.text = io.StringIO()
-        self.err = Console(file=self.text, force_terminal=terminal, width=80, no_color=True)
+        self.err = Console(
+            file=self.text,
+            force_terminal=terminal,
+            width=80,
+            no_color=True,
+            _environ={"TERM": "xterm"},  # wherever the tests run
+        )
         self.painted: list[str] = []
 
     def _write(self, text: str) -> None:
