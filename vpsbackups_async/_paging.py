@@ -378,19 +378,10 @@ class Walk:
 
     async def aclose(self, error: VPSBackupsError | None = None) -> None:
         """End the walk and what runs ahead of its reader; a reader who goes on gets the error."""
-        self._closing_error = error
-        if self.end():
-            await self.drop()
-
-    def end(self) -> bool:
-        """End the walk; whether what runs ahead of its reader must be ended by `drop` as well."""
         self._closed = True
+        self._closing_error = error
         if self._open_walks is not None:
             self._open_walks.discard(self)
-        return self._ahead is not None
-
-    async def drop(self) -> None:
-        """Cancel what runs ahead, and wait until it has ended."""
         if self._ahead is not None:
             await self._ahead.drop()
 

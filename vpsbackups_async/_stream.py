@@ -41,9 +41,7 @@ class BackupStream:
                 for backup in self._keep(page).items:
                     yield backup
         finally:
-            self._walks.discard(walk)
-            if walk.end():
-                await walk.drop()
+            await self._end(walk)
 
     async def pages(self) -> AsyncGenerator[Page]:
         """The pages as the server cuts them, each without what an earlier one had."""
@@ -52,14 +50,16 @@ class BackupStream:
             while (page := await walk.turn()) is not None:
                 yield self._keep(page)
         finally:
-            self._walks.discard(walk)
-            if walk.end():
-                await walk.drop()
+            await self._end(walk)
 
     def _begin(self) -> Walk:
         walk = self._open_walk()
         self._walks.add(walk)
         return walk
+
+    async def _end(self, walk: Walk) -> None:
+        self._walks.discard(walk)
+        await walk.aclose()
 
     async def first(self) -> Backup | None:
         """The first backup, None if there is none; one request, unless the page is empty."""
@@ -121,9 +121,7 @@ class BackupStream:
             while (page := await walk.turn()) is not None:
                 items.extend(self._keep(page).items)
         finally:
-            self._walks.discard(walk)
-            if walk.end():
-                await walk.drop()
+            await self._end(walk)
         tally = walk.tally
         return Sweep(
             tuple(items),

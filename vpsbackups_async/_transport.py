@@ -589,7 +589,7 @@ class Transport:
             if response is not None and not exchange.whole:
                 response.close()
 
-    # --- From an attempt to an error ------------------------------------------------
+    # --- From an attempt to an error -----------------------------------------------------------
 
     def _raise_for(self, status: int, call: _Call, exchange: _Exchange) -> None:
         """Raise the error for an answer that is no success."""
