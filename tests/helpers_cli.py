@@ -25,6 +25,11 @@ if sys.platform != "win32":
 COMMAND = (sys.executable, "-W", "error", "-m", "vpsbackups_async")
 
 
+async def call(*arguments: str) -> int:
+    """The exit code of the command, run in this process."""
+    return await asyncio.to_thread(main, arguments)
+
+
 class Ended:
     """How a run of the command ended, and what it said."""
 

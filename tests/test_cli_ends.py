@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from helpers_cli import environment, run
+from helpers_cli import call, environment, run
 
 from vpsbackups_async import VPSBackupsError
 from vpsbackups_async.cli import main
@@ -29,10 +29,6 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
         monkeypatch.setenv("VPS_API_TOKEN", server.token)
         monkeypatch.setenv("VPS_API_URL", server.url)
         yield server
-
-
-async def call(*arguments: str) -> int:
-    return await asyncio.to_thread(main, arguments)
 
 
 # --- Help ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import COMMAND, Here, environment, set_environment, start
+from helpers_cli import COMMAND, Here, call, environment, set_environment, start
 from helpers_cli import run as run_a_process
 from helpers_pages import serve_pages
 
@@ -296,10 +296,6 @@ def in_env(fake: FakeVPS, monkeypatch: pytest.MonkeyPatch) -> FakeVPS:
     monkeypatch.setenv("VPS_API_TOKEN", fake.token)
     monkeypatch.setenv("VPS_API_URL", fake.url)
     return fake
-
-
-async def call(*arguments: str) -> int:
-    return await asyncio.to_thread(main, arguments)
 
 
 async def test_main_lists_and_returns_its_exit_code(

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import Ended, Here, start
+from helpers_cli import Ended, Here, call, start
 
-from vpsbackups_async.cli import main
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit
 
 
@@ -21,10 +20,6 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
         monkeypatch.setenv("VPS_API_TOKEN", server.token)
         monkeypatch.setenv("VPS_API_URL", server.url)
         yield server
-
-
-async def call(*arguments: str) -> int:
-    return await asyncio.to_thread(main, arguments)
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """`vpsbackups delete` and `restore`: nothing is lost that was not shown and agreed to."""
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
 
 import pytest
-from helpers_cli import Here, Terminal, TerminalHere
+from helpers_cli import Here, Terminal, TerminalHere, call
 
-from vpsbackups_async.cli import main
 from vpsbackups_async.testing import FakeVPS, Latency, Reply
 
 
@@ -20,10 +18,6 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
         monkeypatch.setenv("VPS_API_TOKEN", server.token)
         monkeypatch.setenv("VPS_API_URL", server.url)
         yield server
-
-
-async def call(*arguments: str) -> int:
-    return await asyncio.to_thread(main, arguments)
 
 
 @pytest.fixture
