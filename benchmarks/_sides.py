@@ -1,8 +1,8 @@
 """One side of a comparison, in a process of its own: `python -m benchmarks._sides '{"side": …}'`.
 
 Each side asks for the list of one server, page after page of `size` backups, `at_once` at a time,
-and looks at every backup. Prints JSON: seconds of CPU and of the clock for `requests` requests
-after a warm-up, and how many backups came.
+and looks at every backup. Prints JSON: seconds of CPU for `requests` requests after a warm-up,
+and how many backups came.
 """
 
 import asyncio
@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from attrs import frozen
-
 from benchmarks._server import pin
 
 TOKEN = "vps_benchmark"
@@ -24,14 +22,6 @@ _WARM_UP = 4
 
 Ask = Callable[[], Awaitable[int]]
 """Sends one request; how many backups came."""
-
-
-@frozen
-class Cost:
-    """What the requests cost: µs of CPU and of the clock each."""
-
-    cpu: float
-    wall: float
 
 
 @asynccontextmanager
@@ -160,19 +150,18 @@ async def _measure(side: str, url: str, size: int, requests: int) -> dict[str, f
 
         await asyncio.gather(*(work(_WARM_UP) for _ in range(AT_ONCE)))
         backups = 0
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu = time.process_time()
         await asyncio.gather(*(work(requests // AT_ONCE) for _ in range(AT_ONCE)))
         return {
             "cpu": time.process_time() - cpu,
-            "wall": time.perf_counter() - wall,
             "backups": backups,
         }
 
 
 def cost(
     side: str, url: str, size: int, requests: int, *, path: str = "", uvloop: bool = False
-) -> Cost:
-    """What this many requests cost that side, in a process of its own."""
+) -> float:
+    """µs of CPU that each of so many requests costs that side, in a process of its own."""
     order = {"side": side, "url": url, "size": size, "requests": requests}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks._sides", json.dumps({**order, "uvloop": uvloop}), path],
@@ -183,7 +172,7 @@ def cost(
     measured = json.loads(done.stdout)
     if measured["backups"] != requests * size:
         raise AssertionError(f"{side} saw {measured['backups']} of {requests * size} backups")
-    return Cost(1e6 * measured["cpu"] / requests, 1e6 * measured["wall"] / requests)
+    return 1e6 * float(measured["cpu"]) / requests
 
 
 def main() -> None:

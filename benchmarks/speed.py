@@ -110,7 +110,7 @@ def _against_the_loop(
     best = dict.fromkeys(_FAST, float("inf"))
     for _ in range(rounds):
         for side in _FAST:
-            spent = cost(side, url, size, requests, uvloop=uvloop).cpu
+            spent = cost(side, url, size, requests, uvloop=uvloop)
             best[side] = min(best[side], spent)
     pages = "1 backup" if size == 1 else f"{size} backups"
     if uvloop:
@@ -132,7 +132,7 @@ def _against_peers(verdict: Verdict, url: str, folder: str) -> None:
     for _ in range(rounds):
         for side in sides:
             count = verdict.size(10_000, 100) if side == "ours" else requests
-            best[side] = min(best[side], cost(side, url, 100, count, path=folder).cpu)
+            best[side] = min(best[side], cost(side, url, 100, count, path=folder))
     ours = best.pop("ours")
     least = min(best["vps_mcp"], best["generated"]) / ours
     verdict.hold(
