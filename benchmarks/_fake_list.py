@@ -12,8 +12,8 @@ from attrs import evolve
 from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
-from vpsbackups_async._looking import Scout
-from vpsbackups_async._paging import NextLinks, Walk
+from vpsbackups_async._lists.finder import Scout
+from vpsbackups_async._lists.walk import NextLinks, Walk
 
 Order = Literal["newest", "oldest", "random"]
 LATENCY = 0.05

@@ -26,7 +26,7 @@ from vpsbackups_async import (
     ExponentialBackoff,
     LearnedBackoff,
 )
-from vpsbackups_async._waiting import Waiter, WaitHub
+from vpsbackups_async._waiting.hub import Waiter, WaitHub
 from vpsbackups_async.testing import VirtualTime
 
 T = TypeVar("T")

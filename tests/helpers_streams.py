@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, NotFoundError, Page, ServerRef
-from vpsbackups_async._paging import MAX_PAGES, NextLinks, Walk
+from vpsbackups_async._lists.walk import MAX_PAGES, NextLinks, Walk
 from vpsbackups_async.testing import FakeVPS, SeenRequest
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from vpsbackups_async import (
     TransportError,
     fan_out,
 )
-from vpsbackups_async._settling import Doubt, Sight, new_since
+from vpsbackups_async._creating.settling import Doubt, Sight, new_since
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpsbackups_async._deadlines import Deadlines
+from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async.testing import VirtualTime
 
 pytestmark = pytest.mark.virtual_time

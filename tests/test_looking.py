@@ -23,7 +23,7 @@ from vpsbackups_async import (
     ServerRef,
     VPSBackupsError,
 )
-from vpsbackups_async._looking import Report, Scout, Wanted
+from vpsbackups_async._lists.finder import Report, Scout, Wanted
 from vpsbackups_async.models import Page
 
 WHEN = datetime(2025, 1, 16, tzinfo=UTC)

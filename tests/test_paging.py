@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from vpsbackups_async import ConfigurationError, NotFoundError, Page, PaginationError
-from vpsbackups_async._paging import NextLinks, SeenIds, Walk, foresee
+from vpsbackups_async._lists.walk import NextLinks, SeenIds, Walk, foresee
 
 
 async def read(walk: Walk) -> list[int]:

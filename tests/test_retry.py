@@ -24,7 +24,7 @@ from vpsbackups_async import (
     UnexpectedRedirectError,
     VPSBackupsError,
 )
-from vpsbackups_async._retry import RetryBudget, asked_pause, is_ambiguous, may_send_again
+from vpsbackups_async._transport.retry import RetryBudget, asked_pause, is_ambiguous, may_send_again
 from vpsbackups_async.errors import ApiError
 
 SAFE = ("GET", "DELETE")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from vpsbackups_async import BackupsClient, NotFoundError, RetryPolicy
-from vpsbackups_async._telemetry import call_span, tag_attempt
+from vpsbackups_async._transport.telemetry import call_span, tag_attempt
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.errors import TransportError
 from vpsbackups_async.testing import Drop, FakeVPS, ServerFault
@@ -185,7 +185,7 @@ def test_a_call_has_no_span_where_the_api_is_not_loaded(
 NULL = """
 import sys
 {before}
-from vpsbackups_async._telemetry import call_span, tag_attempt
+from vpsbackups_async._transport.telemetry import call_span, tag_attempt
 import vpsbackups_async
 with call_span("list", "GET", "/") as call:
     call.answered(200)

@@ -33,8 +33,8 @@ from vpsbackups_async import (
     WaitTimeoutError,
     fan_out,
 )
-from vpsbackups_async._looking import Report, Wanted
-from vpsbackups_async._waiting import Waiter, WaitHub
+from vpsbackups_async._lists.finder import Report, Wanted
+from vpsbackups_async._waiting.hub import Waiter, WaitHub
 from vpsbackups_async.models import Page
 from vpsbackups_async.testing import (
     Drop,

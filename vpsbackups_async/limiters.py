@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from vpsbackups_async._checks import check_int, check_number
-from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
+from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async.errors import (
     ConfigurationError,
     TransportError,

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Self, TypeVar
 from attrs import evolve
 from cyclopts import Parameter
 
-from vpsbackups_async._fanout import fan_out
+from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async.backoff import Attempt, Backoff
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures

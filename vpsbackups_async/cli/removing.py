@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from vpsbackups_async._fanout import fan_out
+from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import backup_refs, one_ref, one_server, written

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, Protocol
 
-from vpsbackups_async._looking import Report, Wanted
+from vpsbackups_async._lists.finder import Report, Wanted
 from vpsbackups_async.backoff import Attempt, Backoff, LearnedBackoff, delay_of
 from vpsbackups_async.errors import (
     ApiError,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from vpsbackups_async._checks import check_int
-from vpsbackups_async._paging import Walk
+from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._wire import to_json
 from vpsbackups_async.models import Backup, Page, Sweep
 

@@ -15,11 +15,11 @@ from attrs import define, frozen
 from multidict import CIMultiDict
 from yarl import URL
 
-from vpsbackups_async._address import Secret, build_url, proxy_url
 from vpsbackups_async._checks import check_number
-from vpsbackups_async._deadlines import Deadlines, Scope
-from vpsbackups_async._gate import AdaptiveLimiter, Limiter, Observation
-from vpsbackups_async._retry import (
+from vpsbackups_async._transport.address import Secret, build_url, proxy_url
+from vpsbackups_async._transport.deadlines import Deadlines, Scope
+from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
+from vpsbackups_async._transport.retry import (
     RetryBudget,
     RetryLog,
     RetryPolicy,
@@ -27,7 +27,7 @@ from vpsbackups_async._retry import (
     is_ambiguous,
     may_send_again,
 )
-from vpsbackups_async._telemetry import call_span, is_traced, tag_attempt
+from vpsbackups_async._transport.telemetry import call_span, is_traced, tag_attempt
 from vpsbackups_async._version import __version__
 from vpsbackups_async._wire import API_ROOT, Reply, Request, decipher, retry_after
 from vpsbackups_async.backoff import Attempt

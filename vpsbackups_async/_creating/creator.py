@@ -11,10 +11,10 @@ from typing import Final, Literal
 from attrs import define, field
 
 from vpsbackups_async import _wire
-from vpsbackups_async._paging import Fetch, NextLinks, Walk
-from vpsbackups_async._retry import RetryPolicy, is_ambiguous
-from vpsbackups_async._settling import Doubt, Sight, may_create_again, new_since, settle
-from vpsbackups_async._transport import Flight, Transport
+from vpsbackups_async._creating.settling import Doubt, Sight, may_create_again, new_since, settle
+from vpsbackups_async._lists.walk import Fetch, NextLinks, Walk
+from vpsbackups_async._transport.retry import RetryPolicy, is_ambiguous
+from vpsbackups_async._transport.transport import Flight, Transport
 from vpsbackups_async.errors import (
     ApiError,
     BackupInProgressError,

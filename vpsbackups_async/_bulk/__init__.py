@@ -1,0 +1,1 @@
+"""The same work over many items, a bounded number at once."""

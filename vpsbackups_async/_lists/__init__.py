@@ -1,0 +1,1 @@
+"""Lists: following pages, remembering what was seen, finding given backups."""

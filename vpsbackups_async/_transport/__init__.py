@@ -1,0 +1,1 @@
+"""Sending requests: one session, retries, deadlines, the limiter."""

@@ -1,0 +1,1 @@
+"""What a client does inside a web application."""
