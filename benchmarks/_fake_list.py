@@ -13,7 +13,8 @@ from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
 from vpsbackups_async._lists.finder import Scout
-from vpsbackups_async._lists.walk import NextLinks, Walk
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.walk import Walk
 
 Order = Literal["newest", "oldest", "random"]
 LATENCY = 0.05

@@ -26,7 +26,8 @@ from vpsbackups_async import (
     ExponentialBackoff,
     LearnedBackoff,
 )
-from vpsbackups_async._waiting.hub import Waiter, WaitHub
+from vpsbackups_async._waiting.hub import WaitHub
+from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async.testing import VirtualTime
 
 T = TypeVar("T")

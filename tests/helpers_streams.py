@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, NotFoundError, Page, ServerRef
-from vpsbackups_async._lists.walk import MAX_PAGES, NextLinks, Walk
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async.testing import FakeVPS, SeenRequest
 
 T = TypeVar("T")

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from vpsbackups_async import ConfigurationError, NotFoundError, Page, PaginationError
-from vpsbackups_async._lists.walk import NextLinks, SeenIds, Walk, foresee
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.prefetch import foresee
+from vpsbackups_async._lists.seen import SeenIds
+from vpsbackups_async._lists.walk import Walk
 
 
 async def read(walk: Walk) -> list[int]:

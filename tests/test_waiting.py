@@ -34,7 +34,8 @@ from vpsbackups_async import (
     fan_out,
 )
 from vpsbackups_async._lists.finder import Report, Wanted
-from vpsbackups_async._waiting.hub import Waiter, WaitHub
+from vpsbackups_async._waiting.hub import WaitHub
+from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async.models import Page
 from vpsbackups_async.testing import (
     Drop,

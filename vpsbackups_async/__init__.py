@@ -1,6 +1,7 @@
 """Asyncio client for the VPS.org backups API; `BackupsClient` is the front door."""
 
 from vpsbackups_async._bulk.fan_out import fan_out
+from vpsbackups_async._learned import DurationHistory, LearnedBackoff
 from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.transport import Timeouts
@@ -11,9 +12,7 @@ from vpsbackups_async.backoff import (
     Backoff,
     ConstantBackoff,
     DecorrelatedJitterBackoff,
-    DurationHistory,
     ExponentialBackoff,
-    LearnedBackoff,
 )
 from vpsbackups_async.client import BackupsClient, BackupStream, ClientStats
 from vpsbackups_async.errors import (

@@ -19,13 +19,16 @@ from vpsbackups_async import _wire
 from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Scout
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.prefetch import Fetch
 from vpsbackups_async._lists.stream import SWEEPS, BackupStream
-from vpsbackups_async._lists.walk import Fetch, NextLinks, Walk
+from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._transport.address import Secret, check_base_url
 from vpsbackups_async._transport.limiter import Limiter
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.transport import Timeouts, Transport
-from vpsbackups_async._waiting.hub import Waiter, WaitHub
+from vpsbackups_async._waiting.hub import WaitHub
+from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async._web.asgi import ASGIApp, with_lifespan
 from vpsbackups_async._web.jobs import Jobs
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff

@@ -7,9 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from typing import Final, Protocol
 
-from vpsbackups_async._bulk.fan_out import FanOut, Meter, OnError, OnProgress, Source, open_source
+from vpsbackups_async._bulk.fan_out import FanOut, OnError
+from vpsbackups_async._bulk.meter import Meter, OnProgress
+from vpsbackups_async._bulk.source import Source, open_source
 from vpsbackups_async._checks import check_callable, check_int, check_number
-from vpsbackups_async._lists.walk import SeenIds
+from vpsbackups_async._lists.seen import SeenIds
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import (

@@ -12,7 +12,9 @@ from attrs import define, field
 
 from vpsbackups_async import _wire
 from vpsbackups_async._creating.settling import Doubt, Sight, may_create_again, new_since, settle
-from vpsbackups_async._lists.walk import Fetch, NextLinks, Walk
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.prefetch import Fetch
+from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._transport.retry import RetryPolicy, is_ambiguous
 from vpsbackups_async._transport.transport import Flight, Transport
 from vpsbackups_async.errors import (

@@ -1,185 +1,21 @@
-"""Pages from a `fetch` callable: which link comes next, what is refused, what is read ahead.
+"""One walk through a paged list, from its first page to its last."""
 
-A page's `next` gives a query and nothing else: scheme, host, port and path stay those of the list
-that was asked for, so that a token cannot follow a link to another place.
-"""
-
-import asyncio
 import logging
-from array import array
-from bisect import bisect_left
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from attrs import define, evolve
-from yarl import URL
 
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.prefetch import Fetch, Prefetch, foresee
+from vpsbackups_async._lists.seen import SeenIds
 from vpsbackups_async.errors import NotFoundError, PaginationError, VPSBackupsError
 from vpsbackups_async.models import Backup, Page
 
 logger = logging.getLogger("vpsbackups_async")
-
-Fetch = Callable[[str], Awaitable[Page]]
-"""Gives the page for an encoded query."""
-
 MAX_PAGES: Final = 1_000_000
 _MAX_RESTARTS: Final = 3
-_MAX_DIGITS: Final = 18
-
-
-class NextLinks:
-    """Takes the query out of a `next` link, and refuses a link that points elsewhere.
-
-    A scheme or port that differs from ours on the same host is what a server behind a TLS proxy
-    gives; it does not matter, for neither is used, and is logged once.
-    """
-
-    def __init__(self, collection: URL) -> None:
-        self._collection = collection
-        self._warned = False
-
-    def query(self, link: str) -> str:
-        """The encoded query of the link; raises `PaginationError` if it leads out of the list."""
-        # What another parser might read as the beginning of a host is refused before it is parsed.
-        if link.startswith("//") or not link.isprintable() or " " in link or "\\" in link:
-            raise PaginationError("the link to the next page is not a plain URL", link)
-        try:
-            url = self._collection.join(URL(link))
-            authority = urlsplit(link).netloc
-        except ValueError:
-            raise PaginationError("the link to the next page is not a URL", link) from None
-        ours = self._collection
-        if url.scheme not in {"http", "https"} or "@" in authority:
-            raise PaginationError("the link to the next page is not a plain http(s) URL", link)
-        if url.host != ours.host:
-            raise PaginationError("the link to the next page leads to another host", link)
-        if url.raw_path.rstrip("/") != ours.raw_path.rstrip("/"):
-            raise PaginationError("the link to the next page leads out of the list", link)
-        if (url.scheme, url.port) != (ours.scheme, ours.port) and not self._warned:
-            self._warned = True
-            logger.warning(
-                "the server's links to further pages begin with %s instead of %s: only their query "
-                "is used (a proxy in front of the server does not tell it its own address)",
-                url.origin(),
-                ours.origin(),
-            )
-        return url.raw_query_string
-
-
-class SeenIds:
-    """The ids that were handed out: 8 bytes each while the list keeps to one direction.
-
-    What comes out of order goes to a set, which costs more, so that a list in any order works.
-    """
-
-    def __init__(self) -> None:
-        self._sign = 0
-        self._run = array("q")
-        self._strays: set[int] = set()
-
-    def __contains__(self, backup_id: int) -> bool:
-        if backup_id in self._strays:
-            return True
-        sign = self._sign
-        place = bisect_left(self._run, sign * backup_id, key=lambda known: sign * known)
-        return place < len(self._run) and self._run[place] == backup_id
-
-    def add(self, items: tuple[Backup, ...]) -> tuple[Backup, ...]:
-        """Those of the items that are new, remembered from now on."""
-        if not items:
-            return items
-        ids = [backup.id for backup in items]
-        if not self._sign:
-            self._sign = -1 if ids[0] >= ids[-1] else 1
-        # Strays lie before the end of the run or fit no array: no need to look them up here.
-        if (
-            self._is_beyond(ids[0])
-            and sorted(ids, reverse=self._sign < 0) == ids
-            and len(set(ids)) == len(ids)
-        ):
-            try:
-                self._run.fromlist(ids)
-            except OverflowError:
-                pass
-            else:
-                return items
-        return tuple(backup for backup in items if self._add_one(backup.id))
-
-    def _is_beyond(self, backup_id: int) -> bool:
-        return not self._run or self._sign * backup_id > self._sign * self._run[-1]
-
-    def _add_one(self, backup_id: int) -> bool:
-        if backup_id in self:
-            return False
-        if self._is_beyond(backup_id) and -(2**63) <= backup_id < 2**63:
-            self._run.append(backup_id)
-        else:
-            self._strays.add(backup_id)
-        return True
-
-
-class _Ahead:
-    """Page requests that run ahead of the reader, in the order in which they will be read."""
-
-    def __init__(self, fetch: Fetch, depth: int) -> None:
-        self._fetch = fetch
-        self._depth = depth
-        self._tasks: deque[tuple[str, asyncio.Task[Page]]] = deque()
-
-    async def take(self, query: str) -> Page:
-        """The page for the query, from those under way if it was foreseen."""
-        if self._tasks and _same_query(self._tasks[0][0], query):
-            return await self._tasks.popleft()[1]
-        await self.drop()
-        return await self._fetch(query)
-
-    def run(self, queries: Iterator[str]) -> None:
-        """Let requests for the coming queries run, as many as the depth allows."""
-        for place in range(self._depth):
-            query = next(queries, None)
-            if query is None:
-                return
-            if place >= len(self._tasks):
-                self._tasks.append((query, asyncio.ensure_future(self._fetch(query))))
-
-    async def drop(self) -> None:
-        """Cancel what runs ahead, and wait until it has ended."""
-        tasks = [task for _, task in self._tasks]
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _same_query(one: str, other: str) -> bool:
-    return one == other or sorted(parse_qsl(one)) == sorted(parse_qsl(other))
-
-
-def foresee(query: str, last: int | None, size: int) -> Iterator[str]:
-    """The given query and those that will follow it, by counting up its `page` or `offset`.
-
-    `last` is the server's total, `size` the length of the first page; without either, or with a
-    cursor, which cannot be foreseen, only the given query comes.
-    """
-    yield query
-    pairs = dict(parse_qsl(query, keep_blank_values=True))
-    if last is None or size < 1:
-        return
-    if (page := _number(pairs, "page")) is not None:
-        for number in range(page + 1, -(-last // size) + 1):
-            yield urlencode({**pairs, "page": number})
-    elif (offset := _number(pairs, "offset")) is not None:
-        step = _number(pairs, "limit") or size
-        for place in range(offset + step, last, step):
-            yield urlencode({**pairs, "offset": place})
-
-
-def _number(pairs: Mapping[str, str], name: str) -> int | None:
-    text = pairs.get(name, "")
-    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 @define(eq=False, repr=False)
@@ -307,7 +143,7 @@ class Walk:
         self._links = links
         self._max_pages = max_pages
         self._way = _Pass(links, max_pages)
-        self._ahead = _Ahead(fetch, prefetch) if prefetch else None
+        self._ahead = Prefetch(fetch, prefetch) if prefetch else None
         self._take: Fetch = fetch if self._ahead is None else self._ahead.take
         self._seen: SeenIds | None = None
         self._trouble: PaginationError | None = None

@@ -1,49 +1,32 @@
-"""Many waiters, few requests: one hub looks at the list for all that wait for a backup.
-
-The API has no way to ask for one backup. Whoever is due looks together, and a look counts for all
-whose backup it happens to show.
-"""
+"""One hub per client looks at the list for all waiters."""
 
 import asyncio
 import copy
-import heapq
 import itertools
 import logging
 import math
 import operator
 from collections.abc import Callable, Iterable
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from vpsbackups_async._lists.finder import Report, Wanted
-from vpsbackups_async.backoff import Attempt, Backoff, LearnedBackoff, delay_of
+from vpsbackups_async._waiting.calendar import TOGETHER, Calendar
+from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async.errors import (
     ApiError,
     AuthenticationError,
-    BackupDisappearedError,
-    BackupFailedError,
-    BackupNeverAppearedError,
     ConfigurationError,
     PermissionDeniedError,
     VPSBackupsError,
-    WaitError,
-    WaitTimeoutError,
     WrongEventLoopError,
 )
-from vpsbackups_async.models import Backup, BackupRef, BackupStatus, Page
+from vpsbackups_async.models import Backup, Page
 
 logger = logging.getLogger("vpsbackups_async")
-
-_TOGETHER: Final = 0.5
-"""Waiters that are due within so many seconds look together."""
 _TICK: Final = 0.001
 """Seconds below which nothing is slept: a timer may ring that much before its time."""
 _REQUESTS_A_SECOND: Final = 2.0
 """A look that took many requests is followed by a rest, as if so many a second were allowed."""
-_STRETCH: Final = 0.5
-"""But nobody waits longer for that than this share of the delay its own strategy asked for."""
-_MISSES: Final = 2
-"""A backup that was seen once is gone when so many complete looks in a row do not show it."""
-
 _FATAL: Final = (
     AuthenticationError,
     PermissionDeniedError,
@@ -60,201 +43,6 @@ class Scouting(Protocol):
         ...
 
 
-class Waiter:
-    """One wait: what it waits for, when it is next due, and what it has seen.
-
-    `due` is when it looks next; `limit` is when it ends even without the look that is under way.
-    """
-
-    __slots__ = (
-        "appear_grace",
-        "backoff",
-        "backup",
-        "deadline",
-        "delay",
-        "due",
-        "error",
-        "future",
-        "limit",
-        "listed",
-        "misses",
-        "number",
-        "on_poll",
-        "on_unknown",
-        "ref",
-        "seen_running",
-        "started",
-    )
-
-    def __init__(
-        self,
-        ref: BackupRef,
-        known: Backup | None,
-        *,
-        backoff: Backoff,
-        timeout: float | None = 3600.0,
-        on_poll: Callable[[Attempt], object] | None = None,
-        on_unknown: Literal["wait", "raise"] = "wait",
-        appear_grace: float = 60.0,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.ref = ref
-        self.backup = known
-        self.listed = False
-        self.backoff = backoff
-        self.on_poll = on_poll
-        self.on_unknown = on_unknown
-        self.appear_grace = appear_grace
-        self.started = loop.time()
-        self.deadline = math.inf if timeout is None else self.started + timeout
-        self.due = self.limit = self.deadline
-        self.number = 0
-        self.delay: float | None = None
-        # A wait for what began at an unknown time has no duration to teach.
-        begins = known is not None and known.status == BackupStatus.IN_PROGRESS
-        self.seen_running: float | None = 0.0 if begins else None
-        self.misses = 0
-        self.error: VPSBackupsError | None = None
-        self.future: asyncio.Future[Backup] = loop.create_future()
-
-    @property
-    def last_status(self) -> BackupStatus | None:
-        """The last state seen in the list, else the one that the caller brought."""
-        return None if self.backup is None else self.backup.status
-
-    def elapsed(self) -> float:
-        """The seconds since the wait began."""
-        return self.future.get_loop().time() - self.started
-
-    def abandon(self) -> None:
-        """End the wait because its client was closed."""
-        self.fail(WaitError(self.ref, self.last_status, self.elapsed(), "the client was closed"))
-
-    def wanted(self) -> Wanted:
-        """What a look must find for this waiter."""
-        # A backup that was just made may be listed late; its first look need not dig for it.
-        proof = self.listed or self.number > 1 or self.elapsed() >= self.appear_grace
-        manual = self.backup is not None and self.backup.is_manual
-        return Wanted(self.ref.id, self.ref.server_id, manual, proof)
-
-    def plan(self, now: float) -> None:
-        """Set when to look next; asks the waiter's own strategy, which may raise anything."""
-        self.number += 1
-        attempt = Attempt(self.number, now - self.started, self.delay, self.backup)
-        self.delay = delay_of(self.backoff, attempt)
-        self.due = min(now + self.delay, self.deadline)
-
-    def due_after(self, rest: float) -> float:
-        """When to look next if there should be none before `rest`."""
-        return max(self.due, min(rest, self.due + _STRETCH * (self.delay or 0.0)))
-
-    def succeed(self, backup: Backup) -> None:
-        """End the wait with the completed backup."""
-        if not self.future.done():
-            self.future.set_result(backup)
-
-    def fail(self, error: BaseException) -> None:
-        """End the wait with an error."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def expire(self) -> None:
-        """End the wait because its time is up."""
-        error = WaitTimeoutError(self.ref, self.last_status, self.elapsed())
-        error.__cause__ = self.error
-        self.fail(error)
-
-    def see(self, backup: Backup) -> None:
-        """Take in what a look showed of the backup."""
-        status = backup.status
-        fresh = not self.listed or self.last_status != status
-        self.backup, self.listed, self.misses, self.error = backup, True, 0, None
-        if status.is_completed:
-            self._learn(backup)
-            self.succeed(backup)
-            return
-        if self.seen_running is not None:
-            self.seen_running = self.elapsed()
-        if status.is_failed:
-            self.fail(BackupFailedError(self.ref, status, self.elapsed(), backup=backup))
-        elif not status.is_known and fresh:
-            logger.warning("backup %s has the unknown status %r", backup.id, str(status))
-            if self.on_unknown == "raise":
-                reason = "its status is not known to this library"
-                self.fail(WaitError(self.ref, status, self.elapsed(), reason))
-
-    def _learn(self, backup: Backup) -> None:
-        if isinstance(self.backoff, LearnedBackoff) and self.seen_running is not None:
-            self.backoff.learn(backup, self.seen_running, self.elapsed())
-
-    def miss(self) -> None:
-        """Take in that a complete look did not show the backup."""
-        self.misses += 1
-        status, elapsed = self.last_status, self.elapsed()
-        if not self.listed:
-            if elapsed >= self.appear_grace:
-                self.fail(BackupNeverAppearedError(self.ref, status, elapsed))
-        elif self.misses >= _MISSES:
-            gone = BackupDisappearedError(self.ref, status, elapsed, last_seen=self.backup)
-            self.fail(gone)
-
-    def report(self) -> None:
-        """Tell the caller's `on_poll` about a look; what it raises does not end the wait."""
-        if self.on_poll is None or self.future.done():
-            return
-        attempt = Attempt(self.number, self.elapsed(), self.delay, self.backup)
-        try:
-            self.on_poll(attempt)
-        except Exception:
-            logger.exception("on_poll failed for backup %s", self.ref.id)
-
-
-class _Calendar:
-    """Whose turn comes when; moving a turn leaves nothing behind, whatever how often it moves."""
-
-    def __init__(self, turn: Callable[[Waiter], float]) -> None:
-        self._turn = turn
-        self._spans: dict[float, dict[Waiter, None]] = {}
-        self._starts: list[float] = []  # a heap of the keys of `_spans`, and of some that were
-
-    def add(self, waiter: Waiter) -> None:
-        """Note the waiter's turn, which must not change while it is noted here."""
-        start = self._turn(waiter) // _TOGETHER
-        span = self._spans.get(start)
-        if span is None:
-            span = self._spans[start] = {}
-            heapq.heappush(self._starts, start)
-        span[waiter] = None
-
-    def discard(self, waiter: Waiter) -> None:
-        """Forget the waiter's turn, if it is noted."""
-        start = self._turn(waiter) // _TOGETHER
-        span = self._spans.get(start)
-        if span is not None and waiter in span:
-            del span[waiter]
-            if not span:
-                del self._spans[start]
-                if len(self._starts) > 2 * len(self._spans) + 100:
-                    self._starts = sorted(self._spans)
-
-    def upcoming(self, until: float = -math.inf) -> list[Waiter]:
-        """Who has the next turn or one before `until`, and a few more around them."""
-        while self._starts and self._starts[0] not in self._spans:
-            heapq.heappop(self._starts)
-        if not self._starts:
-            return []
-        last = max(self._starts[0], until // _TOGETHER)
-        starts = sorted(start for start in self._spans if start <= last)
-        return [waiter for start in starts for waiter in self._spans[start]]
-
-    def take(self, until: float) -> list[Waiter]:
-        """Those whose turn comes up to then; they are noted no longer."""
-        taken = [one for one in self.upcoming(until) if self._turn(one) <= until]
-        for waiter in taken:
-            self.discard(waiter)
-        return taken
-
-
 class WaitHub:
     """Looks at the list on behalf of all waiters of one client.
 
@@ -266,8 +54,8 @@ class WaitHub:
         self._scout = scout
         self._patience = patience
         self._waiters: dict[int, dict[Waiter, None]] = {}
-        self._due = _Calendar(operator.attrgetter("due"))
-        self._limits = _Calendar(operator.attrgetter("limit"))
+        self._due = Calendar(operator.attrgetter("due"))
+        self._limits = Calendar(operator.attrgetter("limit"))
         self._guard: asyncio.TimerHandle | None = None
         self._guard_at = math.inf
         self._task: asyncio.Task[None] | None = None
@@ -374,7 +162,7 @@ class WaitHub:
                 await self._sleep()
                 loop = asyncio.get_running_loop()
                 began = loop.time()
-                due = [one for one in self._due.take(began + _TOGETHER) if not one.future.done()]
+                due = [one for one in self._due.take(began + TOGETHER) if not one.future.done()]
                 self._urgent = False
                 report = await self._scout.look([waiter.wanted() for waiter in due], self._see)
                 self._rest = began + report.requests / _REQUESTS_A_SECOND
