@@ -85,8 +85,8 @@ CREATED = DetailedBackup(
 )
 
 
-def reply(body: bytes, status: int = 200) -> _wire.Reply:
-    return _wire.Reply(status, {}, body, _wire.list_request(""))
+def reply(body: bytes, status: int = 200) -> _wire.Response:
+    return _wire.Response(status, {}, body, _wire.list_request(""))
 
 
 def plain(body: bytes) -> Page:
@@ -484,7 +484,7 @@ def writings(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> bytes:
     return (blank + write(document) + blank).encode("utf-8", "surrogatepass")
 
 
-def outcome(read: Callable[[_wire.Reply], Page], body: bytes) -> Page | InvalidResponseError:
+def outcome(read: Callable[[_wire.Response], Page], body: bytes) -> Page | InvalidResponseError:
     """What the reader makes of the bytes; anything but a page or the one refusal fails the test."""
     try:
         return read(reply(body))

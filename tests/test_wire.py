@@ -55,9 +55,9 @@ class Server(int, enum.Enum):
 
 def reply(
     body: bytes | object, status: int = 200, headers: dict[str, str] | None = None
-) -> _wire.Reply:
+) -> _wire.Response:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return _wire.Reply(status, CIMultiDict(headers or {}), raw, _wire.list_request(""))
+    return _wire.Response(status, CIMultiDict(headers or {}), raw, _wire.list_request(""))
 
 
 def refusal(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> ApiError:

@@ -246,7 +246,7 @@ def http_date(text: str) -> datetime | None:
 
 
 @define
-class Reply:
+class Response:
     """A reply that arrived whole, with the request that it answers."""
 
     status: int
@@ -290,7 +290,7 @@ _QUOTES: Final = 30
 """The quotation marks of a backup's ten keys and its five strings that are never null."""
 
 
-def read_page(reply: Reply) -> Page:
+def read_page(reply: Response) -> Page:
     """The page in a list's reply; raises `InvalidResponseError` naming the place that does not fit.
 
     A bare JSON array counts as the only page. Both paths give equal values; the fast one takes only
@@ -330,7 +330,7 @@ def _has_known_fields_only(body: bytes, doc: "_PageDoc", dated: int) -> bool:
     return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * dated
 
 
-def _plain_page(reply: Reply) -> Page:
+def _plain_page(reply: Response) -> Page:
     said = _json(reply)
     doc: _PageDoc = _structure(
         reply, {"results": said} if isinstance(said, list) else said, _PageDoc
@@ -347,13 +347,13 @@ def _page(doc: _PageDoc) -> Page:
     )
 
 
-def read_backup(reply: Reply) -> Backup:
+def read_backup(reply: Response) -> Backup:
     """The backup in a create's reply; raises `InvalidResponseError` where it does not fit."""
     backup: Backup = _structure(reply, _json(reply), Backup)
     return backup
 
 
-def read_restore(reply: Reply, server_id: int, backup_id: int) -> Restore:
+def read_restore(reply: Response, server_id: int, backup_id: int) -> Restore:
     """What a restore's reply says: any body is good, for what it holds is not documented."""
     try:
         data = msgspec.json.decode(reply.body)
@@ -365,7 +365,7 @@ def read_restore(reply: Reply, server_id: int, backup_id: int) -> Restore:
     return Restore(server_id, backup_id, reply.status, message, data)
 
 
-def _json(reply: Reply) -> Any:
+def _json(reply: Response) -> Any:
     try:
         return msgspec.json.decode(reply.body)
     except _BAD_JSON as error:
@@ -375,7 +375,7 @@ def _json(reply: Reply) -> Any:
     raise reply.misfit(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
 
 
-def _structure(reply: Reply, said: object, kind: type) -> Any:
+def _structure(reply: Response, said: object, kind: type) -> Any:
     codec = _codec()
     try:
         return codec.converter(_PageDoc).structure(said, kind)

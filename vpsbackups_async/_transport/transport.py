@@ -29,7 +29,7 @@ from vpsbackups_async._transport.retry import (
 )
 from vpsbackups_async._transport.telemetry import call_span, is_traced, tag_attempt
 from vpsbackups_async._version import __version__
-from vpsbackups_async._wire import API_ROOT, Reply, Request, decipher, retry_after
+from vpsbackups_async._wire import API_ROOT, Request, Response, decipher, retry_after
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
     ConfigurationError,
@@ -396,14 +396,14 @@ class Transport:
 
     # --- A call: attempts until one counts -----------------------------------------------------
 
-    def send(self, request: Request, flight: Flight | None = None) -> Coroutine[Any, Any, Reply]:
+    def send(self, request: Request, flight: Flight | None = None) -> Coroutine[Any, Any, Response]:
         """The reply, 2xx and whole; raises what the house's error tree says for anything else."""
         deadlines = self.open()
         now = deadlines.now()
         call = _Call(request, flight, deadlines, now, now + self.timeouts.deadline, self._borne)
         return self._traced(call) if is_traced() else self._send(call)
 
-    async def _traced(self, call: _Call) -> Reply:
+    async def _traced(self, call: _Call) -> Response:
         request = call.request
         with call_span(request.kind, request.method, API_ROOT + request.path) as span:
             try:
@@ -413,7 +413,7 @@ class Transport:
             finally:
                 span.sent(call.attempts)
 
-    async def _send(self, call: _Call) -> Reply:
+    async def _send(self, call: _Call) -> Response:
         request, now = call.request, call.deadlines.now
         while True:
             try:
@@ -424,7 +424,7 @@ class Transport:
                 self._budget.earn()
                 return reply
             if call.ambiguous and request.kind == "delete" and isinstance(failure, NotFoundError):
-                return Reply(204, {}, b"", request, call.attempts)  # an earlier attempt did it
+                return Response(204, {}, b"", request, call.attempts)  # an earlier attempt did it
             pause, in_gate = self._pause(call, failure, now())
             self.counters.retries += 1
             self._log.retrying(failure, request.kind, call.attempts, pause, now())
@@ -490,7 +490,7 @@ class Transport:
 
     # --- An attempt ----------------------------------------------------------------------------
 
-    async def _attempt(self, call: _Call) -> Reply:
+    async def _attempt(self, call: _Call) -> Response:
         request, now = call.request, call.deadlines.now
         if not self._try_acquire(1, request.kind):
             await self._wait_in_line(call)
@@ -518,9 +518,9 @@ class Transport:
         if status >= 300:
             self._raise_for(status, call, exchange)
         if exchange.whole:
-            return Reply(status, exchange.headers, exchange.body, request, call.attempts)
+            return Response(status, exchange.headers, exchange.body, request, call.attempts)
         if request.kind in _DONE_BY_STATUS:
-            return Reply(status, exchange.headers, b"", request, call.attempts)
+            return Response(status, exchange.headers, b"", request, call.attempts)
         raise self._failure(call, exchange)
 
     async def _wait_in_line(self, call: _Call) -> None:

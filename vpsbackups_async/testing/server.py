@@ -12,11 +12,11 @@ import attrs
 from .clock import Clock, iso
 from .faults import Fault
 from .knobs import JSON, Knobs
+from .listener import Listener
 from .script import Script
 from .seen import SeenRequest
 from .state import DAY, Account, Held
 from .views import Api
-from .wire import Wire
 
 __all__ = ["FakeVPS"]
 
@@ -78,7 +78,7 @@ class FakeVPS(Knobs):
         self._account = Account(self, self._time, servers, self._order, self._seed)
         self._api = Api(self._account, self)
         self._script = Script(self._faults, self._seed)
-        self._wire = Wire(self, self._api, self._script, self._time, self)
+        self._wire = Listener(self, self._api, self._script, self._time, self)
         self._fill()
 
     def __repr__(self) -> str:

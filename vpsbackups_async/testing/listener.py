@@ -19,7 +19,7 @@ from .script import Script
 from .seen import SeenRequest, settle_status
 from .views import Api
 
-__all__ = ["Wire"]
+__all__ = ["Listener"]
 
 # Nothing worth waiting for is left once every connection has been cut.
 SHUTDOWN_SECONDS = 0.05
@@ -32,7 +32,7 @@ class Ledger(Protocol):
     on_request: Callable[[SeenRequest], None] | None
 
 
-class Wire:
+class Listener:
     """The HTTP side of `FakeVPS`.
 
     ``url`` is None until it has listened once. ``mishaps`` holds the errors that functions given
