@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
     "models": 0,
     "backoff": 0,
     "errors": 1,
+    "events": 1,
     "_learned": 1,
     "_wire": 2,
     "_codec": 2,
@@ -57,6 +58,7 @@ MAY: dict[str, set[str]] = {
     "models": set(),
     "backoff": {"models"},
     "errors": {"models"},
+    "events": {"models"},
     "_learned": {"models", "backoff"},
     # The converter is loaded when a reply needs it, and few do.
     "_wire": {"models", "errors", "_codec"},

@@ -5,7 +5,7 @@ import logging
 import os
 import ssl as ssl_module
 import warnings
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
@@ -36,12 +36,15 @@ from vpsbackups_async.errors import (
     BackupFailedError,
     ConfigurationError,
     NotFoundError,
+    VPSBackupsError,
 )
+from vpsbackups_async.events import OnEvent, emitter
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Backup,
     BackupRef,
     BackupType,
+    Outcome,
     Page,
     Restore,
 )
@@ -88,7 +91,8 @@ class BackupsClient:
     decides how many requests run at once and may be shared. `session` is an
     `aiohttp.ClientSession` of your own, which is used and never closed. `ssl_context` brings a CA
     of your own. `proxy` is a URL, or "env" for the usual variables (`.netrc` is never read).
-    `max_response_bytes` bounds one decoded reply.
+    `max_response_bytes` bounds one decoded reply. `on_event` is called with each event of
+    `vpsbackups_async.events`, in the event loop; what it raises is logged.
 
     Raises `ConfigurationError` for a token or URL that cannot work, `ValueError` for bad numbers.
     """
@@ -106,10 +110,13 @@ class BackupsClient:
         proxy: str | None = None,
         allow_insecure: bool = False,
         max_response_bytes: int = 16 * 2**20,
+        on_event: OnEvent | None = None,
     ) -> None:
         # Wrapped before anything can fail: a traceback may show the locals of this frame.
         token = Secret.wrap(os.environ.get("VPS_API_TOKEN", "") if token is None else token)
         check_int("max_response_bytes", max_response_bytes)
+        if on_event is not None:
+            check_callable("on_event", on_event)
         root = check_base_url(
             base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL, allow_insecure=allow_insecure
         )
@@ -131,7 +138,12 @@ class BackupsClient:
         scout = Scout(partial(_open_look, self._fetch, self._links))
         self._hub = WaitHub(scout, patience=timeouts.attempt)
         self._creator = Creator(
-            self._transport, self._fetch, self._links, partial(_wait, self._hub), retry
+            self._transport,
+            self._fetch,
+            self._links,
+            partial(_wait, self._hub),
+            retry,
+            emitter(on_event),
         )
         self._jobs = Jobs()
         self._open_walks: set[Walk] = set()
@@ -193,6 +205,26 @@ class BackupsClient:
         raise NotFoundError(
             404, f"backup {backup_id} is not in {where}", method="GET", path=_wire.BACKUPS_PATH
         )
+
+    async def find(
+        self, backups: Iterable[BackupRef | int]
+    ) -> AsyncGenerator[Outcome[BackupRef, Backup]]:
+        """The backups with these ids, one outcome for each, as they are found.
+
+        A ref with its server's id takes fewer requests. A backup that is not there is an outcome
+        with a `NotFoundError`; one whose list could not be read has the error that says why. An id
+        that is given twice is one outcome.
+
+        Raises `ValueError` for an id that cannot be one, before anything is sent.
+        """
+        refs = [
+            backup if isinstance(backup, BackupRef) else BackupRef(backup) for backup in backups
+        ]
+        for ref in dict.fromkeys(refs):
+            try:
+                yield Outcome(ref, await self.get(ref.id, server_id=ref.server_id))
+            except VPSBackupsError as error:
+                yield Outcome(ref, error=error)
 
     def _walk(self, query: str, prefetch: int = 0) -> Walk:
         return Walk(self._fetch, query, self._links, prefetch=prefetch, open_walks=self._open_walks)

@@ -6,9 +6,10 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from typing import Final, Literal
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from vpsbackups_async import _wire
 from vpsbackups_async._creating.settling import Doubt, Sight, may_create_again, new_since, settle
@@ -29,6 +30,7 @@ from vpsbackups_async.errors import (
     VPSBackupsError,
     WaitError,
 )
+from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.models import Backup, BackupStatus, BackupType, Page
 
 logger = logging.getLogger("vpsbackups_async")
@@ -68,12 +70,14 @@ class Creator:
         links: NextLinks,
         wait: Callable[[Backup], Awaitable[Backup]],
         retry: RetryPolicy,
+        emit: Callable[[Event], None],
     ) -> None:
         self._transport = transport
         self._fetch = fetch
         self._links = links
         self._wait = wait
         self._retry = retry
+        self._emit = emit
         self._turns: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
         self._left: set[asyncio.Task[Backup]] = set()
         self._newest = 0
@@ -89,34 +93,41 @@ class Creator:
         creation = _Creation(request, server_id, description, if_running)
         task = asyncio.create_task(self._in_turn(creation), name=f"vpsbackups-create-{server_id}")
         try:
-            return await asyncio.shield(task)
+            made = await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.done():
-                self._report(task)
+                self._report(creation, task)
             elif creation.is_committed:
                 creation.flight.grounded = True
                 self._left.add(task)
-                task.add_done_callback(self._report)
+                task.add_done_callback(partial(self._report, creation))
             else:
                 task.cancel()
                 await asyncio.wait([task])
             raise
+        except Exception as error:
+            self._emit(CreateEnded(server_id, error=error))
+            raise
+        self._emit(CreateEnded(server_id, made))
+        return made
 
-    def _report(self, task: asyncio.Task[Backup]) -> None:
-        """Log what became of a create whose caller was cancelled."""
+    def _report(self, creation: _Creation, task: asyncio.Task[Backup]) -> None:
+        """Log what became of a create whose caller was cancelled, and emit it as an event."""
         self._left.discard(task)
+        server_id, name = creation.server_id, task.get_name()
+        event = CreateEnded(server_id, caller_cancelled=True)
         if task.cancelled():
-            logger.warning("%s was cut short: a backup may have been made", task.get_name())
-        elif (error := task.exception()) is not None:
-            logger.warning("%s, whose caller was cancelled, failed: %s", task.get_name(), error)
+            how = "was cut short: a backup may have been made"
+        elif isinstance(error := task.exception(), Exception):
+            event = evolve(event, error=error)
+            how = f"failed: {error}"
+        elif error is None:
+            event = evolve(event, backup=task.result())
+            how = f"made backup {task.result().id}"
         else:
-            backup = task.result()
-            logger.warning(
-                "%s, whose caller was cancelled, made backup %s",
-                task.get_name(),
-                backup.id,
-                extra={"backup": backup},
-            )
+            return
+        logger.warning("%s, whose caller was cancelled, %s", name, how, extra={"event": event})
+        self._emit(event)
 
     def stop(self) -> None:
         """Begin nothing any more."""

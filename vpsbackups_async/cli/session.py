@@ -16,6 +16,7 @@ from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.client import BackupsClient, ClientStats
+from vpsbackups_async.events import Event
 from vpsbackups_async.models import Backup
 
 __all__ = ["Session", "run_in"]
@@ -47,11 +48,11 @@ class _Log(logging.Handler):
         self._retries = retries
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record, and keep a backup that it tells of."""
-        made = getattr(record, "backup", None)
-        if isinstance(made, Backup) and self._session.on_late is not None:
-            self._session.on_late(made)
-        elif self._retries or not hasattr(record, "attempt"):
+        """Show a record, unless it tells of a backup that is named at the end."""
+        event = getattr(record, "event", None)
+        if event is not None and event.backup is not None:
+            return
+        if self._retries or not hasattr(record, "attempt"):
             self._session.screen.note(safe(record.getMessage()), "dim")
 
 
@@ -85,11 +86,15 @@ class Session:
         self._log = _Log(self, retries=common.verbose or common.debug)
         self._began = time.monotonic()
         self._runner = asyncio.Runner()
-        self.client = BackupsClient(_token(common), base_url=common.url)
+        self.client = BackupsClient(_token(common), base_url=common.url, on_event=self._heard)
 
     def stats(self) -> ClientStats:
         """The client's own."""
         return self.client.stats
+
+    def _heard(self, event: Event) -> None:
+        if event.caller_cancelled and event.backup is not None and self.on_late is not None:
+            self.on_late(event.backup)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
