@@ -5,16 +5,15 @@ import math
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
-from urllib.parse import parse_qs
+from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 from attrs import evolve
 from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
-from vpsbackups_async._lists.finder import Scout
-from vpsbackups_async._lists.links import NextLinks
-from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.finder import Finder
+from vpsbackups_async._lists.lists import Lists
 
 Order = Literal["newest", "oldest", "random"]
 LATENCY = 0.05
@@ -38,25 +37,18 @@ class FakeList:
         self._order = sorted(self.ends, reverse=order == "newest")
         if order == "random":
             random.Random(1).shuffle(self._order)
-        self._links = NextLinks(URL("https://example.com/backups/"))
 
-    def scout(self) -> Scout:
-        """A scout that looks at this list, through the same walk as a client's."""
-        return Scout(self._open)
+    def finder(self) -> Finder:
+        """A finder that looks at this list, through the same walk as a client's."""
+        return Finder(Lists(self._fetch, URL("https://example.com")))
 
-    def _open(
-        self, server_id: int | None, *, manual: bool, page_size: int | None, prefetch: int
-    ) -> Walk:
-        query = "" if server_id is None else f"server_id={server_id}"
-        return Walk(self._fetch, query, self._links, prefetch=prefetch)
-
-    async def _fetch(self, query: str) -> Page:
+    async def _fetch(self, listing: object, query: str, on_response: object) -> Any:
         self.requests += 1
         await asyncio.sleep(LATENCY)
-        asked = {name: int(values[0]) for name, values in parse_qs(query).items()}
+        asked = dict(parse_qsl(query))
         if "server_id" in asked:
-            return Page((self._now(asked["server_id"]),), 1)
-        number = asked.get("page", 1)
+            return Page((self._now(int(asked["server_id"])),), 1)
+        number = int(asked.get("page", 1))
         first = (number - 1) * self._page_size
         ids = self._order[first : first + self._page_size]
         more = first + self._page_size < len(self._order)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks._pydantic_models import Listing
 from benchmarks._server import body, pin
 from benchmarks._table import Verdict
-from vpsbackups_async._wire import Response, list_request, read_page
+from vpsbackups_async._wire import BACKUPS, Response, read_page
 
 _BACKUPS = 100
 _ROUNDS = 25
@@ -19,7 +19,7 @@ def run(verdict: Verdict) -> None:
 
     pin(0)
     content = body(range(_BACKUPS, 0, -1), _BACKUPS)
-    reply = Response(200, {}, content, list_request(""))
+    reply = Response(200, {}, content, BACKUPS.request(""))
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: read_page(reply),
         "orjson": lambda: orjson.loads(content),

@@ -12,8 +12,11 @@ import tracemalloc
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+from yarl import URL
+
 from benchmarks._table import Verdict
 from vpsbackups_async import AdaptiveLimiter, BackupsClient, Progress
+from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.testing import FakeVPS, Latency
 
@@ -45,7 +48,8 @@ def ids(count: int) -> Iterator[int]:
 
 async def drive(count: int, client: Instant, **options: object) -> int:
     outcomes = 0
-    async for _ in Fleet(client, ids(count), concurrency=64).create(**options):
+    lists = Lists(None, URL("http://127.0.0.1"))  # nothing is listed
+    async for _ in Fleet(client, ids(count), concurrency=64, lists=lists).create(**options):
         outcomes += 1
     return outcomes
 

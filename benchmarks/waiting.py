@@ -94,7 +94,7 @@ def shared(
     async def night() -> Cost:
         loop = asyncio.get_running_loop()
         fake = FakeList(seconds, page_size=page_size, order=order)
-        hub = WaitHub(fake.scout(), patience=30)
+        hub = WaitHub(fake.finder().find, patience=30)
 
         async def lag(backup: Backup) -> float:
             waiter = Waiter(

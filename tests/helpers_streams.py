@@ -11,6 +11,7 @@ from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, NotFoundError, Page, ServerRef
 from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async.testing import FakeVPS, SeenRequest
 
@@ -35,9 +36,14 @@ def ids_of(backups: Iterable[Backup]) -> list[int]:
 
 def walk_over(
     fetch: object, query: str = "", prefetch: int = 0, max_pages: int = MAX_PAGES
-) -> Walk:
+) -> Walk[Backup]:
     links = NextLinks(URL(LIST_URL))
     return Walk(fetch, query, links, prefetch=prefetch, max_pages=max_pages)  # type: ignore[arg-type]
+
+
+def lists_over(fetch: object) -> Lists:
+    """The lists of a client whose pages come from `fetch(listing, query, on_response)`."""
+    return Lists(fetch, URL(LIST_URL).parent.parent)  # type: ignore[arg-type]
 
 
 class Book:

@@ -86,7 +86,7 @@ CREATED = DetailedBackup(
 
 
 def reply(body: bytes, status: int = 200) -> _wire.Response:
-    return _wire.Response(status, {}, body, _wire.list_request(""))
+    return _wire.Response(status, {}, body, _wire.BACKUPS.request(""))
 
 
 def plain(body: bytes) -> Page:

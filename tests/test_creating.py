@@ -30,7 +30,7 @@ from vpsbackups_async import (
     TransportError,
     fan_out,
 )
-from vpsbackups_async._creating.settling import Doubt, Sight, new_since
+from vpsbackups_async._creating.settling import Look, UnansweredCreate, new_since
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
@@ -373,8 +373,8 @@ BACKUP = Backup(
 )
 
 
-def sight(*backups: Backup, server_time: datetime | None = NOON, at: float = 100.0) -> Sight:
-    return Sight(backups, server_time, at)
+def look(*backups: Backup, server_time: datetime | None = NOON, at: float = 100.0) -> Look:
+    return Look(backups, server_time, at)
 
 
 @pytest.mark.parametrize(
@@ -393,21 +393,23 @@ def sight(*backups: Backup, server_time: datetime | None = NOON, at: float = 100
 def test_new_is_what_was_made_since_by_the_servers_clock_with_a_later_id(
     changes: dict[str, Any], new: bool
 ) -> None:
-    doubt = Doubt(1, None, began=90.0, known=3)
-    assert bool(new_since(doubt, sight(evolve(BACKUP, **changes)))) is new
+    unanswered = UnansweredCreate(1, None, began=90.0, newest_id=3)
+    assert bool(new_since(unanswered, look(evolve(BACKUP, **changes)))) is new
 
 
 def test_an_id_below_that_of_an_older_backup_is_not_new() -> None:
     older = evolve(BACKUP, id=9, created_at=NOON - timedelta(days=1))
-    assert new_since(Doubt(1, None, 90.0, 0), sight(older, BACKUP)) == []
+    assert new_since(UnansweredCreate(1, None, 90.0, 0), look(older, BACKUP)) == []
 
 
 def test_without_a_date_only_the_ids_tell() -> None:
     old = evolve(BACKUP, id=3)
     done = evolve(BACKUP, id=8, status=BackupStatus.COMPLETED)
-    known = new_since(Doubt(1, None, 90.0, 3), sight(old, BACKUP, done, server_time=None))
+    known = new_since(UnansweredCreate(1, None, 90.0, 3), look(old, BACKUP, done, server_time=None))
     assert known == [BACKUP, done]
-    assert new_since(Doubt(1, None, 90.0, 0), sight(BACKUP, done, server_time=None)) == [BACKUP]
+    assert new_since(UnansweredCreate(1, None, 90.0, 0), look(BACKUP, done, server_time=None)) == [
+        BACKUP
+    ]
 
 
 # --- One at a time -------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from helpers_streams import drain, listing, make, our_tasks
+from attrs import evolve
+from helpers_streams import drain, listing, lists_over, make, our_tasks
 
 from vpsbackups_async import (
     AuthenticationError,
@@ -26,6 +27,7 @@ from vpsbackups_async import (
     PaginationError,
     PermissionDeniedError,
     ServerError,
+    ServerRef,
     VPSBackupsError,
     WaitError,
     WaitTimeoutError,
@@ -105,18 +107,14 @@ async def test_the_pages_that_came_before_a_failure_are_handed_out(
 
 
 async def test_a_server_whose_listing_is_cancelled_from_within_is_a_failure() -> None:
-    class Lists:
-        def list(self, *, server_id: int, backup_type: object) -> Any:
-            if server_id == 2:
-                raise asyncio.CancelledError
-            return self
-
-        async def pages(self) -> Any:
-            yield Page((make(1),))
+    async def fetch(listing: object, query: str, on_response: object) -> Any:
+        if query == "server_id=2":
+            raise asyncio.CancelledError
+        return Page((evolve(make(1), server=ServerRef(int(query[-1]), "")),))
 
     came: list[Backup] = []
     with pytest.raises(FleetError) as caught:
-        await drain(Fleet(Lists(), [1, 2, 3]).list(), came)  # type: ignore[arg-type]
+        await drain(Fleet(None, [1, 2, 3], lists=lists_over(fetch)).list(), came)  # type: ignore[arg-type]
     assert [outcome.key for outcome in caught.value.failures] == [2]
     assert len(came) == 2
 
@@ -330,7 +328,7 @@ async def test_a_token_refused_in_the_look_for_a_lost_answer_stops_the_fleet() -
             raise CreateOutcomeUnknownError(server_id=server_id) from AuthenticationError(401, "no")
 
     creates = Creates()
-    fleet = Fleet(creates, range(10), concurrency=1)  # type: ignore[arg-type]
+    fleet = Fleet(creates, range(10), concurrency=1, lists=lists_over(None))  # type: ignore[arg-type]
     kinds = [type(o.error) async for o in fleet.create()]
     assert kinds == [CreateOutcomeUnknownError, *[NotAttemptedError] * 9]
     assert creates.begun == 1

@@ -443,7 +443,7 @@ async def test_a_token_revoked_while_the_whole_list_is_read_stops_the_run(page: 
 async def test_an_endless_input_ends_after_a_refused_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vpsbackups_async.fleet._MOST_FAILURES", 3000)
+    monkeypatch.setattr("vpsbackups_async._lists.servers._MAX_FAILURES", 3000)
 
     def ids() -> Iterator[int]:
         while True:

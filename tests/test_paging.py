@@ -15,7 +15,7 @@ from yarl import URL
 
 from vpsbackups_async import ConfigurationError, NotFoundError, Page, PaginationError
 from vpsbackups_async._lists.links import NextLinks
-from vpsbackups_async._lists.prefetch import foresee
+from vpsbackups_async._lists.prefetch import predict
 from vpsbackups_async._lists.seen import SeenIds
 from vpsbackups_async._lists.walk import Walk
 
@@ -164,11 +164,11 @@ def test_a_million_ids_in_order_cost_less_than_12_megabytes() -> None:
 def test_numbers_are_foreseen_and_cursors_are_not(
     query: str, last: int | None, size: int, queries: list[str]
 ) -> None:
-    assert list(foresee(query, last, size)) == queries
+    assert list(predict(query, last, size)) == queries
 
 
 def test_an_absurd_total_is_foreseen_lazily() -> None:
-    assert list(itertools.islice(foresee("page=2", 10**400, 10), 3)) == [
+    assert list(itertools.islice(predict("page=2", 10**400, 10), 3)) == [
         "page=2",
         "page=3",
         "page=4",
@@ -343,7 +343,7 @@ async def test_a_server_that_ignores_page_numbers_is_an_error(size: int) -> None
     async def fetch(query: str) -> Page:
         return Page(make_all(range(size)), 10)
 
-    with pytest.raises(PaginationError, match="counts 10 backups") as caught:
+    with pytest.raises(PaginationError, match="counts 10 items") as caught:
         await read(walk_over(fetch, "server_id=1"))
     assert caught.value.url == "server_id=1&page=2"
 

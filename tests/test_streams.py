@@ -94,7 +94,7 @@ async def test_a_server_that_ignores_the_page_number_ends_in_a_pagination_error(
         client_of(fake) as client,
     ):
         came: list[Backup] = []
-        with pytest.raises(PaginationError, match="counts 33 backups"):
+        with pytest.raises(PaginationError, match="counts 33 items"):
             await drain(client.list(), came)
         assert len(came) == 10
         assert fake.count("GET") == 2

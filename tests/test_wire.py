@@ -29,6 +29,7 @@ from vpsbackups_async import (
     ServerError,
     _wire,
 )
+from vpsbackups_async._lists.lists import backups_query
 from vpsbackups_async.testing import FakeVPS
 from vpsbackups_async.testing import Reply as Answer
 
@@ -57,7 +58,7 @@ def reply(
     body: bytes | object, status: int = 200, headers: dict[str, str] | None = None
 ) -> _wire.Response:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return _wire.Response(status, CIMultiDict(headers or {}), raw, _wire.list_request(""))
+    return _wire.Response(status, CIMultiDict(headers or {}), raw, _wire.BACKUPS.request(""))
 
 
 def refusal(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> ApiError:
@@ -78,7 +79,7 @@ def refusal(status: int, body: bytes = b"", headers: dict[str, str] | None = Non
 
 
 def test_each_request_has_the_method_the_exact_slash_and_the_body_that_the_api_documents() -> None:
-    listing = _wire.list_request("page=2&page_size=50")
+    listing = _wire.BACKUPS.request("page=2&page_size=50")
     assert (listing.method, listing.path, listing.query, listing.body) == (
         "GET",
         "/backups/",
@@ -121,7 +122,7 @@ def test_an_empty_description_is_sent_as_it_is() -> None:
 def test_a_list_query_names_only_what_was_asked_for(
     server_id: int | None, backup_type: str | None, page_size: int | None, query: str
 ) -> None:
-    assert _wire.list_query(server_id, backup_type, page_size) == query
+    assert backups_query(server_id, backup_type, page_size).encoded() == query
 
 
 def test_an_enum_member_that_is_an_int_goes_out_as_its_number() -> None:
@@ -150,19 +151,19 @@ def test_anything_but_a_positive_int_is_no_id(build: Any, name: str, value: obje
 @pytest.mark.parametrize("value", BAD_IDS, ids=repr)
 def test_a_filter_by_server_takes_a_positive_int_or_nothing(value: Any) -> None:
     with pytest.raises(ValueError, match="server_id must be a positive int"):
-        _wire.list_query(value, None, None)
+        backups_query(value, None, None)
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "10", 1.5])
 def test_a_page_size_out_of_range_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="page_size must be a positive int"):
-        _wire.list_query(None, None, value)
+        backups_query(None, None, value)
 
 
 @pytest.mark.parametrize("value", ["daily", "MANUAL", "AUTOMATIC", "", " manual", 5, ["manual"]])
 def test_an_unknown_backup_type_is_refused_and_the_known_ones_are_named(value: Any) -> None:
     with pytest.raises(ValueError, match="'manual' or 'automatic'") as caught:
-        _wire.list_query(None, value, None)
+        backups_query(None, value, None)
     assert repr(value) in str(caught.value)
 
 

@@ -4,11 +4,11 @@ Bytes in, values or typed errors out; no I/O.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from attrs import define, field, frozen
@@ -34,8 +34,9 @@ from vpsbackups_async.models import (
     as_utc,
 )
 
-BACKUPS_PATH: Final = "/api/v1/backups/"
 API_ROOT: Final = "/api/v1"
+
+T = TypeVar("T")
 
 Kind = Literal["list", "create", "delete", "restore"]
 
@@ -59,26 +60,6 @@ def check_backup_type(value: object) -> BackupType:
         return known
     names = " or ".join(repr(str(member)) for member in BackupType)
     raise ValueError(f"backup_type must be {names}, not {value!r}")
-
-
-def list_query(
-    server_id: int | None, backup_type: str | BackupType | None, page_size: int | None
-) -> str:
-    """The encoded query of a list's first page; raises `ValueError` for values out of range."""
-    # Numbers and two known words: there is nothing to encode.
-    pairs = []
-    if server_id is not None:
-        pairs.append(f"server_id={check_int('server_id', server_id)}")
-    if backup_type is not None:
-        pairs.append(f"backup_type={check_backup_type(backup_type)}")
-    if page_size is not None:
-        pairs.append(f"page_size={check_int('page_size', page_size)}")
-    return "&".join(pairs)
-
-
-def list_request(query: str) -> Request:
-    """A page of the list; `query` is encoded already."""
-    return Request("list", "GET", "/backups/", query)
 
 
 def create_request(server_id: int, description: str | None) -> Request:
@@ -290,16 +271,16 @@ _QUOTES: Final = 30
 """The quotation marks of a backup's ten keys and its five strings that are never null."""
 
 
-def read_page(reply: Response) -> Page:
+def read_page(response: Response) -> Page[Backup]:
     """The page in a list's reply; raises `InvalidResponseError` naming the place that does not fit.
 
     A bare JSON array counts as the only page. Both paths give equal values; the fast one takes only
     what needs no repair, and leaves the rest, errors included, to the converter.
     """
-    return _fast_page(reply.body) or _plain_page(reply)
+    return _fast_page(response.body) or _plain_page(response)
 
 
-def _fast_page(body: bytes) -> Page | None:
+def _fast_page(body: bytes) -> Page[Backup] | None:
     try:
         doc = _PAGE_DECODER.decode(body)
     except _BAD_JSON:
@@ -330,15 +311,15 @@ def _has_known_fields_only(body: bytes, doc: "_PageDoc", dated: int) -> bool:
     return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * dated
 
 
-def _plain_page(reply: Response) -> Page:
-    said = _json(reply)
+def _plain_page(response: Response) -> Page[Backup]:
+    said = _json(response)
     doc: _PageDoc = _structure(
-        reply, {"results": said} if isinstance(said, list) else said, _PageDoc
+        response, {"results": said} if isinstance(said, list) else said, _PageDoc
     )
     return _page(doc)
 
 
-def _page(doc: _PageDoc) -> Page:
+def _page(doc: _PageDoc) -> Page[Backup]:
     return Page(
         doc.results,
         None if doc.count is _ABSENT else doc.count,
@@ -347,41 +328,57 @@ def _page(doc: _PageDoc) -> Page:
     )
 
 
-def read_backup(reply: Response) -> Backup:
+def read_backup(response: Response) -> Backup:
     """The backup in a create's reply; raises `InvalidResponseError` where it does not fit."""
-    backup: Backup = _structure(reply, _json(reply), Backup)
+    backup: Backup = _structure(response, _json(response), Backup)
     return backup
 
 
-def read_restore(reply: Response, server_id: int, backup_id: int) -> Restore:
+def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
     """What a restore's reply says: any body is good, for what it holds is not documented."""
     try:
-        data = msgspec.json.decode(reply.body)
+        data = msgspec.json.decode(response.body)
     except _BAD_JSON:
         data = None
     said = data if isinstance(data, Mapping) else {}
     texts = (said.get(name) for name in ("message", "detail"))
     message = next((text for text in texts if isinstance(text, str)), None)
-    return Restore(server_id, backup_id, reply.status, message, data)
+    return Restore(server_id, backup_id, response.status, message, data)
 
 
-def _json(reply: Response) -> Any:
+@frozen
+class Listing(Generic[T]):
+    """An endpoint that lists: its path below the API's root, and the reader of its pages."""
+
+    path: str
+    read: Callable[[Response], Page[T]]
+
+    def request(self, query: str) -> Request:
+        """The request for a page; `query` is encoded already."""
+        return Request("list", "GET", self.path, query)
+
+
+BACKUPS: Final = Listing("/backups/", read_page)
+"""The list of backups, over all servers or filtered."""
+
+
+def _json(response: Response) -> Any:
     try:
-        return msgspec.json.decode(reply.body)
+        return msgspec.json.decode(response.body)
     except _BAD_JSON as error:
         reason = str(error)
-    kind = reply.headers.get("Content-Type") or "no content type"
-    start = _page_words(reply.body[:200])
-    raise reply.misfit(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
+    kind = response.headers.get("Content-Type") or "no content type"
+    start = _page_words(response.body[:200])
+    raise response.misfit(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
 
 
-def _structure(reply: Response, said: object, kind: type) -> Any:
+def _structure(response: Response, said: object, kind: type) -> Any:
     codec = _codec()
     try:
         return codec.converter(_PageDoc).structure(said, kind)
     except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
         reason, place = codec.misfit(error)
-    raise reply.misfit(reason, place)
+    raise response.misfit(reason, place)
 
 
 def _codec() -> ModuleType:

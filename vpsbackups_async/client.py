@@ -12,17 +12,15 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, SupportsIndex, TypeVar
 
 import aiohttp
-from attrs import evolve, frozen
+from attrs import frozen
 from yarl import URL
 
 from vpsbackups_async import _wire
 from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async._creating.creator import Creator
-from vpsbackups_async._lists.finder import Scout
-from vpsbackups_async._lists.links import NextLinks
-from vpsbackups_async._lists.prefetch import Fetch
-from vpsbackups_async._lists.stream import SWEEPS, BackupStream
-from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.finder import Finder
+from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
+from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._transport.address import Secret, check_base_url
 from vpsbackups_async._transport.limiter import Limiter
 from vpsbackups_async._transport.retry import RetryPolicy
@@ -36,7 +34,6 @@ from vpsbackups_async.errors import (
     BackupFailedError,
     ConfigurationError,
     NotFoundError,
-    VPSBackupsError,
 )
 from vpsbackups_async.events import OnEvent, emitter
 from vpsbackups_async.fleet import Fleet
@@ -45,7 +42,6 @@ from vpsbackups_async.models import (
     BackupRef,
     BackupType,
     Outcome,
-    Page,
     Restore,
 )
 
@@ -131,23 +127,15 @@ class BackupsClient:
             proxy=proxy,
             max_response_bytes=max_response_bytes,
         )
-        self._links = NextLinks(URL(f"{root}/backups/", encoded=True))
-        # Partials, not methods: a client in a cycle with its hub would outlive its event loop, and
-        # one that was never closed could then close nothing any more.
-        self._fetch = partial(_fetch_page, self._transport)
-        scout = Scout(partial(_open_look, self._fetch, self._links))
-        self._hub = WaitHub(scout, patience=timeouts.attempt)
+        # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
+        # that was never closed could then no longer close its connections.
+        self._lists = Lists(partial(fetch_page, self._transport), root)
+        self._finder = Finder(self._lists)
+        self._hub = WaitHub(self._finder.find, patience=timeouts.attempt)
         self._creator = Creator(
-            self._transport,
-            self._fetch,
-            self._links,
-            partial(_wait, self._hub),
-            retry,
-            emitter(on_event),
+            self._transport, self._finder, partial(_wait, self._hub), retry, emitter(on_event)
         )
         self._jobs = Jobs()
-        self._open_walks: set[Walk] = set()
-        self._filter_warned = False
 
     def __repr__(self) -> str:
         # A traceback that shows locals asks for it while `__init__` fails, too.
@@ -165,86 +153,46 @@ class BackupsClient:
         self,
         *,
         server_id: int | None = None,
-        backup_type: str | BackupType | None = None,
+        backup_type: Literal["manual", "automatic"] | BackupType | None = None,
         page_size: int | None = None,
         prefetch: int = 0,
     ) -> BackupStream:
         """The backups of one server or all, manual or automatic or both, read as you go.
 
-        `page_size` asks for that many a page, which the server may ignore. `prefetch` lets up to so
-        many page requests run ahead of the reader.
+        `page_size` asks for that many backups a page. The API does not document it, so a server may
+        ignore it; if it refuses it with a 400, the list is read without it. `prefetch` is the
+        number of page requests that may run ahead of the reader.
 
         Raises `ValueError` for values out of range. Reading it raises `ApiError` and
         `TransportError`, and `PaginationError` for links that cannot be followed.
         """
         check_int("prefetch", prefetch, 0)
-        query = _wire.list_query(server_id, backup_type, page_size)
-        return BackupStream(
-            lambda: self._walk(query, prefetch),
-            lambda page: self._filtered(page, server_id, backup_type),
-        )
+        return BackupStream(self._lists, backups_query(server_id, backup_type, page_size), prefetch)
 
     async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
-        """The backup with this id, found by looking through the list, or one server's.
+        """The backup with this id, found by looking through the list, or one server's list.
 
-        Raises `NotFoundError` if a list that did not move while it was read does not have it, or
-        three that did.
+        Raises `NotFoundError` if the list was read to its end without it, or three times while it
+        moved; its text says which. Other `ApiError` and `TransportError` if it cannot be read.
         """
         check_int("backup_id", backup_id)
-        query = _wire.list_query(server_id, None, None)
-        for _ in range(SWEEPS):
-            walk = self._walk(query)
-            async with aclosing(walk.pages()) as pages:
-                async for page in pages:
-                    for backup in page.items:
-                        if backup.id == backup_id and server_id in {None, backup.server.id}:
-                            return backup
-            if walk.complete:
-                break
-        where = "the list" if server_id is None else f"the list of server {server_id}"
-        raise NotFoundError(
-            404, f"backup {backup_id} is not in {where}", method="GET", path=_wire.BACKUPS_PATH
-        )
+        if server_id is not None:
+            check_int("server_id", server_id)
+        async with aclosing(self._finder.locate([BackupRef(backup_id, server_id)])) as outcomes:
+            return (await anext(outcomes)).unwrap()
 
-    async def find(
+    def find(
         self, backups: Iterable[BackupRef | int]
     ) -> AsyncGenerator[Outcome[BackupRef, Backup]]:
-        """The backups with these ids, one outcome for each, as they are found.
+        """The backups with these ids: one outcome for each distinct ref, as they are found.
 
-        A ref with its server's id takes fewer requests. A backup that is not there is an outcome
-        with a `NotFoundError`; one whose list could not be read has the error that says why. An id
-        that is given twice is one outcome.
+        A ref with its server's id may take fewer requests. An outcome's error is `NotFoundError` if
+        the backup is not in the list, as `get` raises it, or the error with which its list failed;
+        one list that fails does not stop the others.
 
-        Raises `ValueError` for an id that cannot be one, before anything is sent.
+        Raises `ValueError` for an id out of range, before anything is sent.
         """
-        refs = [
-            backup if isinstance(backup, BackupRef) else BackupRef(backup) for backup in backups
-        ]
-        for ref in dict.fromkeys(refs):
-            try:
-                yield Outcome(ref, await self.get(ref.id, server_id=ref.server_id))
-            except VPSBackupsError as error:
-                yield Outcome(ref, error=error)
-
-    def _walk(self, query: str, prefetch: int = 0) -> Walk:
-        return Walk(self._fetch, query, self._links, prefetch=prefetch, open_walks=self._open_walks)
-
-    def _filtered(self, page: Page, server_id: int | None, backup_type: str | None) -> Page:
-        """The page without what the filters exclude: a server may ignore a query it does not know.
-
-        A list that is one server's must never show another's, for what it shows may get deleted.
-        """
-        items = page.items
-        if server_id is not None and {backup.server.id for backup in items} - {server_id}:
-            items = tuple(backup for backup in items if backup.server.id == server_id)
-        if backup_type is not None and {backup.backup_type for backup in items} - {backup_type}:
-            items = tuple(backup for backup in items if backup.backup_type == backup_type)
-        if items is page.items:
-            return page
-        if not self._filter_warned:
-            self._filter_warned = True
-            logger.warning("the server ignores list filters: they are applied here")
-        return evolve(page, items=items, count=None)
+        return self._finder.locate([_ref(backup) for backup in backups])
 
     # --- One backup ----------------------------------------------------------------------------
 
@@ -348,12 +296,7 @@ class BackupsClient:
         self, server_ids: Iterable[int] | AsyncIterable[int], *, concurrency: int | None = None
     ) -> Fleet:
         """The same verbs over many servers at once, `concurrency` of them at a time."""
-        return Fleet(self, server_ids, concurrency=concurrency, open_list=self._whole_list)
-
-    def _whole_list(
-        self, backup_type: BackupType | None, page_size: int | None, prefetch: int
-    ) -> Walk:
-        return self._walk(_wire.list_query(None, backup_type, page_size), prefetch)
+        return Fleet(self, server_ids, concurrency=concurrency, lists=self._lists)
 
     # --- In a web application ------------------------------------------------------------------
 
@@ -418,8 +361,7 @@ class BackupsClient:
             await self._hub.close()
             await self._jobs.close()
             await self._creator.close()
-            for walk in tuple(self._open_walks):
-                await walk.aclose(ConfigurationError("this client was closed during a list"))
+            await self._lists.aclose(ConfigurationError("this client was closed during a list"))
         finally:
             await self._transport.close()
 
@@ -446,33 +388,21 @@ class BackupsClient:
             )
 
 
-async def _fetch_page(transport: Transport, query: str) -> Page:
-    return _wire.read_page(await transport.send(_wire.list_request(query)))
-
-
-def _open_look(
-    fetch: Fetch,
-    links: NextLinks,
-    server_id: int | None,
-    *,
-    manual: bool,
-    page_size: int | None,
-    prefetch: int,
-) -> Walk:
-    query = _wire.list_query(server_id, BackupType.MANUAL if manual else None, page_size)
-    return Walk(fetch, query, links, prefetch=prefetch)
-
-
 def _known_and_ref(backup: object) -> tuple[Backup | None, BackupRef]:
     """What the caller knows of a backup to wait for, and the ids to find it by."""
     if not isinstance(backup, Backup | BackupRef):
         raise ValueError(f"wait needs a Backup or a BackupRef, not {backup!r}")
     known = backup if isinstance(backup, Backup) else None
-    ref = backup.ref if isinstance(backup, Backup) else backup
+    return known, _ref(backup.ref if isinstance(backup, Backup) else backup)
+
+
+def _ref(backup: BackupRef | int) -> BackupRef:
+    """The ref of a backup; raises `ValueError` for ids out of range."""
+    ref = backup if isinstance(backup, BackupRef) else BackupRef(backup)
     check_int("id", ref.id)
     if ref.server_id is not None:
         check_int("server_id", ref.server_id)
-    return known, ref
+    return ref
 
 
 async def _wait(hub: WaitHub, running: Backup) -> Backup:

@@ -26,6 +26,7 @@ __all__ = [
     "ManualBackupLimitError",
     "NotAttemptedError",
     "NotFoundError",
+    "NotInListError",
     "PaginationError",
     "PermissionDeniedError",
     "RateLimitedError",
@@ -251,6 +252,28 @@ class NotFoundError(ApiError):
 
     hint = "List the backups to see what there is: it may be deleted already, or not yours"
     gateway_status = 404
+
+
+class NotInListError(NotFoundError):
+    """A list was read and did not have the backup; no request was answered with 404.
+
+    `backup_id` is the backup, `server_id` the server whose list was read, None for the list of all
+    servers. `moved` is True if the list changed each time that it was read, so that the backup may
+    have been missed.
+    """
+
+    def __init__(self, backup_id: int, server_id: int | None = None, moved: bool = False) -> None:
+        where = "the list" if server_id is None else f"the list of server {server_id}"
+        how = "changed each time that it was read" if moved else "was read to its end"
+        super().__init__(404, f"backup {backup_id} is not in {where}, which {how}")
+        self.args = (backup_id, server_id, moved)
+        self.backup_id = backup_id
+        self.server_id = server_id
+        self.moved = moved
+
+    def describe(self) -> str:
+        """Which backup is not in which list."""
+        return self.detail
 
 
 class ConflictError(ApiError):

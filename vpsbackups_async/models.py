@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 
 
@@ -168,30 +169,31 @@ class DetailedBackup(Backup):
 
 
 @frozen
-class Page:
-    """One page of a list: its backups, and what the server said about the rest.
+class Page(Generic[T]):
+    """One page of a list: its items, and what the server said about the rest.
 
     `count` is the server's total over all pages, None where it gives none. `next` and `previous`
     are the links as they came, None where there is none.
     """
 
-    items: tuple[Backup, ...]
+    items: tuple[T, ...]
     count: int | None = None
     next: str | None = None
     previous: str | None = None
 
 
 @frozen
-class Sweep:
+class Sweep(Generic[T]):
     """A whole list read at once, and whether it can be trusted to be whole.
 
     `complete` is True only if the server's total was the same on the first and the last page and
-    equals the number of different backups read. `count_first` and `count_last` are those totals
-    (None where the server gives none), `duplicates` the backups that came more than once, a sign
-    that the list moved while it was read. What deletes backups must refuse an incomplete sweep.
+    equals the number of different items read. `count_first` and `count_last` are those totals
+    (None where the server gives none), `duplicates` how many items came more than once, a sign
+    that the list moved while it was read. Code that deletes backups must refuse an incomplete
+    sweep.
     """
 
-    items: tuple[Backup, ...]
+    items: tuple[T, ...]
     complete: bool
     count_first: int | None = None
     count_last: int | None = None

@@ -70,7 +70,7 @@ async def lists(client: BackupsClient) -> None:
     async with client.list() as entered:
         assert_type(entered, BackupStream)
     async for page in stream.pages():
-        assert_type(page, Page)
+        assert_type(page, Page[Backup])
         assert_type(page.items, tuple[Backup, ...])
         assert_type(page.count, int | None)
         assert_type(page.next, str | None)
@@ -78,7 +78,7 @@ async def lists(client: BackupsClient) -> None:
     assert_type(await stream.collect(limit=5), list[Backup])
     assert_type(await stream.count(), int)
     sweep = await stream.snapshot()
-    assert_type(sweep, Sweep)
+    assert_type(sweep, Sweep[Backup])
     assert_type(sweep.items, tuple[Backup, ...])
     assert_type(sweep.complete, bool)
     assert_type([backup.id async for backup in client.list()], list[int])

@@ -1,4 +1,8 @@
-"""Which query a page's `next` link gives, and which links are refused."""
+"""The query that a page's `next` link gives, and the links that are refused.
+
+Only the query of a link is used: scheme, host, port and path stay those of the list that was asked
+for, so that the token cannot follow a link to another server.
+"""
 
 import logging
 from urllib.parse import urlsplit
@@ -7,14 +11,16 @@ from yarl import URL
 
 from vpsbackups_async.errors import PaginationError
 
+__all__ = ["NextLinks"]
+
 logger = logging.getLogger("vpsbackups_async")
 
 
 class NextLinks:
-    """Takes the query out of a `next` link, and refuses a link that points elsewhere.
+    """Takes the query out of a `next` link, and refuses a link to anything but the same list.
 
-    A scheme or port that differs from ours on the same host is what a server behind a TLS proxy
-    gives; it does not matter, for neither is used, and is logged once.
+    A link with another scheme or port on the same host is accepted, and logged once: servers
+    behind a TLS proxy give such links (DRF builds them from the request that it sees).
     """
 
     def __init__(self, collection: URL) -> None:
@@ -23,7 +29,7 @@ class NextLinks:
 
     def query(self, link: str) -> str:
         """The encoded query of the link; raises `PaginationError` if it leads out of the list."""
-        # What another parser might read as the beginning of a host is refused before it is parsed.
+        # Checked before parsing: another parser may read these as the start of a host.
         if link.startswith("//") or not link.isprintable() or " " in link or "\\" in link:
             raise PaginationError("the link to the next page is not a plain URL", link)
         try:

@@ -1,112 +1,125 @@
-"""What `BackupsClient.list` gives: a list of backups that is read as you go."""
+"""What `BackupsClient.list` gives: a list that is read as you go."""
 
 import asyncio
 import builtins
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 from vpsbackups_async._checks import check_int
+from vpsbackups_async._lists.lists import SWEEPS, ListQuery, Lists
+from vpsbackups_async._lists.seen import Identified
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._wire import to_json
 from vpsbackups_async.models import Backup, Page, Sweep
 
-__all__ = ["SWEEPS", "BackupStream"]
+__all__ = ["BackupStream", "Stream"]
 
-SWEEPS: Final = 3
-"""So often a list that moves while it is read is read at most."""
-_TURNS: Final = 8
-"""Turns of the loop in which a web server that learns of its client's leaving can tell a body."""
+T = TypeVar("T", bound=Identified)
+
+_LOOP_TURNS: Final = 8
+"""Turns of the event loop that a web server gets to cancel a body whose client has left."""
 
 
-class BackupStream:
-    """A list of backups that is read as you go; each way of reading it starts from the first page.
+class Stream(Generic[T]):
+    """A list that is read as you go; each way of reading it starts from the first page.
 
-    `async for backup in stream` gives the backups one by one, none of them twice. Leaving the loop
-    early is fine; `async with stream:` makes sure that what `prefetch` lets run ahead has ended.
+    `async for item in stream` gives the items one by one, none of them twice. Leaving the loop
+    early is fine; `async with stream:` makes sure that the requests of `prefetch` have ended.
+
+    Reading raises `ApiError`, `TransportError`, `DeadlineExceededError`, `InvalidResponseError`
+    where a page does not fit the contract, and `PaginationError` where its links cannot be
+    followed.
     """
 
-    def __init__(self, open_walk: Callable[[], Walk], keep: Callable[[Page], Page]) -> None:
-        self._open_walk = open_walk
-        self._keep = keep
-        self._walks: set[Walk] = set()
+    def __init__(self, lists: Lists, query: ListQuery[T], prefetch: int = 0) -> None:
+        self._lists = lists
+        self._query = query
+        self._prefetch = prefetch
+        self._walks: set[Walk[T]] = set()
 
-    async def __aiter__(self) -> AsyncGenerator[Backup]:
+    def __repr__(self) -> str:
+        query = self._query.encoded()
+        asked = f"{self._query.listing.path}{'?' if query else ''}{query}"
+        return f"<{type(self).__name__} of {asked}, prefetch={self._prefetch}>"
+
+    async def __aiter__(self) -> AsyncGenerator[T]:
         # Not through `pages()`: a generator within a generator would cost each page more than
-        # the rest of this room.
+        # the rest of this module.
         walk = self._begin()
         try:
             while (page := await walk.turn()) is not None:
-                for backup in self._keep(page).items:
-                    yield backup
+                for item in page.items:
+                    yield item
         finally:
             await self._end(walk)
 
-    async def pages(self) -> AsyncGenerator[Page]:
-        """The pages as the server cuts them, each without what an earlier one had."""
+    async def pages(self) -> AsyncGenerator[Page[T]]:
+        """The pages as the server cuts them, each without the items that an earlier one had.
+
+        Raises what reading the stream raises.
+        """
         walk = self._begin()
         try:
             while (page := await walk.turn()) is not None:
-                yield self._keep(page)
+                yield page
         finally:
             await self._end(walk)
 
-    def _begin(self) -> Walk:
-        walk = self._open_walk()
+    def _begin(self) -> Walk[T]:
+        walk = self._lists.open(self._query, prefetch=self._prefetch)
         self._walks.add(walk)
         return walk
 
-    async def _end(self, walk: Walk) -> None:
+    async def _end(self, walk: Walk[T]) -> None:
         self._walks.discard(walk)
         await walk.aclose()
 
-    async def first(self) -> Backup | None:
-        """The first backup, None if there is none; one request, unless the page is empty."""
-        async with aclosing(aiter(self)) as backups:
-            return await anext(backups, None)
+    async def first(self) -> T | None:
+        """The first item, None if there is none; one request, unless the page is empty.
 
-    async def collect(self, limit: int | None = None) -> builtins.list[Backup]:
-        """All backups, or the first `limit` of them, with no more pages read than that takes."""
+        Raises what reading the stream raises.
+        """
+        async with aclosing(aiter(self)) as items:
+            return await anext(items, None)
+
+    async def collect(self, limit: int | None = None) -> builtins.list[T]:
+        """All items, or the first `limit` of them, with no more pages read than that takes.
+
+        Raises `ValueError` for a negative `limit`, and what reading the stream raises.
+        """
         if limit is not None:
             check_int("limit", limit, 0)
-        backups: builtins.list[Backup] = []
+        items: builtins.list[T] = []
         if limit == 0:
-            return backups
+            return items
         async with aclosing(self.pages()) as pages:
             async for page in pages:
-                backups.extend(page.items)
-                if limit is not None and len(backups) >= limit:
-                    return backups[:limit]
-        return backups
+                items.extend(page.items)
+                if limit is not None and len(items) >= limit:
+                    return items[:limit]
+        return items
 
     async def count(self) -> int:
-        """How many backups the server counts; one request, or all where it gives no count."""
+        """How many items the server counts; one request, or the whole list if it gives no count.
+
+        Raises what reading the stream raises.
+        """
         sizes: builtins.list[int] = []
         async with aclosing(self.pages()) as pages:
             async for page in pages:
-                # A later total would be one that a server gives whatever the filters.
+                # Only the first page's total: a server that ignores filters counts all items.
                 if page.count is not None and not sizes:
                     return page.count
                 sizes.append(len(page.items))
         return sum(sizes)
 
-    async def ndjson(self) -> AsyncGenerator[bytes]:
-        """The body of a web handler's answer: a line of JSON a backup, a chunk a page.
+    async def snapshot(self) -> Sweep[T]:
+        """The whole list, and whether it is complete; read up to three times if it moves meanwhile.
 
-        The first page is read before this returns, so that what fails with it can still become a
-        status. Each further page is requested when the chunk before it was taken, so that a slow
-        reader holds the listing back. Between chunks nothing is held but what `prefetch` lets run
-        ahead: a body that is dropped unclosed, as web servers do, leaves nothing behind.
-
-        Raises what reading the list raises. After the first page the body does, so that the server
-        cuts the connection: a reader never takes a part of the list for the whole.
+        Raises what reading the stream raises.
         """
-        pages = self.pages()
-        return _lines(await anext(pages, None), pages)
-
-    async def snapshot(self) -> Sweep:
-        """The whole list, and whether it is whole; read up to three times if it moves meanwhile."""
         sweep = await self._sweep()
         for _ in range(SWEEPS - 1):
             if sweep.complete:
@@ -114,26 +127,15 @@ class BackupStream:
             sweep = await self._sweep()
         return sweep
 
-    async def _sweep(self) -> Sweep:
+    async def _sweep(self) -> Sweep[T]:
         walk = self._begin()
-        items: builtins.list[Backup] = []
         try:
-            while (page := await walk.turn()) is not None:
-                items.extend(self._keep(page).items)
+            return await walk.read()
         finally:
             await self._end(walk)
-        tally = walk.tally
-        return Sweep(
-            tuple(items),
-            walk.complete,
-            tally.count_first,
-            tally.count_last,
-            tally.duplicates,
-            tally.pages,
-        )
 
     async def aclose(self) -> None:
-        """End every loop over this stream, and wait until what runs ahead of them has ended."""
+        """End every loop over this stream, and wait until its prefetched requests have ended."""
         for walk in tuple(self._walks):
             await walk.aclose()
 
@@ -149,12 +151,43 @@ class BackupStream:
         await self.aclose()
 
 
-async def _lines(page: Page | None, pages: AsyncGenerator[Page]) -> AsyncGenerator[bytes]:
+class BackupStream(Stream[Backup]):
+    """A list of backups that is read as you go; each way of reading it starts from the first page.
+
+    `async for backup in stream` gives the backups one by one, none of them twice. Leaving the loop
+    early is fine; `async with stream:` makes sure that the requests of `prefetch` have ended.
+
+    Reading raises `ApiError`, `TransportError`, `DeadlineExceededError`, `InvalidResponseError`
+    where a page does not fit the contract, and `PaginationError` where its links cannot be
+    followed.
+    """
+
+    async def ndjson(self) -> AsyncGenerator[bytes]:
+        """The body of a web handler's answer: a line of JSON a backup, a chunk a page.
+
+        The first page is read before this returns, so that an error of it can still become a
+        status. Each further page is requested once the chunk before it was taken, so that a slow
+        reader holds the listing back. Between chunks nothing is held but the requests of
+        `prefetch`: a body that is dropped without being closed, as web servers do, leaves nothing
+        behind.
+
+        Raises what reading the stream raises. An error after the first page is raised by the body,
+        so that the web server cuts the connection: a reader never takes a part of the list for the
+        whole.
+        """
+        pages = self.pages()
+        return _lines(await anext(pages, None), pages)
+
+
+async def _lines(
+    page: Page[Backup] | None, pages: AsyncGenerator[Page[Backup]]
+) -> AsyncGenerator[bytes]:
     async with aclosing(pages):
         while page is not None:
             if page.items:
                 yield b"".join(to_json(backup) + b"\n" for backup in page.items)
-            # A server whose client left goes on here a moment before it cancels: no request then.
-            for _ in range(_TURNS):
+            # A web server whose client left reads on for a moment before it cancels: give it time
+            # to do so before the next request.
+            for _ in range(_LOOP_TURNS):
                 await asyncio.sleep(0)
             page = await anext(pages, None)

@@ -1,19 +1,21 @@
 """One walk through a paged list, from its first page to its last."""
 
-import logging
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from attrs import define, evolve
 
 from vpsbackups_async._lists.links import NextLinks
-from vpsbackups_async._lists.prefetch import Fetch, Prefetch, foresee
-from vpsbackups_async._lists.seen import SeenIds
+from vpsbackups_async._lists.prefetch import Fetch, Prefetch, predict
+from vpsbackups_async._lists.seen import Identified, SeenIds
 from vpsbackups_async.errors import NotFoundError, PaginationError, VPSBackupsError
-from vpsbackups_async.models import Backup, Page
+from vpsbackups_async.models import Page, Sweep
 
-logger = logging.getLogger("vpsbackups_async")
+__all__ = ["MAX_PAGES", "Tally", "Walk"]
+
+T = TypeVar("T", bound=Identified)
+
 MAX_PAGES: Final = 1_000_000
 _MAX_RESTARTS: Final = 3
 
@@ -33,25 +35,25 @@ class Tally:
 
     @property
     def complete(self) -> bool:
-        """Whether the walk came to the end of a list that did not visibly move meanwhile."""
+        """Whether the walk reached the end of a list that did not visibly move meanwhile."""
         if not self.ended or self.restarts or self.count_moved:
             return False
         return self.duplicates == 0 if self.count_last is None else self.distinct == self.count_last
 
-    def add(self, page: Page, fresh: int) -> None:
-        """Count a page of which `fresh` backups are new."""
+    def add(self, page: Page[Any], fresh: int) -> None:
+        """Count a page of which `fresh` items are new."""
         if not self.pages:
             self.count_first = page.count
         elif page.count != self.count_last:
-            self.count_moved = True  # also where a later page has the first one's total again
+            self.count_moved = True  # also if a later page has the first one's total again
         self.pages += 1
         self.count_last = page.count
         self.distinct += fresh
         self.duplicates += len(page.items) - fresh
 
 
-class _Pass:
-    """The way through the pages from the first on: which query comes after which page."""
+class _Route:
+    """The order of the pages: which query follows which page."""
 
     __slots__ = (
         "_asked",
@@ -74,10 +76,10 @@ class _Pass:
         self.pages = 0
         self.first_size = 0
 
-    def after(self, query: str, page: Page) -> str | None:
+    def after(self, query: str, page: Page[Any]) -> str | None:
         """The query of the page after this one, None at the end.
 
-        Raises `PaginationError` where going on would be endless, or stopping would lose something.
+        Raises `PaginationError` where going on would be endless, or stopping would lose items.
         """
         if not self.pages:
             self.first_size = len(page.items)
@@ -101,14 +103,14 @@ class _Pass:
             )
         return following
 
-    def _counted_up(self, query: str, page: Page) -> str:
-        """The next page of a server that never links: its total says that there is more."""
-        ids = frozenset(backup.id for backup in page.items)
+    def _counted_up(self, query: str, page: Page[Any]) -> str:
+        """The next page of a server that gives no links, but a total that says there is more."""
+        ids = frozenset(item.id for item in page.items)
         if self._first_ids is None:
             self._first_ids = ids
         elif ids <= self._first_ids:
             raise PaginationError(
-                f"the server counts {page.count} backups, but gives neither a link to the rest "
+                f"the server counts {page.count} items, but gives neither a link to the rest "
                 "nor further pages",
                 query,
             )
@@ -116,43 +118,46 @@ class _Pass:
 
 
 def _key(query: str) -> int:
-    """A number for the query, whatever the order of its parameters: a set of texts would grow."""
+    """A number for the query, whatever the order of its parameters; it takes less memory."""
     return hash(tuple(sorted(parse_qsl(query, keep_blank_values=True))))
 
 
-class Walk:
+class Walk(Generic[T]):
     """One way through a paged list from its first page to its last.
 
-    Nothing is held while the reader holds a page, but what `prefetch` lets run ahead; `aclose` ends
-    that too. While it is under way it is one of the `open_walks`.
+    While the reader holds a page, nothing is held here but what `prefetch` lets run ahead; `aclose`
+    ends that too. `keep` gets each page after it was counted, and gives it as the reader gets it.
+    The walk is in `open_walks` from its first request to its `aclose`.
     """
 
     def __init__(
         self,
-        fetch: Fetch,
+        fetch: Fetch[T],
         query: str,
         links: NextLinks,
         *,
+        keep: Callable[[Page[T]], Page[T]] | None = None,
         prefetch: int = 0,
         max_pages: int = MAX_PAGES,
-        open_walks: "set[Walk] | None" = None,
+        open_walks: "set[Walk[Any]] | None" = None,
     ) -> None:
         self.tally = Tally()
         self._first_query = query
         self._query: str | None = query
         self._links = links
+        self._keep = keep
         self._max_pages = max_pages
-        self._way = _Pass(links, max_pages)
+        self._route = _Route(links, max_pages)
         self._ahead = Prefetch(fetch, prefetch) if prefetch else None
-        self._take: Fetch = fetch if self._ahead is None else self._ahead.take
+        self._take: Fetch[T] = fetch if self._ahead is None else self._ahead.take
         self._seen: SeenIds | None = None
-        self._trouble: PaginationError | None = None
+        self._problem: PaginationError | None = None
         self._closed = False
         self._closing_error: VPSBackupsError | None = None
         self._open_walks = open_walks
 
-    async def pages(self) -> AsyncGenerator[Page]:
-        """The pages in order, each without the backups that an earlier one had.
+    async def pages(self) -> AsyncGenerator[Page[T]]:
+        """The pages in order, each without the items that an earlier one had.
 
         Raises `PaginationError` for links that lead elsewhere or in a circle.
         """
@@ -162,75 +167,94 @@ class Walk:
         finally:
             await self.aclose()
 
-    async def turn(self) -> Page | None:
+    async def read(self) -> Sweep[T]:
+        """All items, and whether the list moved while they were read; ends the walk."""
+        items: list[T] = []
+        try:
+            while (page := await self.turn()) is not None:
+                items.extend(page.items)
+        finally:
+            await self.aclose()
+        tally = self.tally
+        return Sweep(
+            tuple(items),
+            tally.complete,
+            tally.count_first,
+            tally.count_last,
+            tally.duplicates,
+            tally.pages,
+        )
+
+    async def turn(self) -> Page[T] | None:
         """The next page, as `pages` gives it, None at the end; raises what that raises."""
         if self._open_walks is not None:
             self._open_walks.add(self)
-        while self._query is not None and self._trouble is None and not self._closed:
+        while self._query is not None and self._problem is None and not self._closed:
             query = self._query
             try:
                 page = await self._take(query)
             except NotFoundError as error:
-                if not self._way.pages:
+                if not self._route.pages:
                     raise
                 self._restart(error)
             else:
-                return self._taken(query, page)
-        trouble = self._trouble or (None if self._query is None else self._closing_error)
-        if trouble is not None:
-            raise trouble
+                page = self._taken(query, page)
+                return page if self._keep is None else self._keep(page)
+        problem = self._problem or (None if self._query is None else self._closing_error)
+        if problem is not None:
+            raise problem
         self.tally.ended = self._query is None
         return None
 
-    def _taken(self, query: str, page: Page) -> Page:
-        """The page without what was seen; what comes after it is known then.
+    def _taken(self, query: str, page: Page[T]) -> Page[T]:
+        """The page without the items seen before; sets which page comes next.
 
-        The page itself is good whatever its link is worth, so that it is handed out before.
+        The page itself is good whatever its link is worth, so a bad link is raised after it.
         """
         try:
-            self._query = following = self._way.after(query, page)
+            self._query = following = self._route.after(query, page)
         except PaginationError as error:
-            self._trouble, following = error, query
+            self._problem, following = error, query
         else:
             if self._ahead is not None and following is not None and not self._closed:
-                self._ahead.run(foresee(following, page.count, self._way.first_size))
+                self._ahead.start(predict(following, page.count, self._route.first_size))
         fresh = self._fresh(page.items, is_last=following is None)
         self.tally.add(page, len(fresh))
         return page if len(fresh) == len(page.items) else evolve(page, items=fresh)
 
-    def _fresh(self, items: tuple[Backup, ...], *, is_last: bool) -> tuple[Backup, ...]:
-        """What no earlier page had, nor this one before."""
+    def _fresh(self, items: tuple[T, ...], *, is_last: bool) -> tuple[T, ...]:
+        """The items that neither an earlier page had nor this one before."""
         if self._seen is None:
-            # The only page has nothing to be compared with but itself.
-            if is_last and len({backup.id for backup in items}) == len(items):
+            # A list of one page needs no memory of ids: only the page itself may repeat one.
+            if is_last and len({item.id for item in items}) == len(items):
                 return items
             self._seen = SeenIds()
         return self._seen.add(items)
 
     @property
     def complete(self) -> bool:
-        """Whether the walk came to the end of a list that did not visibly move meanwhile."""
+        """Whether the walk reached the end of a list that did not visibly move meanwhile."""
         return self.tally.complete
 
     async def aclose(self, error: VPSBackupsError | None = None) -> None:
-        """End the walk and what runs ahead of its reader; a reader who goes on gets the error."""
+        """End the walk and its prefetched requests; a reader who goes on gets the error."""
         self._closed = True
         self._closing_error = error
         if self._open_walks is not None:
             self._open_walks.discard(self)
         if self._ahead is not None:
-            await self._ahead.drop()
+            await self._ahead.cancel()
 
     def _restart(self, error: NotFoundError) -> None:
-        """Go through the list once more: it shrank below a page, and what moved up was missed.
+        """Start again from the first page: the list shrank, and items moved to earlier pages.
 
-        What is new in another pass is handed out after all. Raises `PaginationError` if that does
-        not help.
+        Items that only the new pass shows are handed out; those seen before are not. Raises
+        `PaginationError` after several restarts.
         """
         if self.tally.restarts >= _MAX_RESTARTS:
             raise PaginationError(
                 f"pages keep vanishing while the list is read ({error.describe()})"
             ) from None
         self.tally.restarts += 1
-        self._way = _Pass(self._links, self._max_pages)
+        self._route = _Route(self._links, self._max_pages)
         self._query = self._first_query

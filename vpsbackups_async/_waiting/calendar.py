@@ -7,21 +7,26 @@ from typing import Final
 
 from vpsbackups_async._waiting.waiter import Waiter
 
+__all__ = ["TOGETHER", "Calendar"]
+
 TOGETHER: Final = 0.5
-"""Waiters that are due within so many seconds look together."""
+"""Waiters that are due within this many seconds look together."""
 
 
 class Calendar:
-    """Whose turn comes when; moving a turn leaves nothing behind, whatever how often it moves."""
+    """The waiters by their next time, in spans of `TOGETHER` seconds.
 
-    def __init__(self, turn: Callable[[Waiter], float]) -> None:
-        self._turn = turn
+    A waiter whose time changes is taken out and added again; nothing is left behind.
+    """
+
+    def __init__(self, time_of: Callable[[Waiter], float]) -> None:
+        self._time_of = time_of
         self._spans: dict[float, dict[Waiter, None]] = {}
-        self._starts: list[float] = []  # a heap of the keys of `_spans`, and of some that were
+        self._starts: list[float] = []  # a heap of the keys of `_spans`, stale ones included
 
     def add(self, waiter: Waiter) -> None:
-        """Note the waiter's turn, which must not change while it is noted here."""
-        start = self._turn(waiter) // TOGETHER
+        """Add a waiter; its time must not change while it is in the calendar."""
+        start = self._time_of(waiter) // TOGETHER
         span = self._spans.get(start)
         if span is None:
             span = self._spans[start] = {}
@@ -29,8 +34,8 @@ class Calendar:
         span[waiter] = None
 
     def discard(self, waiter: Waiter) -> None:
-        """Forget the waiter's turn, if it is noted."""
-        start = self._turn(waiter) // TOGETHER
+        """Take a waiter out, if it is in the calendar."""
+        start = self._time_of(waiter) // TOGETHER
         span = self._spans.get(start)
         if span is not None and waiter in span:
             del span[waiter]
@@ -40,7 +45,7 @@ class Calendar:
                     self._starts = sorted(self._spans)
 
     def upcoming(self, until: float = -math.inf) -> list[Waiter]:
-        """Who has the next turn or one before `until`, and a few more around them."""
+        """The waiters of the first span, and of those up to `until`; some may be later."""
         while self._starts and self._starts[0] not in self._spans:
             heapq.heappop(self._starts)
         if not self._starts:
@@ -50,8 +55,8 @@ class Calendar:
         return [waiter for start in starts for waiter in self._spans[start]]
 
     def take(self, until: float) -> list[Waiter]:
-        """Those whose turn comes up to then; they are noted no longer."""
-        taken = [one for one in self.upcoming(until) if self._turn(one) <= until]
+        """Take out the waiters whose time is not after `until`."""
+        taken = [waiter for waiter in self.upcoming(until) if self._time_of(waiter) <= until]
         for waiter in taken:
             self.discard(waiter)
         return taken

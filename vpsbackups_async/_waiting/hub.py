@@ -1,4 +1,4 @@
-"""One hub per client looks at the list for all waiters."""
+"""One hub per client looks at the lists for all waiters."""
 
 import asyncio
 import copy
@@ -6,10 +6,14 @@ import itertools
 import logging
 import math
 import operator
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Callable, Container, Iterable
+from contextlib import aclosing
+from typing import Final
 
-from vpsbackups_async._lists.finder import Report, Wanted
+from attrs import define, field
+
+from vpsbackups_async._lists.finder import Finding
+from vpsbackups_async._lists.wanted import Wanted
 from vpsbackups_async._waiting.calendar import TOGETHER, Calendar
 from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async.errors import (
@@ -20,13 +24,19 @@ from vpsbackups_async.errors import (
     VPSBackupsError,
     WrongEventLoopError,
 )
-from vpsbackups_async.models import Backup, Page
+from vpsbackups_async.models import Backup
+
+__all__ = ["WaitHub"]
 
 logger = logging.getLogger("vpsbackups_async")
+
+Find = Callable[[Iterable[Wanted], Container[int]], AsyncGenerator[Finding]]
+"""Looks for backups, as `Finder.find` does."""
+
 _TICK: Final = 0.001
-"""Seconds below which nothing is slept: a timer may ring that much before its time."""
-_REQUESTS_A_SECOND: Final = 2.0
-"""A look that took many requests is followed by a rest, as if so many a second were allowed."""
+"""Seconds by which a timer of the event loop may be early; shorter times are not slept."""
+_REQUESTS_PER_SECOND: Final = 2.0
+"""The average rate of a hub's requests: a look of many is followed by a longer rest."""
 _FATAL: Final = (
     AuthenticationError,
     PermissionDeniedError,
@@ -35,23 +45,25 @@ _FATAL: Final = (
 )
 
 
-class Scouting(Protocol):
-    """What the hub needs of a `Scout`."""
+@define(eq=False)
+class _Look:
+    """What one look has told so far."""
 
-    async def look(self, wanted: Iterable[Wanted], see: Callable[[Page], Iterable[int]]) -> Report:
-        """Look for all of them."""
-        ...
+    met: dict[Waiter, None] = field(factory=dict)
+    absent: set[int] = field(factory=set)
+    errors: dict[int, VPSBackupsError] = field(factory=dict)
+    requests: int = 0
 
 
 class WaitHub:
-    """Looks at the list on behalf of all waiters of one client.
+    """Looks for the backups of all waiters of one client.
 
-    `patience` is how long, in seconds, one request may take: a wait whose time is up while a look
-    is under way ends no later than that.
+    `find` carries out a look. `patience` is the time in seconds that one request may take: a wait
+    whose time is up while a look is under way ends that much later at most.
     """
 
-    def __init__(self, scout: Scouting, *, patience: float) -> None:
-        self._scout = scout
+    def __init__(self, find: Find, *, patience: float) -> None:
+        self._find = find
         self._patience = patience
         self._waiters: dict[int, dict[Waiter, None]] = {}
         self._due = Calendar(operator.attrgetter("due"))
@@ -62,7 +74,6 @@ class WaitHub:
         self._ending: set[asyncio.Task[None]] = set()
         self._alarm = asyncio.Event()
         self._wake_at = -math.inf
-        self._met: dict[Waiter, None] = {}
         self._urgent = False
         self._not_before = -math.inf
         self._rest = -math.inf
@@ -112,7 +123,7 @@ class WaitHub:
         self._due.discard(waiter)
         self._limits.discard(waiter)
         if waiter.future.done() and not waiter.future.cancelled():
-            waiter.future.exception()  # which nobody may be there to see: no warning for that
+            waiter.future.exception()  # retrieved, for its caller may have been cancelled
         peers = self._waiters[waiter.ref.id]
         del peers[waiter]
         if not peers:
@@ -133,7 +144,7 @@ class WaitHub:
     # --- Deadlines -----------------------------------------------------------------------------
 
     def _guard_from(self, when: float) -> None:
-        """Have one timer for all deadlines ring no later than then."""
+        """Set the one timer for all deadlines to ring no later than `when`."""
         if when < self._guard_at:
             if self._guard is not None:
                 self._guard.cancel()
@@ -141,7 +152,7 @@ class WaitHub:
             self._guard = asyncio.get_running_loop().call_at(when, self._time_is_up)
 
     def _time_is_up(self) -> None:
-        """Have a last look now; it gets the time of one request, none if no look may be had."""
+        """Start a last look for the waits whose time is up; it gets the time of one request."""
         now = asyncio.get_running_loop().time() + _TICK
         self._guard, self._guard_at = None, math.inf
         for waiter in self._limits.take(now):
@@ -160,15 +171,12 @@ class WaitHub:
         try:
             while True:
                 await self._sleep()
-                loop = asyncio.get_running_loop()
-                began = loop.time()
+                began = asyncio.get_running_loop().time()
                 due = [one for one in self._due.take(began + TOGETHER) if not one.future.done()]
                 self._urgent = False
-                report = await self._scout.look([waiter.wanted() for waiter in due], self._see)
-                self._rest = began + report.requests / _REQUESTS_A_SECOND
-                self._settle(due, report, loop.time())
+                await self._look(due, began)
         except BaseException as error:
-            # Whatever went wrong here must not leave anybody waiting for nothing.
+            # An error here must not leave a wait without an end.
             if self._task is asyncio.current_task():
                 for waiter in list(self._all()):
                     waiter.fail(error) if isinstance(error, Exception) else waiter.future.cancel()
@@ -176,7 +184,7 @@ class WaitHub:
                 raise
 
     async def _sleep(self) -> None:
-        """Sleep until somebody is due; lets others run in any case."""
+        """Sleep until a waiter is due; lets other tasks run in any case."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         while (when := self._when()) > loop.time() + _TICK:
@@ -191,31 +199,42 @@ class WaitHub:
         self._wake_at = -math.inf
 
     def _when(self) -> float:
-        """When to look next: when the first waiter is due, or somewhat later after a dear look."""
+        """The time of the next look: when the first waiter is due, later after a costly look."""
         rest = -math.inf if self._urgent else self._rest
         first = min((one.due_after(rest) for one in self._due.upcoming(rest)), default=math.inf)
         return max(first, self._not_before)
 
-    def _see(self, page: Page) -> list[int]:
-        """Tell every waiter what the page shows of its backup, due or not; the ids it shows."""
-        shown = [backup for backup in page.items if backup.id in self._waiters]
-        for backup in shown:
-            for waiter in self._waiters[backup.id]:
-                waiter.see(backup)
-                self._met[waiter] = None
-        return [backup.id for backup in shown]
+    async def _look(self, due: list[Waiter], began: float) -> None:
+        """Look for the backups of the waiters that are due, and note what that told."""
+        look = _Look()
+        wanted = [waiter.wanted() for waiter in due]
+        async with aclosing(self._find(wanted, self._waiters)) as findings:
+            async for finding in findings:
+                self._note(finding, look)
+        self._rest = began + look.requests / _REQUESTS_PER_SECOND
+        self._conclude(due, look, asyncio.get_running_loop().time())
 
-    def _settle(self, due: list[Waiter], report: Report, now: float) -> None:
-        """Draw the conclusions of a look, for those who were due and those whom it met."""
-        for error in set(report.errors.values()):
+    def _note(self, finding: Finding, look: _Look) -> None:
+        """Tell every waiter what a finding shows of its backup, whether it is due or not."""
+        for backup in finding.found:
+            for waiter in self._waiters.get(backup.id, ()):
+                waiter.see(backup)
+                look.met[waiter] = None
+        look.absent |= finding.absent
+        look.requests += finding.requests
+        if finding.error is not None:
+            look.errors.update(dict.fromkeys(finding.failed, finding.error))
+
+    def _conclude(self, due: list[Waiter], look: _Look, now: float) -> None:
+        """Plan the next look of the waiters that were due, and of those that the look met."""
+        for error in set(look.errors.values()):
             self._absorb(error, now)
-        met, self._met = self._met, {}
         for waiter in due:
-            met[waiter] = None
-            waiter.error = report.errors.get(waiter.ref.id)
-            if waiter.ref.id in report.absent:
+            look.met[waiter] = None
+            waiter.error = look.errors.get(waiter.ref.id)
+            if waiter.ref.id in look.absent:
                 waiter.miss()
-        for waiter in met:
+        for waiter in look.met:
             waiter.report()
             if now >= waiter.deadline - _TICK:
                 waiter.expire()
@@ -223,10 +242,10 @@ class WaitHub:
                 self._plan(waiter, now)
 
     def _absorb(self, error: VPSBackupsError, now: float) -> None:
-        """A failed look says nothing about the backups; only a refused token ends the waits."""
+        """Go on after a failed look; only a refused token ends the waits."""
         if isinstance(error, _FATAL):
             for waiter in list(self._all()):
-                waiter.fail(copy.copy(error))  # each its own, for each gets its own traceback
+                waiter.fail(copy.copy(error))  # a copy each, for each gets its own traceback
             return
         logger.debug("a look at the list failed: %s", error)
         if isinstance(error, ApiError) and error.retry_after is not None:

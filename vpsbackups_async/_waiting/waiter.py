@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final, Literal
 
-from vpsbackups_async._learned import LearnedBackoff
-from vpsbackups_async._lists.finder import Wanted
+from vpsbackups_async._lists.wanted import Wanted
 from vpsbackups_async.backoff import Attempt, Backoff, delay_of
 from vpsbackups_async.errors import (
     BackupDisappearedError,
@@ -19,18 +18,21 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup, BackupRef, BackupStatus
 
+__all__ = ["Waiter"]
+
 logger = logging.getLogger("vpsbackups_async")
 
 _STRETCH: Final = 0.5
-"""But nobody waits longer for that than this share of the delay its own strategy asked for."""
+"""A shared pause extends a waiter's own delay by at most this fraction."""
 _MISSES: Final = 2
-"""A backup that was seen once is gone when so many complete looks in a row do not show it."""
+"""Complete looks in a row without a backup that was listed before, after which it is gone."""
 
 
 class Waiter:
     """One wait: what it waits for, when it is next due, and what it has seen.
 
-    `due` is when it looks next; `limit` is when it ends even without the look that is under way.
+    `due` is the time of its next look; `limit` is the time at which it ends even if a look is
+    under way.
     """
 
     __slots__ = (
@@ -77,7 +79,7 @@ class Waiter:
         self.due = self.limit = self.deadline
         self.number = 0
         self.delay: float | None = None
-        # A wait for what began at an unknown time has no duration to teach.
+        # Only a wait that begins with the backup running tells how long the backup took.
         begins = known is not None and known.status == BackupStatus.IN_PROGRESS
         self.seen_running: float | None = 0.0 if begins else None
         self.misses = 0
@@ -86,7 +88,7 @@ class Waiter:
 
     @property
     def last_status(self) -> BackupStatus | None:
-        """The last state seen in the list, else the one that the caller brought."""
+        """The last status that a list showed, else that of the backup which the caller gave."""
         return None if self.backup is None else self.backup.status
 
     def elapsed(self) -> float:
@@ -99,20 +101,20 @@ class Waiter:
 
     def wanted(self) -> Wanted:
         """What a look must find for this waiter."""
-        # A backup that was just made may be listed late; its first look need not dig for it.
+        # A new backup may be listed late, so its first look need not prove that it is absent.
         proof = self.listed or self.number > 1 or self.elapsed() >= self.appear_grace
         manual = self.backup is not None and self.backup.is_manual
         return Wanted(self.ref.id, self.ref.server_id, manual, proof)
 
     def plan(self, now: float) -> None:
-        """Set when to look next; asks the waiter's own strategy, which may raise anything."""
+        """Set the time of the next look; asks the waiter's own strategy, which may raise."""
         self.number += 1
         attempt = Attempt(self.number, now - self.started, self.delay, self.backup)
         self.delay = delay_of(self.backoff, attempt)
         self.due = min(now + self.delay, self.deadline)
 
     def due_after(self, rest: float) -> float:
-        """When to look next if there should be none before `rest`."""
+        """The time of the next look if the hub rests until `rest`."""
         return max(self.due, min(rest, self.due + _STRETCH * (self.delay or 0.0)))
 
     def succeed(self, backup: Backup) -> None:
@@ -132,30 +134,32 @@ class Waiter:
         self.fail(error)
 
     def see(self, backup: Backup) -> None:
-        """Take in what a look showed of the backup."""
+        """Note the backup as a list showed it."""
         status = backup.status
-        fresh = not self.listed or self.last_status != status
+        is_new = not self.listed or self.last_status != status
         self.backup, self.listed, self.misses, self.error = backup, True, 0, None
         if status.is_completed:
-            self._learn(backup)
+            self._teach(backup)
             self.succeed(backup)
             return
         if self.seen_running is not None:
             self.seen_running = self.elapsed()
         if status.is_failed:
             self.fail(BackupFailedError(self.ref, status, self.elapsed(), backup=backup))
-        elif not status.is_known and fresh:
+        elif not status.is_known and is_new:
             logger.warning("backup %s has the unknown status %r", backup.id, str(status))
             if self.on_unknown == "raise":
                 reason = "its status is not known to this library"
                 self.fail(WaitError(self.ref, status, self.elapsed(), reason))
 
-    def _learn(self, backup: Backup) -> None:
-        if isinstance(self.backoff, LearnedBackoff) and self.seen_running is not None:
-            self.backoff.learn(backup, self.seen_running, self.elapsed())
+    def _teach(self, backup: Backup) -> None:
+        """Tell a strategy that learns how long the backup took."""
+        learn = getattr(self.backoff, "learn", None)  # optional, see `Backoff`
+        if learn is not None and self.seen_running is not None:
+            learn(backup, self.seen_running, self.elapsed())
 
     def miss(self) -> None:
-        """Take in that a complete look did not show the backup."""
+        """Note that a complete look did not show the backup."""
         self.misses += 1
         status, elapsed = self.last_status, self.elapsed()
         if not self.listed:
@@ -166,7 +170,7 @@ class Waiter:
             self.fail(gone)
 
     def report(self) -> None:
-        """Tell the caller's `on_poll` about a look; what it raises does not end the wait."""
+        """Call the caller's `on_poll` after a look; an exception of it does not end the wait."""
         if self.on_poll is None or self.future.done():
             return
         attempt = Attempt(self.number, self.elapsed(), self.delay, self.backup)

@@ -1,12 +1,15 @@
-"""The scout: one look at a list in memory, with its requests counted."""
+"""The finder: searches in a list in memory, with their requests counted."""
 
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from urllib.parse import parse_qsl
 
 import pytest
+from attrs import define, field
+from helpers_streams import lists_over
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +26,8 @@ from vpsbackups_async import (
     ServerRef,
     VPSBackupsError,
 )
-from vpsbackups_async._lists.finder import Report, Scout, Wanted
+from vpsbackups_async._lists.finder import Finder
+from vpsbackups_async._lists.wanted import Wanted
 from vpsbackups_async.models import Page
 
 WHEN = datetime(2025, 1, 16, tzinfo=UTC)
@@ -65,70 +69,71 @@ class Listing:
         self.moves = moves
         self.refuse = refuse
         self.asked: list[int | None] = []
-        self.options: list[tuple[bool, int | None, int]] = []
+        self.options: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
 
-    def open(
-        self, server_id: int | None, *, manual: bool, page_size: int | None, prefetch: int
-    ) -> "ListingLook":
-        self.options.append((manual, page_size, prefetch))
-        return ListingLook(self, server_id)
+    async def fetch(self, listing: object, query: str, on_response: object) -> Page[Backup]:
+        asked = dict(parse_qsl(query))
+        self.options.append(asked)
+        server_id = int(asked["server_id"]) if "server_id" in asked else None
+        number = int(asked.get("page", 1))
+        self.asked.append(server_id)
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if (error := self.refuse(server_id, number)) is not None:
+            raise error
+        shown = [one for one in self.backups if server_id in {None, one.server.id}]
+        end = number * self.page_size
+        items = tuple(shown[end - self.page_size : end])
+        link = f"?page={number + 1}" if end < len(shown) else None
+        if self.moves and server_id is None and link is None:
+            items = (*items, items[-1])  # the list moved: an item came twice
+            return Page(items, len(shown) + 1)
+        return Page(items, len(shown) if self.counts else None, _with(asked, link))
 
     def take_asked(self) -> list[int | None]:
         asked, self.asked = self.asked, []
         return asked
 
 
-class ListingLook:
-    def __init__(self, listing: Listing, server_id: int | None) -> None:
-        self.listing = listing
-        self.server_id = server_id
-        self.complete = False
+def _with(asked: dict[str, str], link: str | None) -> str | None:
+    """The link with the filters and the page size that were asked for."""
+    if link is None:
+        return None
+    kept = {name: value for name, value in asked.items() if name != "page"}
+    return "&".join([link, *(f"{name}={value}" for name, value in kept.items())])
 
-    async def pages(self) -> AsyncGenerator[Page]:
-        listing = self.listing
-        start = 0
-        while True:
-            listing.asked.append(self.server_id)
-            error = listing.refuse(self.server_id, start // listing.page_size + 1)
-            listing.at_once += 1
-            listing.most_at_once = max(listing.at_once, listing.most_at_once)
-            await asyncio.sleep(0)
-            listing.at_once -= 1
-            if error is not None:
-                raise error
-            shown = [one for one in listing.backups if self.server_id in {None, one.server.id}]
-            items = shown[start : start + listing.page_size]
-            start += listing.page_size
-            more = start < len(shown)
-            count = len(shown) if listing.counts else None
-            if not more:
-                self.complete = not (listing.moves and self.server_id is None)
-            yield Page(tuple(items), count, "more" if more else None)
-            if not more:
-                return
+
+@define
+class Report:
+    """What one search told, all findings together."""
+
+    absent: set[int] = field(factory=set)
+    errors: dict[int, VPSBackupsError] = field(factory=dict)
+    requests: int = 0
 
 
 class Watcher:
-    """Looks for backups through one scout, and keeps what was shown."""
+    """Looks for backups through one finder, and keeps what was found."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        self.scout = Scout(listing.open)
+        self.finder = Finder(lists_over(listing.fetch))
         self.shown: set[int] = set()
 
     async def look(self, wanted: Iterable[Wanted]) -> Report:
         wanted = list(wanted)
-        ids = {one.id for one in wanted}
         self.shown = set()
-
-        def see(page: Page) -> list[int]:
-            known = [one.id for one in page.items if one.id in ids]
-            self.shown.update(known)
-            return known
-
         self.listing.take_asked()
-        report = await self.scout.look(wanted, see)
+        report = Report()
+        async for finding in self.finder.find(wanted, {one.id for one in wanted}):
+            self.shown.update(backup.id for backup in finding.found)
+            report.absent |= finding.absent
+            report.requests += finding.requests
+            if finding.error is not None:
+                report.errors.update(dict.fromkeys(finding.failed, finding.error))
         assert report.requests <= len(self.listing.asked)
         return report
 
@@ -201,15 +206,20 @@ async def test_a_sweep_asks_for_large_pages_of_manual_backups_where_all_are_manu
     watcher = Watcher(Listing(newest_first(5)))
     await watcher.look(wanted([1, 2, 3]))
     await watcher.look([*wanted([1, 2]), *wanted([3], manual=False)])
-    assert watcher.listing.options == [(True, 100, 0), (False, 100, 0)]
+    assert watcher.listing.options == [
+        {"backup_type": "manual", "page_size": "100"},
+        {"page_size": "100"},
+    ]
 
 
 async def test_pages_of_a_long_sweep_run_ahead_and_those_of_a_short_one_do_not() -> None:
     watcher = Watcher(Listing(newest_first(2_000)))
-    await watcher.look(wanted(range(1, 2_001)))
-    await watcher.look(wanted(range(1, 2_001)))
-    await watcher.look(wanted(range(1_901, 2_001)))
-    assert [prefetch for _, _, prefetch in watcher.listing.options] == [1, 8, 0]
+    most = []
+    for searched in (range(1, 2_001), range(1, 2_001), range(1_901, 2_001)):
+        watcher.listing.most_at_once = 0
+        await watcher.look(wanted(searched))
+        most.append(watcher.listing.most_at_once)
+    assert most == [1, 8, 1]
 
 
 async def test_many_servers_are_looked_at_16_at_once() -> None:
@@ -394,17 +404,30 @@ async def test_a_refusal_ends_the_look(error: VPSBackupsError) -> None:
     assert len(watcher.listing.asked) == 1 + 16
 
 
-async def test_after_a_400_the_next_look_does_without_the_page_size() -> None:
+async def test_a_page_size_that_is_refused_is_left_out_at_once_and_from_then_on() -> None:
     listing = Listing(newest_first(30))
     watcher = Watcher(listing)
-    listing.refuse = lambda server_id, page: BadRequestError(400, "page_size?")
+    listing.refuse = lambda server_id, page: (
+        BadRequestError(400, "page_size?") if "page_size" in listing.options[-1] else None
+    )
+    report = await watcher.look(wanted([1, 2, 3]))
+    assert (watcher.shown, report.errors) == ({1, 2, 3}, {})
+    report = await watcher.look(wanted([1, 2, 3]))
+    assert (watcher.shown, report.errors) == ({1, 2, 3}, {})
+    sizes = [asked.get("page_size") for asked in listing.options]
+    assert (sizes[0], set(sizes[1:])) == ("100", {None})
+
+
+async def test_a_400_for_something_else_is_the_error_and_keeps_the_page_size() -> None:
+    listing = Listing(newest_first(30))
+    watcher = Watcher(listing)
+    listing.refuse = lambda server_id, page: BadRequestError(400, "what?")
     report = await watcher.look(wanted([1, 2, 3]))
     assert set(report.errors) == {1, 2, 3}
     listing.refuse = lambda server_id, page: None
+    listing.options.clear()
     await watcher.look(wanted([1, 2, 3]))
-    assert watcher.shown == {1, 2, 3}
-    sizes = [size for _, size, _ in listing.options]
-    assert (sizes[0], set(sizes[1:])) == (100, {None})
+    assert {asked["page_size"] for asked in listing.options} == {"100"}
 
 
 async def test_another_error_keeps_the_page_size() -> None:
@@ -412,7 +435,7 @@ async def test_another_error_keeps_the_page_size() -> None:
     watcher = Watcher(listing)
     await watcher.look(wanted([1, 2, 3]))
     await watcher.look(wanted([1]))
-    assert {size for _, size, _ in listing.options} == {100}
+    assert {asked["page_size"] for asked in listing.options} == {"100"}
 
 
 async def test_100_000_backups_are_looked_for_at_once() -> None:

@@ -1,0 +1,214 @@
+"""The one place that opens a walk through a list.
+
+It applies the filters again, for a server may ignore a query that it does not know, and asks
+without `page_size` where a server refuses that: neither is documented by the API.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from attrs import evolve, frozen
+from yarl import URL
+
+from vpsbackups_async._checks import check_int
+from vpsbackups_async._lists.links import NextLinks
+from vpsbackups_async._lists.prefetch import Fetch
+from vpsbackups_async._lists.seen import Identified
+from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
+from vpsbackups_async.errors import BadRequestError, VPSBackupsError
+from vpsbackups_async.models import Backup, BackupType, Page
+
+__all__ = ["PAGE_SIZE", "SWEEPS", "FetchPage", "Filter", "ListQuery", "Lists", "backups_query"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+T = TypeVar("T", bound=Identified)
+
+PAGE_SIZE: Final = 100
+"""Items a page asked for where many pages are read: the most that the provider's lists give."""
+SWEEPS: Final = 3
+"""How often a list that moves while it is read is read at the most."""
+
+OnResponse = Callable[[Response], object]
+
+
+@frozen
+class Filter:
+    """A filter of a list: a parameter, its value, and the attribute that must equal it.
+
+    `of` gives the set of that attribute's values over the items: one call a page costs less than
+    one an item.
+    """
+
+    name: str
+    value: int | str
+    of: Callable[[Iterable[Any]], set[Any]]
+
+
+@frozen
+class ListQuery(Generic[T]):
+    """What a list is asked for: the endpoint, the filters, how many items a page."""
+
+    listing: Listing[T]
+    filters: tuple[Filter, ...] = ()
+    page_size: int | None = None
+
+    def encoded(self) -> str:
+        """The query of the first page; values are ints and known words, so need no encoding."""
+        pairs = [f"{one.name}={one.value}" for one in self.filters]
+        if self.page_size is not None:
+            pairs.append(f"page_size={self.page_size}")
+        return "&".join(pairs)
+
+    def matching(self, items: tuple[T, ...]) -> tuple[T, ...]:
+        """The items that the filters let through; the same tuple if all of them are."""
+        for one in self.filters:
+            if one.of(items) - {one.value}:
+                items = tuple(item for item in items if one.of((item,)) == {one.value})
+        return items
+
+
+def _server_ids(backups: Iterable[Backup]) -> set[Any]:
+    return {backup.server.id for backup in backups}
+
+
+def _backup_types(backups: Iterable[Backup]) -> set[Any]:
+    return {backup.backup_type for backup in backups}
+
+
+def backups_query(
+    server_id: int | None = None,
+    backup_type: str | BackupType | None = None,
+    page_size: int | None = None,
+) -> ListQuery[Backup]:
+    """The query for a list of backups; raises `ValueError` for values out of range."""
+    filters: tuple[Filter, ...] = ()
+    if server_id is not None:
+        filters = (Filter("server_id", check_int("server_id", server_id), _server_ids),)
+    if backup_type is not None:
+        kind = str(check_backup_type(backup_type))
+        filters = (*filters, Filter("backup_type", kind, _backup_types))
+    if page_size is not None:
+        check_int("page_size", page_size)
+    return ListQuery(BACKUPS, filters, page_size)
+
+
+class FetchPage(Protocol):
+    """Sends the request for one page of a list, and reads it."""
+
+    async def __call__(
+        self, listing: Listing[T], query: str, on_response: OnResponse | None
+    ) -> Page[T]:
+        """The page for an encoded query; `on_response` is called with the response."""
+        ...
+
+
+async def fetch_page(
+    transport: Transport, listing: Listing[T], query: str, on_response: OnResponse | None
+) -> Page[T]:
+    """One page by way of the transport."""
+    response = await transport.send(listing.request(query))
+    if on_response is not None:
+        on_response(response)
+    return listing.read(response)
+
+
+class Lists:
+    """Opens walks through the lists of one client, below the API's `root`."""
+
+    def __init__(self, fetch: FetchPage, root: URL) -> None:
+        self._fetch = fetch
+        self._root = root
+        self._links: dict[str, NextLinks] = {}
+        self._open_walks: set[Walk[Any]] = set()
+        self._warned_of_filters = False
+        self._refused_size: int | None = None
+
+    def open(
+        self,
+        query: ListQuery[T],
+        *,
+        prefetch: int = 0,
+        on_response: OnResponse | None = None,
+    ) -> Walk[T]:
+        """A walk through the list; nothing is sent before its first page is asked for.
+
+        `on_response` is called with the response of each page.
+        """
+        listing = query.listing
+        links = self._links.get(listing.path)
+        if links is None:
+            url = URL(f"{self._root}{listing.path}", encoded=True)
+            links = self._links[listing.path] = NextLinks(url)
+        size = query.page_size
+        if size is not None and self._refused_size is not None and size >= self._refused_size:
+            query, size = evolve(query, page_size=None), None
+        first = query.encoded()
+        fetch: Fetch[T] = partial(self._page, listing, on_response)
+        if size is not None:
+            fetch = _SizedFetch(fetch, first, partial(self._page_size_refused, size))
+        return Walk(
+            fetch,
+            first,
+            links,
+            keep=partial(self._matching, query) if query.filters else None,
+            prefetch=prefetch,
+            open_walks=self._open_walks,
+        )
+
+    async def aclose(self, error: VPSBackupsError) -> None:
+        """End all walks; a reader who goes on gets the error."""
+        for walk in tuple(self._open_walks):
+            await walk.aclose(error)
+
+    def _page(self, listing: Listing[T], on_response: OnResponse | None, query: str) -> Any:
+        return self._fetch(listing, query, on_response)
+
+    def _matching(self, query: ListQuery[T], page: Page[T]) -> Page[T]:
+        """The page without the items that the filters exclude.
+
+        A list of one server must never show a backup of another one: it may get deleted.
+        """
+        items = query.matching(page.items)
+        if items is page.items:
+            return page
+        if not self._warned_of_filters:
+            self._warned_of_filters = True
+            logger.warning("the server ignores list filters: they are applied here")
+        return evolve(page, items=items, count=None)
+
+    def _page_size_refused(self, size: int) -> None:
+        self._refused_size = min(size, self._refused_size or size)
+        logger.info("the server refuses page_size=%s: its lists are read without", size)
+
+
+class _SizedFetch(Generic[T]):
+    """Fetches pages of a given size, or of the server's own where it refuses the first one."""
+
+    def __init__(self, fetch: Fetch[T], first: str, on_refused: Callable[[], None]) -> None:
+        self._fetch = fetch
+        self._first = first
+        self._on_refused = on_refused
+        self._refused = False
+
+    async def __call__(self, query: str) -> Page[T]:
+        if self._refused:
+            return await self._fetch(_without_page_size(query))
+        try:
+            return await self._fetch(query)
+        except BadRequestError:
+            # On a later page another size would cut the list anew, and lose items.
+            if query != self._first:
+                raise
+        page = await self._fetch(_without_page_size(query))
+        self._refused = True
+        self._on_refused()
+        return page
+
+
+def _without_page_size(query: str) -> str:
+    return "&".join(pair for pair in query.split("&") if not pair.startswith("page_size="))
