@@ -15,7 +15,7 @@ _LOOPS = 400
 
 def run(verdict: Verdict) -> None:
     """Each way in turn, the best of many rounds."""
-    import orjson  # of the extra, and for nothing but this
+    import orjson  # of the group `bench`, and used only here
 
     pin(0)
     content = body(range(_BACKUPS, 0, -1), _BACKUPS)
