@@ -9,6 +9,7 @@ length) makes the next plan cheaper; nothing relies on it.
 import math
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from attrs import frozen
@@ -17,12 +18,11 @@ from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import (
     PAGE_SIZE,
-    SWEEPS,
     Lists,
     OnResponse,
     backups_query,
 )
-from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.walk import SWEEPS, Walk, read_complete
 from vpsbackups_async._lists.wanted import Unseen, Wanted
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -77,9 +77,9 @@ class Finder:
         *,
         on_response: OnResponse | None = None,
     ) -> Sweep[Backup]:
-        """The backups of one server, and whether its list moved while it was read."""
+        """The backups of one server; its list is read up to three times if it moves meanwhile."""
         query = backups_query(server_id, backup_type)
-        return await self._lists.open(query, on_response=on_response).read()
+        return await read_complete(partial(self._lists.open, query, on_response=on_response))
 
     # --- Until it is known ---------------------------------------------------------------------
 

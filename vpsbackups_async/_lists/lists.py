@@ -22,7 +22,7 @@ from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
 from vpsbackups_async.errors import BadRequestError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Page
 
-__all__ = ["PAGE_SIZE", "SWEEPS", "FetchPage", "Filter", "ListQuery", "Lists", "backups_query"]
+__all__ = ["PAGE_SIZE", "FetchPage", "Filter", "ListQuery", "Lists", "backups_query"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -30,8 +30,6 @@ T = TypeVar("T", bound=Identified)
 
 PAGE_SIZE: Final = 100
 """Items a page asked for where many pages are read: the most that the provider's lists give."""
-SWEEPS: Final = 3
-"""How often a list that moves while it is read is read at the most."""
 
 OnResponse = Callable[[Response], object]
 

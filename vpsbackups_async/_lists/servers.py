@@ -11,9 +11,9 @@ from vpsbackups_async._bulk.meter import Meter
 from vpsbackups_async._bulk.source import Source, open_source
 from vpsbackups_async._checks import check_int
 from vpsbackups_async._lists.estimate import pages_in_list
-from vpsbackups_async._lists.lists import PAGE_SIZE, SWEEPS, Lists, backups_query
+from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
 from vpsbackups_async._lists.seen import SeenIds
-from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.walk import SWEEPS, Walk
 from vpsbackups_async.errors import AuthenticationError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Outcome
 
@@ -207,11 +207,16 @@ class ServersReader:
     async def _read(self, server_id: int) -> _Read:
         self._meter.changed()
         backups: list[Backup] = []
+        seen = SeenIds()
         try:
-            walk = self._open(check_int("server_id", server_id))
-            async with aclosing(walk.pages()) as pages:
-                async for page in pages:
-                    backups.extend(page.items)
+            check_int("server_id", server_id)
+            for _ in range(SWEEPS):
+                walk = self._open(server_id)
+                async with aclosing(walk.pages()) as pages:
+                    async for page in pages:
+                        backups += seen.add(page.items)
+                if walk.complete:
+                    break
         except (VPSBackupsError, ValueError) as error:
             if isinstance(error, AuthenticationError):
                 self.refusal = self.refusal or error

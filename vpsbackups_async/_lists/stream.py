@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
 from vpsbackups_async._checks import check_int
-from vpsbackups_async._lists.lists import SWEEPS, ListQuery, Lists
+from vpsbackups_async._lists.lists import ListQuery, Lists
 from vpsbackups_async._lists.seen import Identified
-from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.walk import Walk, read_complete
 from vpsbackups_async._wire import to_json
 from vpsbackups_async.models import Backup, Page, Sweep
 
@@ -120,19 +120,16 @@ class Stream(Generic[T]):
 
         Raises what reading the stream raises.
         """
-        sweep = await self._sweep()
-        for _ in range(SWEEPS - 1):
-            if sweep.complete:
-                break
-            sweep = await self._sweep()
-        return sweep
+        walks: builtins.list[Walk[T]] = []
 
-    async def _sweep(self) -> Sweep[T]:
-        walk = self._begin()
+        def begin() -> Walk[T]:
+            walks.append(self._begin())
+            return walks[-1]
+
         try:
-            return await walk.read()
+            return await read_complete(begin)
         finally:
-            await self._end(walk)
+            self._walks.difference_update(walks)
 
     async def aclose(self) -> None:
         """End every loop over this stream, and wait until its prefetched requests have ended."""

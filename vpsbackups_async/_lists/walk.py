@@ -12,11 +12,13 @@ from vpsbackups_async._lists.seen import Identified, SeenIds
 from vpsbackups_async.errors import NotFoundError, PaginationError, VPSBackupsError
 from vpsbackups_async.models import Page, Sweep
 
-__all__ = ["MAX_PAGES", "Tally", "Walk"]
+__all__ = ["MAX_PAGES", "SWEEPS", "Tally", "Walk", "read_complete"]
 
 T = TypeVar("T", bound=Identified)
 
 MAX_PAGES: Final = 1_000_000
+SWEEPS: Final = 3
+"""How often a list that moves while it is read is read at the most."""
 _MAX_RESTARTS: Final = 3
 
 
@@ -258,3 +260,13 @@ class Walk(Generic[T]):
         self.tally.restarts += 1
         self._route = _Route(self._links, self._max_pages)
         self._query = self._first_query
+
+
+async def read_complete(open_walk: Callable[[], Walk[T]]) -> Sweep[T]:
+    """The whole list, read again by a new walk if it moves meanwhile, up to three times."""
+    sweep = await open_walk().read()
+    for _ in range(SWEEPS - 1):
+        if sweep.complete:
+            break
+        sweep = await open_walk().read()
+    return sweep

@@ -1,0 +1,103 @@
+"""A list that moves while it is read: one deletion between two pages hides no backup.
+
+The server has 12 backups, newest first, 5 a page. Just before it answers the request for the second
+page, a backup of the first page is deleted, so that backup 7 moves from the second page to the
+first, where the reader has been already.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from helpers_streams import on_page
+
+from vpsbackups_async import (
+    BackupRef,
+    BackupsClient,
+    ConstantBackoff,
+    ManualBackupLimitError,
+    NotFoundError,
+    RetryPolicy,
+)
+from vpsbackups_async.testing import FakeVPS, Reply
+
+
+@pytest.fixture
+async def drifting() -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(
+        servers=[1, *range(100, 140)], backups=0, page_size=5, max_page_size=5, quota=99
+    ) as fake:
+        for number in range(1, 13):
+            fake.add_backup(1, status="in_progress" if number == 7 else "completed")
+        on_page(fake, 2, lambda: fake.remove_backup(12))
+        yield fake
+
+
+@pytest.fixture
+async def reader(drifting: FakeVPS) -> AsyncIterator[BackupsClient]:
+    retry = RetryPolicy(attempts=1)
+    async with BackupsClient(drifting.token, base_url=drifting.url, retry=retry) as client:
+        yield client
+
+
+async def ids_of_find(client: BackupsClient, *refs: BackupRef | int) -> set[int]:
+    return {outcome.unwrap().id async for outcome in client.find(refs)}
+
+
+FINDERS: dict[str, Callable[[BackupsClient], Awaitable[Any]]] = {
+    "get": lambda client: client.get(7),
+    "get of a server": lambda client: client.get(7, server_id=1),
+    "find": lambda client: ids_of_find(client, 7),
+    "find of a server": lambda client: ids_of_find(client, BackupRef(7, 1)),
+    "find of several": lambda client: ids_of_find(client, 7, BackupRef(6, 1), 11),
+    "wait": lambda client: client.wait(BackupRef(7), backoff=ConstantBackoff(0), timeout=5),
+    "wait of a server": lambda client: client.wait(
+        BackupRef(7, 1), backoff=ConstantBackoff(0), timeout=5
+    ),
+}
+
+
+@pytest.mark.parametrize("finder", FINDERS)
+async def test_a_backup_that_moves_to_a_page_already_read_is_found(
+    drifting: FakeVPS, reader: BackupsClient, finder: str
+) -> None:
+    if finder.startswith("wait"):
+        drifting.finish(7)
+    found = await FINDERS[finder](reader)
+    assert 7 in (found if isinstance(found, set) else {found.id})
+
+
+@pytest.mark.parametrize("servers", [[1], [1, *range(100, 140)]], ids=["each", "the whole list"])
+async def test_a_fleet_lists_a_backup_that_moves_to_a_page_already_read(
+    drifting: FakeVPS, reader: BackupsClient, servers: list[int]
+) -> None:
+    on_page(drifting, 2 if len(servers) == 1 else 3, lambda: drifting.remove_backup(12))
+    ids = [backup.id async for backup in reader.fleet(servers).list()]
+    assert sorted(set(ids) - {12}) == list(range(1, 12))
+    assert len(ids) == len(set(ids))
+
+
+async def test_a_create_adopts_a_running_backup_that_moves_to_a_page_already_read(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    running = await reader.create(1, if_running="adopt")
+    assert running.id == 7
+    assert drifting.count("POST") == 0
+
+
+async def test_a_full_server_is_recognised_although_its_list_moves(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    drifting.remove_backup(1)
+    drifting.inject(Reply(400, b'{"detail": "no"}', method="POST"))
+    with pytest.raises(ManualBackupLimitError):
+        await reader.create(1)
+
+
+async def test_a_backup_that_is_gone_is_not_found_after_a_list_that_rests(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    drifting.remove_backup(12)
+    drifting.on_request = None
+    with pytest.raises(NotFoundError, match="backup 12 is not in the list, which was read to its"):
+        await reader.get(12)
