@@ -4,7 +4,7 @@ from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._learned import DurationHistory, LearnedBackoff
 from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
 from vpsbackups_async._transport.retry import RetryPolicy
-from vpsbackups_async._transport.transport import Timeouts
+from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._version import __version__ as __version__
 from vpsbackups_async._wire import from_json, to_json
 from vpsbackups_async.backoff import (

@@ -24,7 +24,8 @@ from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._transport.address import Secret, check_base_url
 from vpsbackups_async._transport.limiter import Limiter
 from vpsbackups_async._transport.retry import RetryPolicy
-from vpsbackups_async._transport.transport import Timeouts, Transport
+from vpsbackups_async._transport.timeouts import Timeouts
+from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._waiting.hub import WaitHub
 from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async._web.asgi import ASGIApp, with_lifespan

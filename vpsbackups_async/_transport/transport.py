@@ -11,11 +11,10 @@ from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import aiohttp
-from attrs import define, frozen
+from attrs import define
 from multidict import CIMultiDict
 from yarl import URL
 
-from vpsbackups_async._checks import check_number
 from vpsbackups_async._transport.address import Secret, build_url, proxy_url
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
 from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
@@ -28,6 +27,7 @@ from vpsbackups_async._transport.retry import (
     may_send_again,
 )
 from vpsbackups_async._transport.telemetry import call_span, is_traced, tag_attempt
+from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._version import __version__
 from vpsbackups_async._wire import API_ROOT, Request, Response, decipher, retry_after
 from vpsbackups_async.backoff import Attempt
@@ -45,7 +45,7 @@ from vpsbackups_async.errors import (
     WrongEventLoopError,
 )
 
-__all__ = ["Timeouts", "Transport"]
+__all__ = ["Transport"]
 
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _DNS_CACHE_SECONDS: Final = 300
@@ -61,26 +61,6 @@ _DONE_BY_STATUS: Final = frozenset({"delete", "restore"})
 """Requests whose success needs no body."""
 
 E = TypeVar("E", bound=VPSBackupsError)
-
-
-@frozen
-class Timeouts:
-    """How long things may take, in seconds.
-
-    `connect` is for reaching the server (DNS, TCP and TLS), `attempt` for one request from its
-    start to the last byte of its answer, `deadline` for a whole call with its wait for a turn, its
-    attempts and the pauses between them. `keepalive` is how long an idle connection is kept for the
-    next request.
-    """
-
-    connect: float = 10.0
-    attempt: float = 30.0
-    deadline: float = 120.0
-    keepalive: float = 15.0
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("connect", "attempt", "deadline", "keepalive"):
-            check_number(name, getattr(self, name), above=0)
 
 
 @define(eq=False, repr=False)

@@ -1,0 +1,27 @@
+"""How long a call, one attempt of it, and a connection may take."""
+
+from attrs import frozen
+
+from vpsbackups_async._checks import check_number
+
+__all__ = ["Timeouts"]
+
+
+@frozen
+class Timeouts:
+    """How long things may take, in seconds.
+
+    `connect` is for reaching the server (DNS, TCP and TLS), `attempt` for one request from its
+    start to the last byte of its answer, `deadline` for a whole call with its wait for a turn, its
+    attempts and the pauses between them. `keepalive` is how long an idle connection is kept for the
+    next request.
+    """
+
+    connect: float = 10.0
+    attempt: float = 30.0
+    deadline: float = 120.0
+    keepalive: float = 15.0
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("connect", "attempt", "deadline", "keepalive"):
+            check_number(name, getattr(self, name), above=0)
