@@ -9,7 +9,8 @@ from collections.abc import Awaitable
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from vpsbackups_async._checks import check_int, check_number
-from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
+from vpsbackups_async._transport.adaptive import AdaptiveLimiter
+from vpsbackups_async._transport.limiter import Limiter, Observation
 from vpsbackups_async.errors import (
     ConfigurationError,
     TransportError,

@@ -15,9 +15,10 @@ from attrs import define
 from multidict import CIMultiDict
 from yarl import URL
 
+from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.address import Secret, build_url, proxy_url
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
-from vpsbackups_async._transport.limiter import AdaptiveLimiter, Limiter, Observation
+from vpsbackups_async._transport.limiter import Limiter, Observation
 from vpsbackups_async._transport.retry import (
     RetryBudget,
     RetryLog,
