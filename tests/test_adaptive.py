@@ -17,6 +17,7 @@ from vpsbackups_async import (
     ClientStats,
     ConstantBackoff,
     DeadlineExceededError,
+    LimiterState,
     Observation,
     RateLimitedError,
     RetryPolicy,
@@ -51,7 +52,7 @@ async def refuse(limiter: AdaptiveLimiter, retry_after: float | None = 1.0) -> N
         await limiter.acquire()
         limiter.observe(refused(retry_after))
     limiter.observe(refused(retry_after))
-    await asyncio.sleep(limiter.closed_for * 1.3 + 1)
+    await asyncio.sleep(limiter.closed_for() * 1.3 + 1)
 
 
 async def comebacks(limiter: AdaptiveLimiter, number: int) -> list[float]:
@@ -109,10 +110,10 @@ async def test_those_that_wait_hold_no_slot_and_come_in_the_order_of_their_arriv
     tasks = [asyncio.create_task(come(place)) for place in range(20)]
     await asyncio.sleep(1)
     assert (limiter.running, limiter.waiting) == (0, 20)
-    assert limiter.closed_for == pytest.approx(4)
+    assert limiter.closed_for() == pytest.approx(4)
     await asyncio.gather(*tasks)
     assert through == list(range(20))
-    assert (limiter.running, limiter.waiting, limiter.closed_for) == (0, 0, 0)
+    assert (limiter.running, limiter.waiting, limiter.closed_for()) == (0, 0, 0)
 
 
 async def test_the_longest_wish_of_a_burst_counts() -> None:
@@ -121,14 +122,14 @@ async def test_the_longest_wish_of_a_burst_counts() -> None:
         await limiter.acquire()
     for asked in (2, 7, 3):
         limiter.observe(refused(asked))
-    assert limiter.closed_for == pytest.approx(7)
+    assert limiter.closed_for() == pytest.approx(7)
 
 
 async def test_more_than_an_hour_is_not_waited_for() -> None:
     limiter = AdaptiveLimiter()
     await limiter.acquire()
     limiter.observe(refused(9_999_999_999))
-    assert limiter.closed_for == pytest.approx(3600)
+    assert limiter.closed_for() == pytest.approx(3600)
 
 
 async def test_a_429_that_asks_for_nothing_closes_longer_each_time_until_one_succeeds() -> None:
@@ -137,14 +138,14 @@ async def test_a_429_that_asks_for_nothing_closes_longer_each_time_until_one_suc
     for _ in range(9):
         await limiter.acquire()
         limiter.observe(refused(None))
-        pauses.append(round(limiter.closed_for, 3))
+        pauses.append(round(limiter.closed_for(), 3))
         await asyncio.sleep(100)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     await limiter.acquire()
     limiter.observe(OK)
     await limiter.acquire()
     limiter.observe(refused(None))
-    assert limiter.closed_for == pytest.approx(0.5)
+    assert limiter.closed_for() == pytest.approx(0.5)
 
 
 async def test_an_own_pause_grows_even_where_only_one_may_run() -> None:
@@ -152,19 +153,19 @@ async def test_an_own_pause_grows_even_where_only_one_may_run() -> None:
     for pause in (0.5, 1.0):
         await limiter.acquire()
         limiter.observe(refused(None))
-        assert limiter.closed_for == pytest.approx(pause)
+        assert limiter.closed_for() == pytest.approx(pause)
         await asyncio.sleep(10)
     await succeed(limiter, 1)
     await limiter.acquire()
     limiter.observe(refused(None))
-    assert limiter.closed_for == pytest.approx(0.5)
+    assert limiter.closed_for() == pytest.approx(0.5)
 
 
 async def test_a_retry_after_of_nothing_does_not_close_it() -> None:
     limiter = AdaptiveLimiter(64)
     await limiter.acquire()
     limiter.observe(refused(0))
-    assert (limiter.closed_for, limiter.limit) == (0, 32)
+    assert (limiter.closed_for(), limiter.limit) == (0, 32)
     await limiter.acquire()
 
 
@@ -622,25 +623,15 @@ class Wrapping:
         return getattr(self.inner, name)
 
 
-class Quick(AdaptiveLimiter):
-    """Lets two requests through at once, and has the others wait in line."""
+class Hasty(Slow):
+    """Has a quick way of its own as well."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = 0
-        self.in_line = 0
-
-    def try_acquire(self, cost: int = 1, kind: str = "list") -> bool:
-        self.asked += 1
-        return self.asked <= 2 and super().try_acquire(cost, kind)
-
-    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
-        self.in_line += 1
-        await super().acquire(cost, kind)
+    def try_acquire(self) -> bool:
+        return super().try_acquire()
 
 
-@pytest.mark.parametrize("kind", [Slow, Wrapping])
-async def test_an_acquire_of_its_own_is_asked_for_every_request(
+@pytest.mark.parametrize("kind", [Slow, Wrapping, Hasty])
+async def test_a_subclass_or_wrapper_sees_every_request_in_its_acquire(
     fake: FakeVPS, kind: type[Slow | Wrapping]
 ) -> None:
     limiter = kind()
@@ -650,10 +641,116 @@ async def test_an_acquire_of_its_own_is_asked_for_every_request(
     assert limiter.acquired == ["list", "delete"]
 
 
-async def test_what_try_acquire_lets_through_does_not_wait_in_line(fake: FakeVPS) -> None:
-    limiter = Quick()
+async def test_the_class_itself_is_asked_for_a_coroutine_only_where_a_request_has_to_wait(
+    fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    acquire = AdaptiveLimiter.acquire
+
+    async def watched(limiter: AdaptiveLimiter, cost: int = 1, kind: str = "list") -> None:
+        waited.append(kind)
+        await acquire(limiter, cost, kind)
+
+    monkeypatch.setattr(AdaptiveLimiter, "acquire", watched)
+    limiter = AdaptiveLimiter(1)
     async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
-        for _ in range(4):
+        for _ in range(3):
             await client.list().first()
-    assert limiter.in_line == 2
+        assert waited == []
+        await asyncio.gather(client.list().first(), client.delete(1))
+        assert waited == ["delete"]
     assert limiter.running == 0
+
+
+# --- What a limiter tells of itself --------------------------------------------------------------
+
+
+class OpenDoor:
+    """A limiter that tells nothing."""
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        pass
+
+    def observe(self, outcome: Observation) -> None:
+        pass
+
+
+class HalfTold(OpenDoor):
+    """Tells some of its state, in part with values that cannot be used."""
+
+    limit = 7
+    running = None
+    waiting = "many"
+    closed_for = 3.5
+
+
+class NoCreates(OpenDoor):
+    """Closed for creates alone."""
+
+    def closed_for(self, kind: str | None = None) -> float:
+        return 500.0 if kind in {None, "create"} else 0.0
+
+
+class LetsCreatesWait(NoCreates):
+    """Closed for creates as soon as anything was refused; creates wait for ever."""
+
+    def __init__(self) -> None:
+        self.refused = False
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        if kind == "create":
+            await asyncio.Event().wait()
+
+    def observe(self, outcome: Observation) -> None:
+        self.refused = self.refused or outcome.status == 429
+
+    def closed_for(self, kind: str | None = None) -> float:
+        return super().closed_for(kind) if self.refused else 0.0
+
+
+@pytest.mark.parametrize(
+    ("limiter", "told"),
+    [
+        (OpenDoor(), (None, None, None, 0.0)),
+        (HalfTold(), (7, None, None, 0.0)),
+        (NoCreates(), (None, None, None, 500.0)),
+        (AdaptiveLimiter(3), (3, 0, 0, 0.0)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_the_stats_show_what_a_limiter_tells(
+    fake: FakeVPS, limiter: OpenDoor, told: tuple[int | float | None, ...]
+) -> None:
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
+        await client.list().first()
+        stats = client.stats
+    assert (stats.limit, stats.running, stats.waiting, stats.gate_closed_for) == told
+
+
+@pytest.mark.parametrize("limiter", [OpenDoor(), HalfTold()], ids=["nothing", "some"])
+async def test_a_limiter_that_does_not_tell_for_how_long_it_is_closed_counts_as_open(
+    fake: FakeVPS, limiter: OpenDoor
+) -> None:
+    fake.inject(RateLimit(3, times=1))
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
+        await client.list().first()
+    before, after = fake.requests
+    assert 3 <= after.at - before.at <= 3.7
+
+
+async def test_a_limiter_may_be_closed_for_one_kind_of_request_alone(fake: FakeVPS) -> None:
+    limiter = LetsCreatesWait()
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
+        create = asyncio.create_task(client.create(1))
+        await asyncio.sleep(1)
+        fake.inject(RateLimit(0, times=1))
+        await client.list().first()
+        with pytest.raises(RateLimitedError, match="not sent") as caught:
+            await create
+        await client.delete(1)
+    assert caught.value.retry_after == 500
+
+
+def test_the_state_of_a_limiter_is_a_protocol() -> None:
+    assert isinstance(AdaptiveLimiter(), LimiterState)
+    assert not isinstance(OpenDoor(), LimiterState)

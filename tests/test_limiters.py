@@ -245,13 +245,13 @@ async def test_it_tells_how_the_process_stands_as_far_as_the_inner_limiter_does(
     assert (limiter.maximum, limiter.limit, limiter.waiting) == (8, 8, 3)
     limiter.observe(Observation("list", status=429, retry_after=60.0))
     assert limiter.limit == 4
-    assert 59 < limiter.closed_for <= 60
+    assert 59 < limiter.closed_for() <= 60
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     assert (limiter.running, limiter.waiting) == (0, 0)
     silent = RedisLimiter(raw, rate=1, inner=Inner())
-    assert (silent.maximum, silent.limit, silent.running, silent.closed_for) == (None,) * 3 + (0,)
+    assert (silent.maximum, silent.limit, silent.running, silent.closed_for()) == (None,) * 3 + (0,)
 
 
 @pytest.mark.parametrize("cost", [0, -1, True, 1.5])

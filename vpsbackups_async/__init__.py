@@ -3,7 +3,7 @@
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._learned import DurationHistory, LearnedBackoff
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
-from vpsbackups_async._transport.limiter import Limiter, Observation
+from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._version import __version__ as __version__
@@ -92,6 +92,7 @@ __all__ = [
     "InvalidResponseError",
     "LearnedBackoff",
     "Limiter",
+    "LimiterState",
     "ManualBackupLimitError",
     "NotAttemptedError",
     "NotFoundError",

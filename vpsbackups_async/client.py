@@ -22,7 +22,7 @@ from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
 from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._transport.address import Secret, check_base_url
-from vpsbackups_async._transport.limiter import Limiter
+from vpsbackups_async._transport.limiter import Limiter, count_of
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._transport.transport import Transport
@@ -335,18 +335,15 @@ class BackupsClient:
         """What this client has done so far, and the state of its limiter."""
         transport = self._transport
         done = transport.counters
-        limit, running, waiting = (
-            getattr(transport.limiter, name, None) for name in ("limit", "running", "waiting")
-        )
         return ClientStats(
             done.requests,
             done.retries,
             done.rate_limited,
             done.bytes_received,
-            limit,
-            running,
-            waiting,
-            transport.closed_for,
+            count_of(transport.limiter, "limit"),
+            count_of(transport.limiter, "running"),
+            count_of(transport.limiter, "waiting"),
+            transport.closed_for(),
         )
 
     async def close(self) -> None:

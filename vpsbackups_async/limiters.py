@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 
 from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
-from vpsbackups_async._transport.limiter import Limiter, Observation
+from vpsbackups_async._transport.limiter import Limiter, Observation, closed_for, count_of
 from vpsbackups_async.errors import (
     ConfigurationError,
     TransportError,
@@ -168,32 +168,26 @@ class RedisLimiter:
     @property
     def maximum(self) -> int | None:
         """The most requests of this process that may ever run at once, as far as `inner` tells."""
-        return self._of_inner("maximum")
+        return count_of(self._inner, "maximum")
 
     @property
     def limit(self) -> int | None:
         """The most requests of this process that may run at once now, as far as `inner` tells."""
-        return self._of_inner("limit")
+        return count_of(self._inner, "limit")
 
     @property
     def running(self) -> int | None:
         """The requests of this process that were let through and have not ended, likewise."""
-        return self._of_inner("running")
+        return count_of(self._inner, "running")
 
     @property
     def waiting(self) -> int:
         """The requests of this process in line."""
         return self._in_line
 
-    @property
-    def closed_for(self) -> float:
-        """The seconds until `inner` opens again after a 429; 0 if it is open or does not tell."""
-        seconds = getattr(self._inner, "closed_for", 0.0)
-        return float(seconds)
-
-    def _of_inner(self, name: str) -> int | None:
-        value = getattr(self._inner, name, None)
-        return value if isinstance(value, int) else None
+    def closed_for(self, kind: str | None = None) -> float:
+        """The seconds until `inner` lets this kind through again after a 429; 0 if it is open."""
+        return closed_for(self._inner, kind)
 
     async def __aenter__(self) -> Self:
         return self

@@ -38,6 +38,7 @@ from vpsbackups_async import (
     FleetError,
     InvalidResponseError,
     Limiter,
+    LimiterState,
     ManualBackupLimitError,
     Observation,
     Outcome,
@@ -203,6 +204,19 @@ class Turnstile:
         assert_type(outcome.retry_after, float | None)
 
 
+class Crowd(Turnstile):
+    """One that also tells its state."""
+
+    maximum: int | None = None
+    limit: int | None = 3
+    running: int | None = 2
+    waiting: int | None = 1
+
+    def closed_for(self, kind: str | None = None) -> float:
+        """Open for deletions alone."""
+        return 0.0 if kind == "delete" else 9.5
+
+
 class NoLimiter:
     """Not a limiter: it hears nothing."""
 
@@ -213,6 +227,9 @@ class NoLimiter:
 async def settings(session: aiohttp.ClientSession) -> None:
     """All that a client can be given."""
     limiters: list[Limiter] = [Turnstile(), AdaptiveLimiter(maximum=8, rate=2.5)]
+    states: list[LimiterState] = [Crowd(), AdaptiveLimiter()]
+    assert_type(states[0].closed_for("create"), float)
+    assert_type(states[0].waiting, int | None)
     for limiter in limiters:
         async with BackupsClient(
             "vps_token",

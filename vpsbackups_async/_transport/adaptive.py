@@ -1,6 +1,6 @@
-"""How many requests may run at once, how fast they may start, and that none does during a 429.
+"""The default limiter: how many requests run at once, how fast they start, the pause after a 429.
 
-The gate is taken before aiohttp is asked for a connection, so that no timeout runs while waiting.
+A request passes the limiter before it asks aiohttp for a connection, so no timeout runs meanwhile.
 """
 
 import asyncio
@@ -24,16 +24,17 @@ _MAX_DOUBLINGS: Final = 3
 
 
 class AdaptiveLimiter:
-    """Lets as much through as the server bears: at most `maximum` requests at once.
+    """Adapts to the server's 429s: at most `maximum` requests at once, first come, first served.
 
-    A 429 closes it for everybody until the server's `Retry-After` is over; those who wait then
-    come through one by one in the moments after it, never earlier. A 429 that asks for nothing
-    closes it for half a second, and twice as long each time that it goes on (30 s at most). More
-    than an hour is never waited for. When it opens again, half as many may run at once; each
-    further time that so many succeeded, one more may, up to `maximum`. Beyond what was refused the
-    last time it goes more slowly the more often it was refused there.
+    A 429 closes the limiter for all requests until the server's `Retry-After` is over, for an hour
+    at most. The waiting requests then start one by one, spread over a short time after that. A 429
+    without `Retry-After` closes it for 0.5 s, and for twice as long with each further one in a row,
+    up to 30 s. When it opens again, half as many requests may run at once. After as many successes
+    as the limit is now, the limit grows by one, up to `maximum`. Above the level last refused,
+    growth slows with each repeated refusal.
 
-    `rate` spaces the starts evenly, so many a second (None: no spacing). First come, first served.
+    `rate` spaces the starts evenly: requests a second, None for no spacing. `LimiterState` has the
+    rest. Raises `ValueError` for a `maximum` or `rate` out of range.
     """
 
     def __init__(self, maximum: int = 64, rate: float | None = None) -> None:
@@ -45,9 +46,9 @@ class AdaptiveLimiter:
         self._gap = 0.0 if rate is None else 1 / rate
         self._running = 0
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._left = 0  # of the queue, how many were cancelled
+        self._left = 0  # cancelled entries of the queue
         self._timer: asyncio.TimerHandle | None = None
-        # Whether a start depends on slots alone, and not on the time.
+        # Whether a start depends on free slots alone, not on the time.
         self._timeless = rate is None
         self._next_start = self._drawn_start = -math.inf
         self._opens = self._all_open = -math.inf
@@ -75,29 +76,32 @@ class AdaptiveLimiter:
 
     @property
     def running(self) -> int:
-        """The requests that are let through and have not ended."""
+        """The requests that were let through and have not ended."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """The requests in line."""
+        """The requests that wait in line."""
         return len(self._queue) - self._left
 
-    @property
-    def closed_for(self) -> float:
-        """The seconds until it opens again after a 429; 0 if it is open."""
+    def closed_for(self, kind: str | None = None) -> float:  # noqa: ARG002  # as `LimiterState` has it
+        """The seconds until it opens again after a 429, for all kinds alike; 0 if it is open."""
         return 0.0 if self._opens == -math.inf else max(0.0, self._opens - self._now())
 
-    def try_acquire(self, cost: int = 1, kind: str = "list") -> bool:  # noqa: ARG002  # the protocol's
-        """Whether the request may start at once; then it counts as running."""
-        if self._timeless and self._running < self._limit:  # then nobody is in line
+    def try_acquire(self) -> bool:
+        """Start a request if one may start now; False if it has to wait in `acquire`.
+
+        No part of the `Limiter` protocol: clients use it only for this exact class, where it saves
+        a coroutine for each request. A subclass sees every request in its `acquire`.
+        """
+        if self._timeless and self._running < self._limit:  # then the line is empty
             self._running += 1
             return True
         return False
 
-    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:  # noqa: ARG002  # as `Limiter` has it
         """Return once the request may start."""
-        if self.try_acquire(cost, kind):
+        if self.try_acquire():
             return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
@@ -108,12 +112,12 @@ class AdaptiveLimiter:
             if turn.cancelled():
                 self._leave()
             else:
-                self._running -= 1  # it came in the same moment, and goes to the next in line
+                self._running -= 1  # cancelled just as it was let through: pass the slot on
             self._let_through()
             raise
 
     def observe(self, outcome: Observation) -> None:
-        """Give the slot to the next in line, and learn from how it went."""
+        """Give the slot to the next in line, and adapt to how the request ended."""
         if outcome.status == 429:
             self._refused(outcome)
         elif self._recovering and outcome.status is not None and outcome.status < 500:
@@ -125,21 +129,21 @@ class AdaptiveLimiter:
     # --- The line ------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        """One in line was cancelled; the line is tidied when most of it is such."""
+        """Count a cancelled entry of the line; drop them all once they are more than half of it."""
         self._left += 1
         if self._left * 2 > len(self._queue):
-            here = deque(turn for turn in self._queue if not turn.done())
-            self._left -= len(self._queue) - len(here)
-            self._queue = here
+            waiting = deque(turn for turn in self._queue if not turn.done())
+            self._left -= len(self._queue) - len(waiting)
+            self._queue = waiting
 
     def _let_through(self) -> None:
-        """Start whoever is first in line, as long as there are slots and it is time for it."""
+        """Start requests from the head of the line while slots are free and their time has come."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._queue and self._running < self._limit:
             turn = self._queue[0]
-            if turn.done():  # it was cancelled while it waited
+            if turn.done():  # cancelled while it waited
                 self._left -= 1
             else:
                 loop = turn.get_loop()
@@ -150,7 +154,7 @@ class AdaptiveLimiter:
             self._queue.popleft()
 
     def _too_early(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether the first in line has to wait; then it is called again when it is time."""
+        """Whether the first in line has to wait; if so, sets the timer that starts it."""
         now = loop.time()
         start = self._first_start(now)
         if now < start:
@@ -159,16 +163,16 @@ class AdaptiveLimiter:
         self._next_start = max(now, self._next_start) + self._gap
         self._drawn_start = -math.inf
         if len(self._queue) == 1:
-            self._all_open = -math.inf  # nobody is left to be kept apart from the others
+            self._all_open = -math.inf  # the line is empty: nothing left to spread
         return False
 
     def _first_start(self, now: float) -> float:
-        """When the first in line may start, as far as that is known."""
+        """When the first in line may start, in loop time."""
         if now < self._opens:
             return self._opens
         if now < self._all_open:
             if self._drawn_start == -math.inf:
-                # By chance, and so that all in line find their place in what is left.
+                # A random share of the remaining time that leaves room for the rest of the line.
                 share = 1.6 * random.random() / (len(self._queue) + 1)
                 self._drawn_start = now + share * (self._all_open - now)
             return max(self._drawn_start, self._next_start)
@@ -179,12 +183,12 @@ class AdaptiveLimiter:
     def _now(self) -> float:
         return time.monotonic() if self._loop is None else self._loop.time()
 
-    # --- What the server bears -----------------------------------------------------------------
+    # --- Adapting to the server ----------------------------------------------------------------
 
     def _refused(self, outcome: Observation) -> None:
         self._loop = asyncio.get_running_loop()
         now = self._now()
-        # What was sent before the last cut says nothing about the limit since then.
+        # A request sent before the last cut says nothing about the limit after it.
         if now - outcome.elapsed > self._last_cut + 1e-6:
             self._last_cut = now
             self._bursts += 1
@@ -208,7 +212,7 @@ class AdaptiveLimiter:
     def _succeeded(self, outcome: Observation) -> None:
         if self._now() - outcome.elapsed > self._last_cut:
             self._bursts = 0
-        # Where fewer run than may, their success says nothing about more.
+        # Below the limit, a success does not show that the server takes more.
         if self._running >= self._limit:
             self._successes += 1
         if self._successes >= self._window and self._limit < self._maximum:

@@ -1,19 +1,19 @@
-"""What lets requests through: the `Limiter` protocol, and what a limiter is told."""
+"""The protocols of a limiter: what lets requests through, and what it may tell of itself."""
 
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from attrs import frozen
 
-__all__ = ["Limiter", "Observation"]
+__all__ = ["Limiter", "LimiterState", "Observation", "closed_for", "count_of"]
 
 
 @frozen
 class Observation:
-    """How a request that was let through ended, told to the `Limiter` that let it through.
+    """How a request ended, for the `Limiter` that let it through.
 
-    `kind` is what it was for (`list`, `create`, `delete`, `restore`), `cost` what was acquired for
-    it, `status` the HTTP status (None if no answer came), `retry_after` the seconds that the answer
-    asked to wait (None if it did not), `elapsed` the seconds from `acquire` to the end.
+    `kind` is the endpoint (`list`, `create`, `delete`, `restore`), `cost` what was acquired for
+    the request, `status` the HTTP status (None if no answer came), `retry_after` the seconds that
+    the answer asked to wait (None if it did not), `elapsed` the seconds from `acquire` to the end.
     """
 
     kind: str
@@ -24,11 +24,10 @@ class Observation:
 
 
 class Limiter(Protocol):
-    """Lets requests through, one `acquire` each, and hears how each one ended.
+    """Lets requests through, one `acquire` each, and is told how each one ended.
 
-    Several clients of one event loop may share a limiter: together they stay within it. Where a
-    limiter has a method `try_acquire(cost, kind)` as well, that is asked first: it lets the request
-    through at once and returns True, or returns False.
+    Several clients of one event loop may share a limiter: together they stay within it. A limiter
+    may also tell its state: see `LimiterState`.
     """
 
     async def acquire(self, cost: int = 1, kind: str = "list") -> None:
@@ -36,5 +35,60 @@ class Limiter(Protocol):
         ...
 
     def observe(self, outcome: Observation) -> None:
-        """Hear of the end of a request; called exactly once for each that was let through."""
+        """Called once when a request ends, for every request that `acquire` let through."""
         ...
+
+
+@runtime_checkable
+class LimiterState(Protocol):
+    """What a `Limiter` may tell of itself. Each member is optional: a limiter may have only some.
+
+    `client.stats` shows `limit`, `running` and `waiting`. A `maximum` above what the connector of
+    a session of your own allows is refused with `ConfigurationError`. `closed_for` changes how
+    calls retry; a limiter without it counts as open.
+    """
+
+    @property
+    def maximum(self) -> int | None:
+        """The most requests that may ever run at once; None if unknown."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """The most requests that may run at once now; None if unknown."""
+        ...
+
+    @property
+    def running(self) -> int | None:
+        """The requests that were let through and have not ended; None if unknown."""
+        ...
+
+    @property
+    def waiting(self) -> int | None:
+        """The requests that wait in `acquire`; None if unknown."""
+        ...
+
+    def closed_for(self, kind: str | None = None) -> float:
+        """The seconds until a request of this kind may start after a 429; 0 while it is open.
+
+        `kind` is that of `acquire`; None asks about requests of any kind. A call fails at once with
+        `RateLimitedError` while this is more than `RetryPolicy.max_retry_after`, also if it already
+        waits in `acquire`. After a 429 with `Retry-After` the call's pause is this time, spent in
+        `acquire`, if it covers what the server asked for; otherwise the call sleeps by itself.
+        """
+        ...
+
+
+def count_of(
+    limiter: object, name: Literal["maximum", "limit", "running", "waiting"]
+) -> int | None:
+    """A number of `LimiterState`, None if the limiter does not tell it."""
+    value = getattr(limiter, name, None)
+    return value if isinstance(value, int) else None
+
+
+def closed_for(limiter: object, kind: str | None = None) -> float:
+    """`LimiterState.closed_for`, 0 if the limiter does not tell it."""
+    ask = getattr(limiter, "closed_for", None)
+    seconds = ask(kind) if callable(ask) else None
+    return seconds if isinstance(seconds, float | int) else 0.0

@@ -18,7 +18,7 @@ from yarl import URL
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.address import Secret, build_url, proxy_url
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
-from vpsbackups_async._transport.limiter import Limiter, Observation
+from vpsbackups_async._transport.limiter import Limiter, Observation, closed_for, count_of
 from vpsbackups_async._transport.retry import (
     RetryBudget,
     RetryLog,
@@ -214,24 +214,8 @@ def _reuse_receive_buffers() -> None:
     bytes(_MORE_THAN_A_RECEIVE)
 
 
-def _never_at_once(cost: int, kind: str) -> bool:  # noqa: ARG001  # as `Limiter` has it
-    """What a limiter without `try_acquire` answers."""
+def _never() -> bool:
     return False
-
-
-def _try_acquire_of(limiter: Limiter) -> Callable[[int, str], bool]:
-    """The limiter's `try_acquire`, unless a class closer to it has an `acquire` of its own.
-
-    Who changes `acquire` means every request, also those that an inherited `try_acquire` would let
-    past it, or that of another limiter that this one wraps.
-    """
-    for kind in type(limiter).__mro__:
-        if "try_acquire" in vars(kind):
-            found: Callable[[int, str], bool] = limiter.try_acquire  # type: ignore[attr-defined]
-            return found
-        if "acquire" in vars(kind):
-            break
-    return _never_at_once
 
 
 def _fitting_limiter(limiter: Limiter | None, session: aiohttp.ClientSession | None) -> Limiter:
@@ -246,8 +230,8 @@ def _fitting_limiter(limiter: Limiter | None, session: aiohttp.ClientSession | N
         return AdaptiveLimiter(
             _DEFAULT_CONCURRENCY if room is None else min(room, _DEFAULT_CONCURRENCY)
         )
-    wanted = getattr(limiter, "maximum", None)
-    if room is not None and isinstance(wanted, int) and wanted > room:
+    wanted = count_of(limiter, "maximum")
+    if room is not None and wanted is not None and wanted > room:
         raise ConfigurationError(
             f"the limiter lets {wanted} requests through at once, but the session's connector has "
             f"room for {room} connections: raise its limit or lower the limiter's maximum"
@@ -286,7 +270,9 @@ class Transport:
         self._in_line: set[Scope] = set()
         self._borne = 0  # answers that were no refusal for pace
         self._limiter = _fitting_limiter(limiter, session)
-        self._try_acquire = _try_acquire_of(self._limiter)
+        # A subclass or wrapper must see every request in its `acquire`.
+        own = self._limiter
+        self._try_acquire = own.try_acquire if type(own) is AdaptiveLimiter else _never
         self._given_session = session
         self._session: aiohttp.ClientSession | None = None
         self._deadlines: Deadlines | None = None
@@ -314,11 +300,9 @@ class Transport:
         """What lets requests through."""
         return self._limiter
 
-    @property
-    def closed_for(self) -> float:
-        """The seconds until the gate opens after a 429, 0 where it is open or does not say."""
-        seconds = getattr(self._limiter, "closed_for", 0.0)
-        return seconds if isinstance(seconds, float | int) else 0.0
+    def closed_for(self, kind: str | None = None) -> float:
+        """The seconds until the limiter lets requests of this kind through again after a 429."""
+        return closed_for(self._limiter, kind)
 
     # --- The session ---------------------------------------------------------------------------
 
@@ -414,7 +398,7 @@ class Transport:
 
     def _check_gate(self, call: _Call, now: float) -> None:
         """Raise at once where the gate stays closed for longer than this call can wait."""
-        closed = self.closed_for
+        closed = self.closed_for(call.request.kind)
         if not closed:
             return
         if closed > self._retry.max_retry_after:
@@ -452,7 +436,7 @@ class Transport:
         ):
             raise failure
         attempt = Attempt(call.attempts, now - call.started, call.pause)
-        closed = self.closed_for
+        closed = self.closed_for(call.request.kind)
         in_gate = isinstance(failure, RateLimitedError) and (
             asked is not None and closed > 0 and asked - closed < _GATE_SLACK
         )
@@ -473,7 +457,7 @@ class Transport:
 
     async def _attempt(self, call: _Call) -> Response:
         request, now = call.request, call.deadlines.now
-        if not self._try_acquire(1, request.kind):
+        if not self._try_acquire():
             await self._wait_in_line(call)
         call.attempts += 1
         exchange = _Exchange(call.attempts)
@@ -526,7 +510,7 @@ class Transport:
         self._borne += status is not None and status != 429 and status < 500
         self.counters.bytes_received += exchange.size
         self._limiter.observe(Observation(request.kind, 1, status, asked, elapsed))
-        if status == 429 and self.closed_for > self._retry.max_retry_after:
+        if status == 429 and self.closed_for(request.kind) > self._retry.max_retry_after:
             # Those in line would not have got into it now.
             in_line, self._in_line = self._in_line, set()
             for scope in in_line:
