@@ -25,9 +25,8 @@ from vpsbackups_async import (
     VPSBackupsError,
 )
 from vpsbackups_async._transport.retry import RetryBudget, asked_pause, is_ambiguous, may_send_again
+from vpsbackups_async._wire import Policy
 from vpsbackups_async.errors import ApiError
-
-SAFE = ("GET", "DELETE")
 
 
 def throttled(retry_after: float | None) -> RateLimitedError:
@@ -65,8 +64,8 @@ def throttled(retry_after: float | None) -> RateLimitedError:
 def test_the_table_of_what_may_be_sent_again(
     error: VPSBackupsError, safe: bool, post: bool, ambiguous: bool
 ) -> None:
-    assert [may_send_again(method, error) for method in SAFE] == [safe, safe]
-    assert may_send_again("POST", error) is post
+    assert may_send_again(Policy(idempotent=True), error) is safe
+    assert may_send_again(Policy(), error) is post
     assert is_ambiguous(error) is ambiguous
 
 

@@ -99,6 +99,31 @@ def test_each_request_has_the_method_the_exact_slash_and_the_body_that_the_api_d
     assert json.loads(restore.body or b"") == {"backup_id": 501}
 
 
+@pytest.mark.parametrize(
+    ("request_", "policy"),
+    [
+        (_wire.list_request(""), _wire.Policy(idempotent=True)),
+        (_wire.create_request(1, None), _wire.Policy(unreadable="accepted")),
+        (
+            _wire.delete_request(1),
+            _wire.Policy(idempotent=True, success_by_status=True, missing_means_done=True),
+        ),
+        (_wire.restore_request(1, 1), _wire.Policy(success_by_status=True)),
+    ],
+    ids=["list", "create", "delete", "restore"],
+)
+def test_each_request_says_what_its_failures_mean(
+    request_: _wire.Request, policy: _wire.Policy
+) -> None:
+    assert request_.policy == policy
+
+
+def test_a_policy_that_says_nothing_is_the_most_careful_one() -> None:
+    assert _wire.Policy() == _wire.Policy(
+        idempotent=False, success_by_status=False, missing_means_done=False, unreadable="failed"
+    )
+
+
 def test_a_create_without_a_description_does_not_mention_one() -> None:
     assert json.loads(_wire.create_request(5, None).body or b"") == {"server_id": 5}
 

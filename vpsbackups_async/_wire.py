@@ -41,11 +41,43 @@ T = TypeVar("T")
 Kind = Literal["list", "create", "delete", "restore"]
 
 
+@frozen
+class Policy:
+    """What the outcome of an attempt means for one endpoint, and whether it may be repeated.
+
+    The defaults are the careful ones: sent again only where the server did not act on it.
+    """
+
+    idempotent: bool = False
+    """Whether repeating it has no further effect (RFC 9110, 9.2.2)."""
+    success_by_status: bool = False
+    """Whether a 2xx is success even if its body cannot be read."""
+    missing_means_done: bool = False
+    """Whether a 404 means success after an attempt that may have been carried out."""
+    unreadable: Literal["failed", "accepted"] = "failed"
+    """What a 2xx with an unreadable body means, unless it is success by its status.
+
+    "failed": a failed attempt, which may be repeated if idempotent. "accepted": the server did the
+    work, but what it made is unknown; never repeated.
+    """
+
+
+_LIST: Final = Policy(idempotent=True)
+_CREATE: Final = Policy(unreadable="accepted")
+_DELETE: Final = Policy(idempotent=True, success_by_status=True, missing_means_done=True)
+_RESTORE: Final = Policy(success_by_status=True)
+
+
 @define
 class Request:
-    """One request to the API: what it is for, and what goes over the wire."""
+    """One request to the API: its bytes, and the policy for its failures.
+
+    `kind` is a label for the limiter, logs and spans; what may be done with the request is up to
+    its `policy`.
+    """
 
     kind: Kind
+    policy: Policy
     method: str
     path: str
     """Below the API's root, with the exact slash: `/backups/501/`."""
@@ -69,19 +101,20 @@ def create_request(server_id: int, description: str | None) -> Request:
         if not isinstance(description, str):
             raise ValueError(f"description must be a str or None, not {description!r}")
         body["description"] = description
-    return Request("create", "POST", "/backups/", body=_encode(body))
+    return Request("create", _CREATE, "POST", "/backups/", body=_encode(body))
 
 
 def delete_request(backup_id: int) -> Request:
     """The removal of a backup, for good."""
-    return Request("delete", "DELETE", f"/backups/{check_int('backup_id', backup_id)}/")
+    path = f"/backups/{check_int('backup_id', backup_id)}/"
+    return Request("delete", _DELETE, "DELETE", path)
 
 
 def restore_request(server_id: int, backup_id: int) -> Request:
     """The restore of a server from one of its backups."""
     path = f"/servers/{check_int('server_id', server_id)}/restore/"
     body = _encode({"backup_id": check_int("backup_id", backup_id)})
-    return Request("restore", "POST", path, body=body)
+    return Request("restore", _RESTORE, "POST", path, body=body)
 
 
 def _encode(body: dict[str, object]) -> bytes:
@@ -355,7 +388,7 @@ class Listing(Generic[T]):
 
     def request(self, query: str) -> Request:
         """The request for a page; `query` is encoded already."""
-        return Request("list", "GET", self.path, query)
+        return Request("list", _LIST, "GET", self.path, query)
 
 
 BACKUPS: Final = Listing("/backups/", read_page)

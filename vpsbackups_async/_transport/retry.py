@@ -12,6 +12,7 @@ from typing import Final
 from attrs import define, frozen
 
 from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._wire import Policy
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff, delay_of
 from vpsbackups_async.errors import (
     ApiError,
@@ -26,7 +27,6 @@ __all__ = ["RetryBudget", "RetryLog", "RetryPolicy"]
 
 logger = logging.getLogger("vpsbackups_async")
 
-_SAFE_METHODS: Final = frozenset({"GET", "DELETE"})
 _PASSING_STATUSES: Final = frozenset(
     {408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 527, 530}
 )
@@ -147,15 +147,15 @@ def asked_pause(error: VPSBackupsError) -> float | None:
     return None
 
 
-def may_send_again(method: str, error: VPSBackupsError) -> bool:
+def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
     """Whether the same request may go out again after this failure."""
     if isinstance(error, UnexpectedRedirectError | ResponseTooLargeError):
         return False
     if isinstance(error, TransportError):
-        return not error.sent or method in _SAFE_METHODS
+        return not error.sent or policy.idempotent
     if isinstance(error, ApiError):
         refused = error.status == 429
-        return refused or (method in _SAFE_METHODS and error.status in _PASSING_STATUSES)
+        return refused or (policy.idempotent and error.status in _PASSING_STATUSES)
     return False
 
 

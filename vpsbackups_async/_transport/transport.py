@@ -58,8 +58,6 @@ _MORE_THAN_A_RECEIVE: Final = 2**19
 _GATE_SLACK: Final = 0.1
 """Seconds that a pause may seem longer than the gate is closed, as time goes on in between."""
 _NO_HEADERS: Final[Mapping[str, str]] = {}
-_DONE_BY_STATUS: Final = frozenset({"delete", "restore"})
-"""Requests whose success needs no body."""
 
 E = TypeVar("E", bound=VPSBackupsError)
 
@@ -388,7 +386,11 @@ class Transport:
             else:
                 self._budget.earn()
                 return reply
-            if call.ambiguous and request.kind == "delete" and isinstance(failure, NotFoundError):
+            if (
+                call.ambiguous
+                and request.policy.missing_means_done
+                and isinstance(failure, NotFoundError)
+            ):
                 return Response(204, {}, b"", request, call.attempts)  # an earlier attempt did it
             pause, in_gate = self._pause(call, failure, now())
             self.counters.retries += 1
@@ -418,7 +420,7 @@ class Transport:
         """
         if isinstance(failure, DeadlineExceededError):
             raise failure from call.last_failure
-        if call.final or not may_send_again(call.request.method, failure):
+        if call.final or not may_send_again(call.request.policy, failure):
             raise failure
         call.last_failure = failure
         call.ambiguous = call.ambiguous or is_ambiguous(failure)
@@ -484,7 +486,7 @@ class Transport:
             self._raise_for(status, call, exchange)
         if exchange.whole:
             return Response(status, exchange.headers, exchange.body, request, call.attempts)
-        if request.kind in _DONE_BY_STATUS:
+        if request.policy.success_by_status:
             return Response(status, exchange.headers, b"", request, call.attempts)
         raise self._failure(call, exchange)
 
@@ -584,7 +586,7 @@ class Transport:
             return self._deadline(call, "passed")
         if failed.misuse and not exchange.sent:
             return ConfigurationError(f"aiohttp cannot send with this session or proxy: {failed}")
-        if exchange.status is not None and call.request.kind == "create":
+        if exchange.status is not None and call.request.policy.unreadable == "accepted":
             # Accepted, but what was made is not known: nothing that sending again could mend.
             return InvalidResponseError(
                 str(failed), "", exchange.status, call.request.method, API_ROOT + call.request.path
