@@ -745,8 +745,10 @@ async def test_a_limiter_may_be_closed_for_one_kind_of_request_alone(fake: FakeV
         await asyncio.sleep(1)
         fake.inject(RateLimit(0, times=1))
         await client.list().first()
+        began = asyncio.get_running_loop().time()
         with pytest.raises(RateLimitedError, match="not sent") as caught:
             await create
+        assert asyncio.get_running_loop().time() == began
         await client.delete(1)
     assert caught.value.retry_after == 500
 

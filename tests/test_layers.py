@@ -83,7 +83,8 @@ MAY: dict[str, set[str]] = {
     "pytest_vpsbackups": {"", "testing"},
 }
 EVERYBODY_MAY = {"_checks"}
-TOUCHES_AIOHTTP = {"_transport", "client", "testing"}
+# Beside these only `testing`, which is a server.
+TOUCHES_AIOHTTP = {"_transport/exchange.py", "client.py"}
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,12 @@ def test_no_module_imports_another_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()
 
 
-def test_only_the_transport_and_the_front_door_know_aiohttp() -> None:
-    touching = {found.room for found in IMPORTS if found.module.partition(".")[0] == "aiohttp"}
+def test_only_the_exchange_and_the_front_door_know_aiohttp() -> None:
+    touching = {
+        found.file
+        for found in IMPORTS
+        if found.module.partition(".")[0] == "aiohttp" and found.room != "testing"
+    }
     assert touching == TOUCHES_AIOHTTP
 
 
@@ -232,10 +237,52 @@ def test_the_front_door_knows_aiohttp_for_the_type_of_a_session_only() -> None:
     assert used == {"ClientSession"}
 
 
+IO = {"aiohttp", "asyncio", "socket", "ssl", "os", "pathlib", "yarl"}
+
+
 def test_decoding_and_retrying_do_no_io() -> None:
     rooms = {"_checks", "models", "backoff", "errors", "_wire", "_codec"}
     modules = {found.module.partition(".")[0] for found in IMPORTS if found.room in rooms}
-    assert modules.isdisjoint({"aiohttp", "asyncio", "socket", "ssl", "os", "pathlib", "yarl"})
+    assert modules.isdisjoint(IO)
+
+
+@pytest.mark.parametrize("file", ["attempts.py", "calls.py"])
+def test_what_follows_from_an_attempt_is_decided_without_io_a_clock_or_chance(file: str) -> None:
+    modules = {found.module for found in IMPORTS if found.file == f"_transport/{file}"}
+    assert f"{PACKAGE}._wire" in modules
+    assert {module.partition(".")[0] for module in modules}.isdisjoint(
+        IO | {"time", "random", "datetime"}
+    )
+    sideways = {module for module in modules if module.startswith(f"{PACKAGE}._transport")}
+    assert sideways <= {f"{PACKAGE}._transport.{name}" for name in ("calls", "retry", "timeouts")}
+
+
+ENDPOINT_WORDS = {"list", "create", "delete", "restore", "GET", "POST", "DELETE"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "_transport").glob("*.py")), ids=lambda p: p.stem)
+def test_the_transport_asks_for_no_endpoint_by_name(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    labels = {
+        # The default of a public protocol's `kind`.
+        default
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AsyncFunctionDef) and node.name == "acquire"
+        for default in node.args.defaults
+    }
+    found = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in ENDPOINT_WORDS and node not in labels
+    ]
+    compared = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare | ast.Match)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Attribute) and part.attr in {"kind", "method"}
+    ]
+    assert (found, compared) == ([], [])
 
 
 @pytest.mark.parametrize(

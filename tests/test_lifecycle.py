@@ -139,7 +139,7 @@ async def test_closing_closes_the_connections_even_if_it_is_cancelled() -> None:
             await waiting
         with pytest.raises(ConfigurationError, match="closed"):
             await client.delete(1)
-        assert client._transport.abandon() is False
+        assert client._session.abandon() is False
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -311,7 +311,7 @@ def test_a_program_over_tls_ends_without_a_word_on_stderr(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("carry", [pickle.dumps, copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("part", [lambda client: client, lambda client: client._transport._token])
+@pytest.mark.parametrize("part", [lambda client: client, lambda client: client._session._token])
 def test_a_client_is_neither_pickled_nor_copied(carry: Any, part: Any) -> None:
     with pytest.raises(TypeError, match="token"):
         carry(part(BackupsClient("vps_x")))

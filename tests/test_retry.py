@@ -24,7 +24,8 @@ from vpsbackups_async import (
     UnexpectedRedirectError,
     VPSBackupsError,
 )
-from vpsbackups_async._transport.retry import RetryBudget, asked_pause, is_ambiguous, may_send_again
+from vpsbackups_async._transport.attempts import is_ambiguous, may_send_again
+from vpsbackups_async._transport.retry import RetryBudget, asked_pause
 from vpsbackups_async._wire import Policy
 from vpsbackups_async.errors import ApiError
 

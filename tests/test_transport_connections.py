@@ -363,7 +363,7 @@ async def test_a_proxys_password_goes_to_the_proxy_and_is_not_shown() -> None:
         )
         async with client:
             await client.list().collect()
-            assert "swordfish" not in repr(vars(client)) + repr(vars(client._transport))
+            assert "swordfish" not in repr(vars(client)) + repr(vars(client._session))
         credentials = base64.b64encode(b"user:swordfish")
         assert b"Proxy-Authorization: Basic " + credentials in proxy.requests[0]
 

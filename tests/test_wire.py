@@ -63,16 +63,14 @@ def reply(
 
 def refusal(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> ApiError:
     """The error that a reply becomes."""
-    with pytest.raises(ApiError) as caught:
-        _wire.decipher(
-            status,
-            CIMultiDict(headers or {}),
-            body,
-            method="DELETE",
-            path="/api/v1/backups/501/",
-            attempts=3,
-        )
-    return caught.value
+    return _wire.decipher(
+        status,
+        CIMultiDict(headers or {}),
+        body,
+        method="DELETE",
+        path="/api/v1/backups/501/",
+        attempts=3,
+    )
 
 
 # --- Requests ------------------------------------------------------------------------------------
@@ -253,11 +251,6 @@ def test_each_status_has_its_class_and_the_error_knows_its_request(
     assert (error.status, error.detail, error.field_errors) == (status, "No.", {})
     assert (error.method, error.path, error.attempts) == ("DELETE", "/api/v1/backups/501/", 3)
     assert (error.request_id, error.retry_after) == (None, None)
-
-
-@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_the_body_of_a_2xx_is_given_as_it_is(status: int) -> None:
-    assert _wire.decipher(status, {}, b"\xff whatever") == b"\xff whatever"
 
 
 NESTED = {"server": {"id": ["Wrong."], "name": ["Short.", {"code": "min"}]}, "n": [[1], None]}

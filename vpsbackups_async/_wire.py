@@ -153,17 +153,15 @@ def decipher(
     path: str = "",
     attempts: int = 1,
     now: datetime | None = None,
-) -> bytes:
-    """The body of a 2xx reply; raises the typed `ApiError` for any other status.
+) -> ApiError:
+    """The typed error for an answer whose status is no success.
 
-    `headers` must look names up without regard to case. `now` is the time to measure a date in
-    `Retry-After` against where the reply has no `Date` of its own.
+    `headers` must look names up without regard to case. A date in `Retry-After` is measured against
+    the answer's own `Date`, or against `now` (default: the current time) where it has none.
     """
-    if 200 <= status < 300:
-        return body
     kind = _BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
     detail, field_errors = _error_words(body)
-    raise kind(
+    return kind(
         status,
         detail,
         field_errors,

@@ -24,6 +24,7 @@ from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._transport.address import Secret, check_base_url
 from vpsbackups_async._transport.limiter import Limiter, count_of
 from vpsbackups_async._transport.retry import RetryPolicy
+from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._waiting.hub import WaitHub
@@ -117,17 +118,18 @@ class BackupsClient:
         root = check_base_url(
             base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL, allow_insecure=allow_insecure
         )
-        self._transport = Transport(
+        self._session = Session(
             token.checked(),
             root,
-            timeouts=timeouts,
-            retry=retry,
+            keepalive=timeouts.keepalive,
+            budget=retry.budget,
             limiter=limiter,
-            session=session,
+            given=session,
             ssl_context=ssl_context,
             proxy=proxy,
             max_response_bytes=max_response_bytes,
         )
+        self._transport = Transport(self._session, timeouts, retry)
         # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
         # that was never closed could then no longer close its connections.
         self._lists = Lists(partial(fetch_page, self._transport), root)
@@ -140,8 +142,8 @@ class BackupsClient:
 
     def __repr__(self) -> str:
         # A traceback that shows locals asks for it while `__init__` fails, too.
-        transport = getattr(self, "_transport", None)
-        return f"<BackupsClient of {transport.root if transport else 'nothing yet'}>"
+        session = getattr(self, "_session", None)
+        return f"<BackupsClient of {session.root if session else 'nothing yet'}>"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
@@ -223,7 +225,7 @@ class BackupsClient:
         check_int("server_id", server_id)
         if if_running not in {"raise", "wait", "adopt"}:
             raise ValueError(f"if_running must be 'raise', 'wait' or 'adopt', not {if_running!r}")
-        self._transport.open()
+        self._session.open()
         return await self._creator.create(server_id, description, if_running)
 
     async def wait(
@@ -255,7 +257,7 @@ class BackupsClient:
             check_callable("backoff", backoff)
         if on_unknown not in {"wait", "raise"}:
             raise ValueError(f"on_unknown must be 'wait' or 'raise', not {on_unknown!r}")
-        self._transport.open()
+        self._session.open()
         if known is not None and known.is_completed:
             return known
         if known is not None and known.is_failed:
@@ -315,7 +317,7 @@ class BackupsClient:
         event loop than its own.
         """
         try:
-            self._transport.open()
+            self._session.open()
             return self._jobs.begin(work, name)
         except BaseException:
             work.close()
@@ -333,17 +335,16 @@ class BackupsClient:
     @property
     def stats(self) -> ClientStats:
         """What this client has done so far, and the state of its limiter."""
-        transport = self._transport
-        done = transport.counters
+        done, limiter = self._session.counters, self._session.limiter
         return ClientStats(
             done.requests,
             done.retries,
             done.rate_limited,
             done.bytes_received,
-            count_of(transport.limiter, "limit"),
-            count_of(transport.limiter, "running"),
-            count_of(transport.limiter, "waiting"),
-            transport.closed_for(),
+            count_of(limiter, "limit"),
+            count_of(limiter, "running"),
+            count_of(limiter, "waiting"),
+            self._session.closed_for(),
         )
 
     async def close(self) -> None:
@@ -361,10 +362,10 @@ class BackupsClient:
             await self._creator.close()
             await self._lists.aclose(ConfigurationError("this client was closed during a list"))
         finally:
-            await self._transport.close()
+            await self._session.close()
 
     async def __aenter__(self) -> Self:
-        self._transport.open()
+        self._session.open()
         return self
 
     async def __aexit__(
@@ -376,8 +377,8 @@ class BackupsClient:
         await self.close()
 
     def __del__(self) -> None:
-        transport = getattr(self, "_transport", None)
-        if transport is not None and transport.abandon():
+        session = getattr(self, "_session", None)
+        if session is not None and session.abandon():
             warnings.warn(
                 f"unclosed {self!r}: use 'async with BackupsClient(...)' or await its close()",
                 ResourceWarning,

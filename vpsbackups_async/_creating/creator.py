@@ -19,8 +19,10 @@ from vpsbackups_async._creating.settling import (
     settle,
 )
 from vpsbackups_async._lists.finder import Finder
-from vpsbackups_async._transport.retry import RetryPolicy, is_ambiguous
-from vpsbackups_async._transport.transport import Flight, Transport
+from vpsbackups_async._transport.attempts import is_ambiguous
+from vpsbackups_async._transport.calls import SendState
+from vpsbackups_async._transport.retry import RetryPolicy
+from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.errors import (
     ApiError,
     BackupInProgressError,
@@ -53,14 +55,14 @@ class _Creation:
     server_id: int
     description: str | None
     if_running: IfRunning
-    flight: Flight = field(factory=Flight)
+    sending: SendState = field(factory=SendState)
     unanswered: UnansweredCreate | None = None
     posts: int = 0
 
     @property
     def is_committed(self) -> bool:
         """Whether the server may be making the backup, or have made it."""
-        return self.flight.in_air or self.unanswered is not None
+        return self.sending.on_the_wire or self.unanswered is not None
 
 
 class Creator:
@@ -99,7 +101,7 @@ class Creator:
             if task.done():
                 self._report(creation, task)
             elif creation.is_committed:
-                creation.flight.grounded = True
+                creation.sending.no_more_attempts = True
                 self._orphans.add(task)
                 task.add_done_callback(partial(self._report, creation))
             else:
@@ -187,7 +189,7 @@ class Creator:
             newest_id = self._newest_id
             creation.posts += 1
             try:
-                reply = await self._transport.send(creation.request, creation.flight)
+                reply = await self._transport.send(creation.request, creation.sending)
                 made = _wire.read_backup(reply)
             except VPSBackupsError as error:
                 failure = error
@@ -235,11 +237,11 @@ class Creator:
             logger.info("found backup %s, whose create had no answer", found.id)
             return found
         refused = isinstance(failure, ApiError) and failure.status < 500
-        if refused and not creation.flight.grounded:
+        if refused and not creation.sending.no_more_attempts:
             creation.unanswered = None
             raise await self._recognised(failure, creation.server_id)
         if (
-            creation.flight.grounded
+            creation.sending.no_more_attempts
             or creation.posts >= self._retry.attempts
             or grace < self._retry.create_grace
             or not may_create_again(failure)

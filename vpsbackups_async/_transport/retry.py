@@ -1,8 +1,4 @@
-"""What may be sent again and when, and the budget that a client's retries share.
-
-The table is section (c) of RFC 9110's safe and idempotent methods applied to this API: GET and
-DELETE may be sent again, a create or restore only where nothing was sent or a 429 refused it.
-"""
+"""How often and when a call is sent again, and the budget that a client's retries share."""
 
 import logging
 import math
@@ -12,14 +8,10 @@ from typing import Final
 from attrs import define, frozen
 
 from vpsbackups_async._checks import check_callable, check_int, check_number
-from vpsbackups_async._wire import Policy
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff, delay_of
 from vpsbackups_async.errors import (
     ApiError,
     RateLimitedError,
-    ResponseTooLargeError,
-    TransportError,
-    UnexpectedRedirectError,
     VPSBackupsError,
 )
 
@@ -27,9 +19,6 @@ __all__ = ["RetryBudget", "RetryLog", "RetryPolicy"]
 
 logger = logging.getLogger("vpsbackups_async")
 
-_PASSING_STATUSES: Final = frozenset(
-    {408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 527, 530}
-)
 _MAX_JITTER: Final = 5.0
 _WARNING_SECONDS: Final = 60.0
 
@@ -145,22 +134,3 @@ def asked_pause(error: VPSBackupsError) -> float | None:
     if isinstance(error, ApiError) and error.status in {429, 503}:
         return error.retry_after
     return None
-
-
-def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
-    """Whether the same request may go out again after this failure."""
-    if isinstance(error, UnexpectedRedirectError | ResponseTooLargeError):
-        return False
-    if isinstance(error, TransportError):
-        return not error.sent or policy.idempotent
-    if isinstance(error, ApiError):
-        refused = error.status == 429
-        return refused or (policy.idempotent and error.status in _PASSING_STATUSES)
-    return False
-
-
-def is_ambiguous(error: BaseException) -> bool:
-    """Whether the request behind this failure may have been carried out all the same."""
-    if isinstance(error, ApiError):
-        return error.status >= 500 or error.status == 408
-    return bool(getattr(error, "sent", False)) and not isinstance(error, UnexpectedRedirectError)

@@ -1,0 +1,260 @@
+"""What follows from an attempt: send again, fail, or done.
+
+Pure rules over values: no I/O, no event loop, no clock, and no chance but the backoff's own.
+"""
+
+from typing import Final, TypeAlias
+
+from attrs import frozen
+
+from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call
+from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
+from vpsbackups_async._transport.timeouts import Timeouts
+from vpsbackups_async._wire import API_ROOT, Policy, Response, decipher
+from vpsbackups_async.backoff import Attempt
+from vpsbackups_async.errors import (
+    ApiError,
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidResponseError,
+    NotFoundError,
+    RateLimitedError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    TransportError,
+    UnexpectedRedirectError,
+    VPSBackupsError,
+)
+
+__all__ = [
+    "Done",
+    "Fail",
+    "Rules",
+    "SendAgain",
+    "Situation",
+    "Step",
+    "is_ambiguous",
+    "may_send_again",
+    "without_budget",
+]
+
+_TRANSIENT_STATUSES: Final = frozenset(
+    {408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 527, 530}
+)
+_GATE_SLACK: Final = 0.1
+"""Seconds that `Retry-After` may exceed the limiter's closed time, as both are read in turn."""
+
+
+@frozen
+class Situation:
+    """What the rules need to know beside the call.
+
+    `now` is loop time in seconds, `accepted` the session's count of answers without overload, and
+    `closed_for` the seconds until the limiter lets the call's kind of request through.
+    """
+
+    now: float
+    accepted: int
+    closed_for: float
+
+
+@frozen
+class Done:
+    """The call succeeds with `response`; `earns_budget` if that adds to the retry budget."""
+
+    response: Response
+    earns_budget: bool = True
+
+
+@frozen
+class Fail:
+    """The call fails with `error`."""
+
+    error: VPSBackupsError
+
+
+@frozen
+class SendAgain:
+    """Send again in `pause` seconds, because of `error`.
+
+    `in_gate` is whether the limiter itself keeps the call waiting for that long, `costs_budget`
+    whether the attempt takes one retry from the budget.
+    """
+
+    error: VPSBackupsError
+    pause: float
+    in_gate: bool
+    costs_budget: bool
+
+
+Step: TypeAlias = Done | Fail | SendAgain
+
+
+def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
+    """Whether a request with this policy may be sent again after this error.
+
+    An idempotent one may after any transient failure, others only where the server did not act:
+    nothing was sent, or a 429 refused it.
+    """
+    if isinstance(error, UnexpectedRedirectError | ResponseTooLargeError):
+        return False
+    if isinstance(error, TransportError):
+        return policy.idempotent or not error.sent
+    if isinstance(error, ApiError):
+        refused = error.status == 429
+        return refused or (policy.idempotent and error.status in _TRANSIENT_STATUSES)
+    return False
+
+
+def is_ambiguous(error: BaseException) -> bool:
+    """Whether the request may have been carried out although it failed with this error."""
+    if isinstance(error, ApiError):
+        return error.status >= 500 or error.status == 408
+    return bool(getattr(error, "sent", False)) and not isinstance(error, UnexpectedRedirectError)
+
+
+def without_budget(error: VPSBackupsError) -> VPSBackupsError:
+    """The error of a call that is not sent again because the retry budget is used up."""
+    error.retries_refused = True
+    error.add_note("not sent again: the retry budget of this client is used up")
+    return error
+
+
+@frozen
+class Rules:
+    """The rules for calls with these timeouts and this retry policy."""
+
+    timeouts: Timeouts
+    retry: RetryPolicy
+
+    def after(self, call: Call, result: AttemptResult, situation: Situation) -> Step:
+        """What follows from an attempt that was made; noted in `call`."""
+        policy, status = call.request.policy, result.status
+        if status is not None and status < 300 and (result.whole or policy.success_by_status):
+            body = result.body if result.whole else b""
+            return Done(Response(status, result.headers, body, call.request, call.attempts))
+        error = self._error_of(call, result)
+        if call.ambiguous and policy.missing_means_done and isinstance(error, NotFoundError):
+            # An earlier attempt did it, and only its answer was lost.
+            done = Response(204, {}, b"", call.request, call.attempts)
+            return Done(done, earns_budget=False)
+        if result.failure.cause == "untrusted":
+            return Fail(error)
+        return self.after_error(call, error, situation)
+
+    def after_error(self, call: Call, error: VPSBackupsError, situation: Situation) -> Step:
+        """What follows from an error, also one that came before anything was sent."""
+        if not may_send_again(call.request.policy, error):
+            return Fail(error)
+        call.last_error = error
+        call.ambiguous = call.ambiguous or is_ambiguous(error)
+        # A 429 while other calls succeed is pacing, not failure: it costs no attempt.
+        paced = isinstance(error, RateLimitedError) and situation.accepted > call.accepted
+        call.accepted = situation.accepted
+        call.counted += not paced
+        if not self._attempts_left(call) or self._asks_too_long(call, error, situation.now):
+            return Fail(error)
+        return self._send_again(call, error, situation, costs_budget=not paced)
+
+    def while_closed(
+        self, call: Call, now: float, closed_for: float
+    ) -> RateLimitedError | DeadlineExceededError | None:
+        """The error for a call that cannot wait until the limiter opens; None if it can."""
+        if not closed_for:
+            return None
+        if closed_for > self.retry.max_retry_after:
+            method, path = call.request.method, API_ROOT + call.request.path
+            words = "not sent: an earlier answer asked every request to wait"
+            refused = RateLimitedError(
+                429, words, None, None, method, path, call.attempts, closed_for
+            )
+            refused.__cause__ = call.last_error
+            return refused
+        if now + closed_for > call.deadline:
+            how = f"leaves no time: a 429 closed the gate for {closed_for:.1f} s"
+            return self._deadline(call, how)
+        return None
+
+    def after_waiting(self, call: Call, now: float, closed_for: float) -> VPSBackupsError:
+        """The error for a call that was not let through in time."""
+        error = self.while_closed(call, now, closed_for)
+        if error is not None:
+            return error
+        call.attempts += 1  # the attempt that it waited for
+        return self._deadline(call, "passed")
+
+    def timed_out(self) -> AttemptFailure:
+        """The failure of an attempt that took longer than `Timeouts.attempt`."""
+        words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
+        return AttemptFailure(words, "timeout")
+
+    def _attempts_left(self, call: Call) -> bool:
+        stopped = call.state is not None and call.state.no_more_attempts
+        # With one attempt retries are off, for pacing as well.
+        return not stopped and self.retry.attempts > 1 and call.counted < self.retry.attempts
+
+    def _asks_too_long(self, call: Call, error: VPSBackupsError, now: float) -> bool:
+        asked = asked_pause(error)
+        return asked is not None and (
+            asked > self.retry.max_retry_after or now + asked > call.deadline
+        )
+
+    def _send_again(
+        self, call: Call, error: VPSBackupsError, situation: Situation, *, costs_budget: bool
+    ) -> Step:
+        asked, closed_for = asked_pause(error), situation.closed_for
+        in_gate = isinstance(error, RateLimitedError) and (
+            asked is not None and closed_for > 0 and asked - closed_for < _GATE_SLACK
+        )
+        if in_gate:
+            pause = closed_for
+        else:
+            elapsed = situation.now - call.started
+            pause = self.retry.pause(error, Attempt(call.attempts, elapsed, call.pause))
+        call.pause = pause
+        if situation.now + pause > call.deadline:
+            return Fail(self._deadline(call, "leaves no time for another attempt"))
+        return SendAgain(error, pause, in_gate, costs_budget)
+
+    # --- From an attempt to an error -------------------------------------------------------------
+
+    def _error_of(self, call: Call, result: AttemptResult) -> VPSBackupsError:
+        """The error for an attempt that was no success."""
+        request, status, failure = call.request, result.status, result.failure
+        if status is not None and status >= 300:
+            return _refusal(call, status, result)
+        if result.late:
+            call.ambiguous = call.ambiguous or result.sent
+            return self._deadline(call, "passed")
+        if failure.cause == "too large":
+            return call.error(ResponseTooLargeError, failure.words, True)
+        if failure.cause == "misuse" and not result.sent:
+            words = f"aiohttp cannot send with this session or proxy: {failure.words}"
+            return ConfigurationError(words)
+        if status is not None and request.policy.unreadable == "accepted":
+            path = API_ROOT + request.path
+            return InvalidResponseError(failure.words, "", status, request.method, path)
+        kind = RequestTimeoutError if failure.cause == "timeout" else TransportError
+        return call.error(kind, failure.words, result.sent)
+
+    def _deadline(self, call: Call, how: str) -> DeadlineExceededError:
+        words = f"the deadline of {self.timeouts.deadline:g} s {how}"
+        error = call.error(DeadlineExceededError, words, call.ambiguous)
+        error.__cause__ = call.last_error
+        return error
+
+
+def _refusal(call: Call, status: int, result: AttemptResult) -> VPSBackupsError:
+    """The error for an answer whose status is no success."""
+    if status < 400:
+        location = result.headers.get("Location") or None
+        words = f"the server redirects with {status} to {location!r}"
+        return call.error(UnexpectedRedirectError, words, True, location)
+    return decipher(
+        status,
+        result.headers,
+        result.body,
+        method=call.request.method,
+        path=API_ROOT + call.request.path,
+        attempts=call.attempts,
+    )

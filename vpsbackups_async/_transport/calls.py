@@ -1,0 +1,88 @@
+"""What is known of a call and of its attempts; plain values."""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, TypeVar
+
+from attrs import define, frozen
+
+from vpsbackups_async._wire import API_ROOT, Request
+from vpsbackups_async.errors import VPSBackupsError
+
+__all__ = ["AttemptFailure", "AttemptResult", "Call", "SendState"]
+
+E = TypeVar("E", bound=VPSBackupsError)
+
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+@frozen
+class AttemptFailure:
+    """Why an attempt brought no whole answer.
+
+    `cause` is "timeout"; "untrusted", a certificate that no repeat can mend; "misuse", a session or
+    proxy that aiohttp cannot send with; "too large", an answer above the limit; or "connection".
+    """
+
+    words: str
+    cause: Literal["connection", "timeout", "untrusted", "misuse", "too large"] = "connection"
+
+
+_NO_ANSWER: Final = AttemptFailure("no answer")
+
+
+@define(eq=False, repr=False)
+class AttemptResult:
+    """What is known of one attempt.
+
+    `number` counts from 1. `sent` is whether the request may have reached the server. `status` is
+    None where no answer came, `size` the bytes read of the body. `whole` is whether `body` is all
+    of the answer; otherwise `failure` says why, and `late` whether the call's deadline ended it.
+    """
+
+    number: int
+    sent: bool = False
+    status: int | None = None
+    headers: Mapping[str, str] = _NO_HEADERS
+    body: bytes = b""
+    size: int = 0
+    whole: bool = False
+    failure: AttemptFailure = _NO_ANSWER
+    late: bool = False
+
+
+@define(eq=False, repr=False)
+class SendState:
+    """What a caller of `Transport.send` can watch and ask for while the call runs.
+
+    `on_the_wire` is True during an attempt, when the server may be doing the work. Setting
+    `no_more_attempts` lets a running attempt end and prevents further ones.
+    """
+
+    on_the_wire: bool = False
+    no_more_attempts: bool = False
+
+
+@define(eq=False, repr=False)
+class Call:
+    """One call so far. Times are in seconds of loop time.
+
+    `accepted` is the session's count of answers without overload when the call last looked.
+    `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`. `pause` is
+    the last pause. `ambiguous` is whether any attempt may have been carried out.
+    """
+
+    request: Request
+    started: float
+    deadline: float
+    accepted: int
+    state: SendState | None = None
+    attempts: int = 0
+    counted: int = 0
+    pause: float | None = None
+    ambiguous: bool = False
+    last_error: VPSBackupsError | None = None
+
+    def error(self, kind: Callable[..., E], words: str, sent: bool, *more: object) -> E:
+        """An error that names this call's request and its attempts."""
+        request = self.request
+        return kind(words, sent, request.method, API_ROOT + request.path, self.attempts, *more)

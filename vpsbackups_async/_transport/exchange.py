@@ -1,0 +1,245 @@
+"""One HTTP exchange: the only module that touches aiohttp's client.
+
+None of aiohttp's exceptions and answers leave it, as their frames and fields hold the token.
+"""
+
+import math
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import aiohttp
+from attrs import frozen
+from multidict import CIMultiDict
+from yarl import URL
+
+from vpsbackups_async._transport.address import Secret
+from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult
+from vpsbackups_async._transport.telemetry import tag_attempt
+from vpsbackups_async._version import __version__
+from vpsbackups_async._wire import Request
+
+__all__ = [
+    "Channel",
+    "ClientSession",
+    "ClientTimeout",
+    "Exchange",
+    "connection_limit",
+    "detach",
+    "open_session",
+    "timeout_of",
+]
+
+ClientSession: TypeAlias = aiohttp.ClientSession
+ClientTimeout: TypeAlias = aiohttp.ClientTimeout
+
+_ERROR_BODY_BYTES: Final = 64 * 1024
+"""Bytes read of the body of an answer that is no success."""
+_DNS_CACHE_SECONDS: Final = 300
+_USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"
+
+
+# --- aiohttp's session ---------------------------------------------------------------------------
+
+
+def open_session(keepalive: float) -> ClientSession:
+    """A session of our own; `keepalive` is how many seconds it keeps an idle connection."""
+    connector = aiohttp.TCPConnector(
+        limit=0,  # the limiter counts; aiohttp must never queue
+        ttl_dns_cache=_DNS_CACHE_SECONDS,
+        keepalive_timeout=keepalive,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": _USER_AGENT},
+        trust_env=False,  # it would read .netrc as well
+    )
+
+
+def connection_limit(session: ClientSession | None) -> int | None:
+    """The most connections that the session opens to one host; None if there is no limit."""
+    connector = None if session is None else session.connector
+    limits = [] if connector is None else [connector.limit, connector.limit_per_host]
+    return min((limit for limit in limits if limit), default=None)
+
+
+def detach(session: ClientSession) -> Callable[[], object] | None:
+    """Take a session's connections from it: what closes them, None if it is closed already.
+
+    aiohttp then does not warn of an unclosed session; the caller's own warning says what to close.
+    """
+    connector = session.connector
+    if connector is None:
+        return None
+    session.detach()
+    close: Callable[[], object] = connector.__exit__  # the public way that needs no `await`
+    return close
+
+
+def timeout_of(connect: float) -> ClientTimeout:
+    """Aiohttp's timeouts for a request: only `connect`, in seconds; the others are our own."""
+    return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
+
+
+@frozen(eq=False, repr=False)
+class Channel:
+    """An open session, and what every request through it is sent with.
+
+    `body_headers` are for requests with a body. `max_bytes` is the largest decoded body of a
+    success that is read.
+    """
+
+    session: ClientSession
+    token: Secret
+    url: Callable[[str, str], URL]
+    headers: CIMultiDict[str]
+    body_headers: CIMultiDict[str]
+    ssl: ssl_module.SSLContext | bool
+    proxy: Secret | None
+    max_bytes: int
+
+
+# --- aiohttp's exceptions, in words --------------------------------------------------------------
+
+_WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
+    (
+        aiohttp.ClientConnectorCertificateError,
+        lambda error: (
+            f"the certificate of {error.host} is not trusted ({error.certificate_error}); for a CA "
+            "of your own pass ssl_context=ssl.create_default_context(cafile=...)"
+        ),
+    ),
+    (aiohttp.ConnectionTimeoutError, lambda _: "no connection within Timeouts.connect"),
+    (
+        aiohttp.ServerDisconnectedError,
+        lambda _: "the server closed the connection without an answer",
+    ),
+    (
+        aiohttp.ClientPayloadError,
+        lambda _: "the connection ended in the middle of the answer",
+    ),
+    (
+        aiohttp.ClientHttpProxyError,
+        lambda error: f"the proxy refused with status {error.status}",
+    ),
+    (TimeoutError, str),
+    (aiohttp.ClientResponseError, lambda error: f"the answer is not HTTP: {error.message}"),
+    (Exception, lambda error: f"{type(error).__name__}: {error}"),
+)
+
+
+def _described(error: Exception) -> AttemptFailure:
+    """The failure for an exception of aiohttp or of a given session's own hooks."""
+    words = next(words(error) for kind, words in _WORDS if isinstance(error, kind))
+    cause: Literal["connection", "timeout", "untrusted", "misuse"] = "connection"
+    if isinstance(error, TimeoutError):
+        cause = "timeout"
+    elif isinstance(
+        error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch
+    ):
+        cause = "untrusted"
+    elif isinstance(error, aiohttp.InvalidURL) or not isinstance(
+        error, aiohttp.ClientError | OSError
+    ):
+        cause = "misuse"
+    return AttemptFailure(words, cause)
+
+
+class _Failed(Exception):  # noqa: N818  # never leaves this module
+    """Carries a failure through aiohttp in place of its own exception."""
+
+    def __init__(self, failure: AttemptFailure) -> None:
+        super().__init__(failure.words)
+        self.failure = failure
+
+
+# --- The exchange --------------------------------------------------------------------------------
+
+
+class Exchange(AttemptResult):
+    """One attempt: sends the request, reads the answer, and is the result.
+
+    It is also the aiohttp client middleware of its own request. aiohttp sends a GET or DELETE once
+    more by itself when its connection broke, unless a middleware changes the exception's type; and
+    only a middleware can see whether the request was written.
+    """
+
+    __slots__ = ()
+
+    async def __call__(
+        self,
+        request: aiohttp.ClientRequest,
+        handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+    ) -> aiohttp.ClientResponse:
+        """Pass the request on to aiohttp, once."""
+        if self.number > 1:
+            tag_attempt(self.number)
+        try:
+            return await handler(request)
+        except (aiohttp.ClientError, OSError) as error:
+            failed = _Failed(_described(error))
+        finally:
+            # aiohttp sets it right after the request line and headers were handed to the socket.
+            self.sent = request.response is not None
+        raise failed
+
+    async def run(self, channel: Channel, request: Request, timeout: ClientTimeout) -> None:
+        """Send the request and read its answer; what goes wrong becomes `failure`."""
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await channel.session.request(
+                request.method,
+                channel.url(request.path, request.query),
+                data=request.body,
+                headers=channel.headers if request.body is None else channel.body_headers,
+                timeout=timeout,
+                ssl=channel.ssl,
+                proxy=channel.proxy,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(self,),
+            )
+            self.status = status = response.status
+            self.headers = response.headers
+            cap = channel.max_bytes if status < 300 else _ERROR_BODY_BYTES
+            content = response.content
+            if content.is_eof():  # most answers have arrived whole by now: no need to wait
+                self.body = content.read_nowait()
+                self.size = len(self.body)
+                self.whole = self.size <= cap
+            else:
+                await self._read(content, cap)
+        except _Failed as failed:
+            self.failure = failed.failure
+        except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
+            self.failure = _described(error)
+        finally:
+            if response is not None and not (self.whole and response.status < 300):
+                self._clean_up(response, channel)
+
+    async def _read(self, content: aiohttp.StreamReader, cap: int) -> None:
+        """Read the body up to `cap` decoded bytes: a small gzip can hold gigabytes."""
+        chunks: list[bytes] = []
+        try:
+            while self.size <= cap and (chunk := await content.readany()):
+                self.size += len(chunk)
+                chunks.append(chunk)
+        finally:
+            self.body = b"".join(chunks)
+        self.whole = self.size <= cap
+
+    def _clean_up(self, response: aiohttp.ClientResponse, channel: Channel) -> None:
+        """Finish an answer that is not whole or no success, and take the token out of it."""
+        if not self.whole:
+            response.close()
+        if response.status >= 300:
+            # A debug page may show the headers of the request, and a redirect the token.
+            token = channel.token
+            self.body = self.body[:_ERROR_BODY_BYTES].replace(token.encode(), b"***")
+            self.headers = CIMultiDict(
+                (name, value.replace(token, "***")) for name, value in response.headers.items()
+            )
+        elif self.size > channel.max_bytes:
+            words = f"the answer is larger than {channel.max_bytes} bytes"
+            self.failure = AttemptFailure(words, "too large")

@@ -1,0 +1,232 @@
+"""What all calls of a client share: connections, the limiter, the retry budget, counters."""
+
+import asyncio
+import ssl as ssl_module
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Final
+
+from attrs import define
+from multidict import CIMultiDict
+from yarl import URL
+
+from vpsbackups_async._transport.adaptive import AdaptiveLimiter
+from vpsbackups_async._transport.address import Secret, build_url, proxy_url
+from vpsbackups_async._transport.calls import AttemptResult
+from vpsbackups_async._transport.deadlines import Deadlines, Scope
+from vpsbackups_async._transport.exchange import (
+    Channel,
+    ClientSession,
+    connection_limit,
+    detach,
+    open_session,
+)
+from vpsbackups_async._transport.limiter import Limiter, Observation, closed_for, count_of
+from vpsbackups_async._transport.retry import RetryBudget, RetryLog
+from vpsbackups_async._wire import retry_after
+from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
+
+__all__ = ["Counters", "Session", "closed_error"]
+
+_DEFAULT_CONCURRENCY: Final = 64
+_CACHED_URLS: Final = 256
+_MORE_THAN_A_RECEIVE: Final = 2**19
+
+
+@define(eq=False, repr=False)
+class Counters:
+    """What a client has done so far."""
+
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    bytes_received: int = 0
+
+
+def closed_error() -> ConfigurationError:
+    """The error for a call on a client that was closed."""
+    return ConfigurationError("this client is closed: make a new BackupsClient")
+
+
+class Session:
+    """What the calls of one client share, whatever their timeouts and retries.
+
+    `given` is an aiohttp session of the caller's, which is used and never closed. `keepalive` is
+    how many seconds an idle connection is kept, `budget` the retries that all calls have in
+    reserve, None for no limit.
+
+    Raises `ConfigurationError` for an `ssl_context` that is none, and for a limiter that lets more
+    requests through than `given` has connections for.
+    """
+
+    def __init__(
+        self,
+        token: Secret,
+        root: URL,
+        *,
+        keepalive: float,
+        budget: float | None,
+        limiter: Limiter | None,
+        given: ClientSession | None,
+        ssl_context: ssl_module.SSLContext | None,
+        proxy: str | None,
+        max_response_bytes: int,
+    ) -> None:
+        self.root = root
+        if not isinstance(ssl_context, ssl_module.SSLContext | None):
+            # aiohttp would take False for "do not verify".
+            raise ConfigurationError(
+                f"ssl_context must be an ssl.SSLContext or None, not {ssl_context!r}"
+            )
+        self.limiter = limiter = _fitting_limiter(limiter, given)
+        # Whether a request may start without a wait. Only for the exact class: a subclass or
+        # wrapper must see every request in its `acquire`.
+        self.try_acquire: Callable[[], bool] = (
+            limiter.try_acquire if type(limiter) is AdaptiveLimiter else _never
+        )
+        self.counters = Counters()
+        self.accepted = 0
+        """Answers other than 429 and 5xx, which show that the server takes requests."""
+        self.budget = RetryBudget(budget)
+        self.log = RetryLog()
+        self.channel: Channel | None = None
+        """How requests are sent; None before the session is opened and once it is closed."""
+        self._deadlines: Deadlines | None = None
+        self._lines: dict[tuple[str, float], set[Scope]] = {}
+        self._closed = False
+        self._token = token
+        self._given = given
+        self._keepalive = keepalive
+        self._ssl = ssl_context or True
+        self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
+        self._max_bytes = max_response_bytes
+        # Each URL caches what aiohttp asks it for, such as the Host header. Not a method: a client
+        # in a reference cycle with its session would outlive its event loop.
+        self._url = lru_cache(_CACHED_URLS)(partial(build_url, root))
+
+    def __repr__(self) -> str:
+        return f"<Session with {self.root}>"
+
+    # --- Open and closed -------------------------------------------------------------------------
+
+    def open(self) -> Deadlines:
+        """Be ready to send in the running event loop, from the first use on; the loop's deadlines.
+
+        Raises `WrongEventLoopError` in any other loop, `ConfigurationError` once closed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._deadlines is None:
+            self._deadlines = Deadlines(loop)
+        elif self._deadlines.loop is not loop:
+            raise WrongEventLoopError("this client was opened in another event loop")
+        if self.channel is None:
+            if self._closed:
+                raise closed_error()
+            self.channel = self._open_channel()
+            _reuse_receive_buffers()
+        return self._deadlines
+
+    def _open_channel(self) -> Channel:
+        self._proxy = proxy_url(self._proxy, self.root)
+        headers: CIMultiDict[str] = CIMultiDict(
+            {"Authorization": Secret(f"Bearer {self._token}"), "Accept": "application/json"}
+        )
+        body_headers: CIMultiDict[str] = CIMultiDict(headers)
+        body_headers["Content-Type"] = "application/json"
+        return Channel(
+            self._given or open_session(self._keepalive),
+            self._token,
+            self._url,
+            headers,
+            body_headers,
+            self._ssl,
+            self._proxy,
+            self._max_bytes,
+        )
+
+    async def close(self) -> None:
+        """Close the connections if they are not the caller's; nothing can be sent after that."""
+        self._closed = True
+        channel, self.channel = self.channel, None
+        if channel is not None and channel.session is not self._given:
+            await channel.session.close()
+
+    def abandon(self) -> bool:
+        """Drop the connections of a client that was never closed; whether there were any."""
+        channel, self.channel = self.channel, None
+        if channel is None or channel.session is self._given:
+            return False
+        close = detach(channel.session)
+        if close is None:
+            return False
+        loop = None if self._deadlines is None else self._deadlines.loop
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(close)  # the collector may run in any thread
+        else:
+            close()
+        return True
+
+    # --- The limiter -----------------------------------------------------------------------------
+
+    def closed_for(self, kind: str | None = None) -> float:
+        """The seconds until the limiter lets requests of this kind through again after a 429."""
+        return closed_for(self.limiter, kind)
+
+    def line(self, kind: str, patience: float) -> set[Scope]:
+        """The scopes of requests of a kind that wait in the limiter; a request adds its own.
+
+        They end as soon as a 429 closes the limiter for longer than `patience` seconds.
+        """
+        return self._lines.setdefault((kind, patience), set())
+
+    def observe(self, kind: str, result: AttemptResult, elapsed: float) -> None:
+        """Count an attempt and tell the limiter how it ended, after `elapsed` seconds."""
+        status = result.status
+        asked = retry_after(result.headers) if status in {429, 503} else None
+        self.counters.rate_limited += status == 429
+        self.accepted += status is not None and status != 429 and status < 500
+        self.counters.bytes_received += result.size
+        self.limiter.observe(Observation(kind, 1, status, asked, elapsed))
+        if status == 429:
+            self._send_away()
+
+    def _send_away(self) -> None:
+        """End the wait of requests that would not have joined the line as it is now."""
+        for (kind, patience), line in self._lines.items():
+            if line and self.closed_for(kind) > patience:
+                waiting = tuple(line)
+                line.clear()
+                for scope in waiting:
+                    scope.expire()
+
+
+def _never() -> bool:
+    return False
+
+
+def _fitting_limiter(limiter: Limiter | None, given: ClientSession | None) -> Limiter:
+    """A limiter that lets no more requests through than the session has connections for.
+
+    Where aiohttp queues, its wait for a connection would count as time of the request.
+    """
+    most = connection_limit(given)
+    if limiter is None:
+        return AdaptiveLimiter(
+            _DEFAULT_CONCURRENCY if most is None else min(most, _DEFAULT_CONCURRENCY)
+        )
+    wanted = count_of(limiter, "maximum")
+    if most is not None and wanted is not None and wanted > most:
+        raise ConfigurationError(
+            f"the limiter lets {wanted} requests through at once, but the session's connector has "
+            f"room for {most} connections: raise its limit or lower the limiter's maximum"
+        )
+    return limiter
+
+
+def _reuse_receive_buffers() -> None:
+    """Make glibc serve the event loop's receives from memory that the process already has.
+
+    asyncio receives into 256 KiB at a time. glibc maps such a block anew each time, with a page
+    fault for every 4 KiB used, until a larger block was freed (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    bytes(_MORE_THAN_A_RECEIVE)
