@@ -7,13 +7,17 @@ import pytest
 from multidict import CIMultiDict
 
 from vpsbackups_async import (
+    ApiError,
     Attempt,
     AuthenticationError,
+    BadRequestError,
     ConfigurationError,
+    ConflictError,
     ConstantBackoff,
     DeadlineExceededError,
     InvalidResponseError,
     NotFoundError,
+    PermissionDeniedError,
     RateLimitedError,
     RequestTimeoutError,
     ResponseTooLargeError,
@@ -32,6 +36,8 @@ from vpsbackups_async._transport.attempts import (
     SendAgain,
     Situation,
     Step,
+    is_ambiguous,
+    may_send_again,
     without_budget,
 )
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call, SendState
@@ -299,6 +305,45 @@ def test_an_attempt_out_of_time_names_the_timeout() -> None:
     )
 
 
+# --- What may be sent again ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "idempotent", "other", "ambiguous"),
+    [
+        (TransportError("no connection", False), True, True, False),
+        (RequestTimeoutError("no connection", False), True, True, False),
+        (TransportError("dropped", True), True, False, True),
+        (RequestTimeoutError("no answer", True), True, False, True),
+        (UnexpectedRedirectError("elsewhere"), False, False, False),
+        (ResponseTooLargeError("too large"), False, False, True),
+        (RateLimitedError(429, retry_after=1), True, True, False),
+        (RateLimitedError(429), True, True, False),
+        (ServerError(503, retry_after=1), True, False, True),
+        *((ServerError(status), True, False, True) for status in (500, 502, 503, 504, 520, 530)),
+        (ServerError(501), False, False, True),
+        (ApiError(408), True, False, True),
+        (ConflictError(409), False, False, False),
+        (BadRequestError(400), False, False, False),
+        (BadRequestError(422), False, False, False),
+        (AuthenticationError(401), False, False, False),
+        (PermissionDeniedError(403), False, False, False),
+        (NotFoundError(404), False, False, False),
+        (ConfigurationError("closed"), False, False, False),
+        (InvalidResponseError("no JSON"), False, False, False),
+        (DeadlineExceededError("late", True), False, False, True),
+        (DeadlineExceededError("late", False), False, False, False),
+    ],
+    ids=repr,
+)
+def test_the_table_of_what_may_be_sent_again(
+    error: VPSBackupsError, idempotent: bool, other: bool, ambiguous: bool
+) -> None:
+    assert may_send_again(_wire.Policy(idempotent=True), error) is idempotent
+    assert may_send_again(_wire.Policy(), error) is other
+    assert is_ambiguous(error) is ambiguous
+
+
 # --- A 404 after an attempt that may have deleted ------------------------------------------------
 
 
@@ -325,6 +370,13 @@ def test_a_404_means_done_only_after_an_attempt_that_may_have_deleted(
     if isinstance(step, Done):
         assert (step.response.status, step.response.body, step.response.attempts) == (204, b"", 2)
         assert not step.earns_budget
+
+
+def test_one_attempt_that_may_have_deleted_is_enough_whatever_came_after_it() -> None:
+    call = a_call("delete")
+    for before in (failed(), failed(sent=False)):
+        assert name_of(rules().after(call, before, at())) == "again"
+    assert name_of(rules().after(call, answered(404), at())) == "done"
 
 
 # --- How often -----------------------------------------------------------------------------------
@@ -431,6 +483,7 @@ def test_the_backoff_is_told_how_the_call_went() -> None:
         (throttled(5), 4.95, True),
         (throttled(5), 4.85, False),
         (throttled(5), 0.0, False),
+        (throttled(0), 0.0, False),
         (throttled(), 5.0, False),
         (answered(503, Retry_After="5"), 5.0, False),
         (answered(503), 5.0, False),
@@ -446,7 +499,8 @@ def test_the_pause_is_spent_in_the_limiter_if_that_covers_what_the_server_asked(
     if in_gate:
         assert step.pause == closed_for
     elif "Retry-After" in result.headers:
-        assert 5 <= step.pause <= 6
+        asked = float(result.headers["Retry-After"])
+        assert asked <= step.pause <= 1.2 * asked
     else:
         assert step.pause == PAUSE
 
@@ -531,7 +585,7 @@ def test_an_error_before_anything_was_sent_is_judged_like_any_other(
     ("elapsed", "closed_for", "kind"),
     [
         (0, 0, None),
-        (99, 0, None),
+        (101, 0, None),
         (0, 20, None),
         (0, 20.1, RateLimitedError),
         (79, 20, None),

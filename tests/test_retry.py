@@ -6,68 +6,19 @@ from hypothesis import strategies as st
 
 from vpsbackups_async import (
     Attempt,
-    AuthenticationError,
-    BadRequestError,
-    ConfigurationError,
-    ConflictError,
     ConstantBackoff,
-    DeadlineExceededError,
-    InvalidResponseError,
-    NotFoundError,
-    PermissionDeniedError,
     RateLimitedError,
-    RequestTimeoutError,
-    ResponseTooLargeError,
     RetryPolicy,
     ServerError,
     TransportError,
-    UnexpectedRedirectError,
     VPSBackupsError,
 )
-from vpsbackups_async._transport.attempts import is_ambiguous, may_send_again
 from vpsbackups_async._transport.retry import RetryBudget, asked_pause
-from vpsbackups_async._wire import Policy
 from vpsbackups_async.errors import ApiError
 
 
 def throttled(retry_after: float | None) -> RateLimitedError:
     return RateLimitedError(429, retry_after=retry_after)
-
-
-@pytest.mark.parametrize(
-    ("error", "safe", "post", "ambiguous"),
-    [
-        (TransportError("no connection", False), True, True, False),
-        (RequestTimeoutError("no connection", False), True, True, False),
-        (TransportError("dropped", True), True, False, True),
-        (RequestTimeoutError("no answer", True), True, False, True),
-        (UnexpectedRedirectError("elsewhere"), False, False, False),
-        (ResponseTooLargeError("too large"), False, False, True),
-        (throttled(1), True, True, False),
-        (throttled(None), True, True, False),
-        (ServerError(503, retry_after=1), True, False, True),
-        *((ServerError(status), True, False, True) for status in (500, 502, 503, 504, 520, 530)),
-        (ServerError(501), False, False, True),
-        (ApiError(408), True, False, True),
-        (ConflictError(409), False, False, False),
-        (BadRequestError(400), False, False, False),
-        (BadRequestError(422), False, False, False),
-        (AuthenticationError(401), False, False, False),
-        (PermissionDeniedError(403), False, False, False),
-        (NotFoundError(404), False, False, False),
-        (ConfigurationError("closed"), False, False, False),
-        (InvalidResponseError("no JSON"), False, False, False),
-        (DeadlineExceededError("late", True), False, False, True),
-        (DeadlineExceededError("late", False), False, False, False),
-    ],
-    ids=repr,
-)
-def test_the_table_of_what_may_be_sent_again(
-    error: VPSBackupsError, safe: bool, post: bool, ambiguous: bool
-) -> None:
-    assert may_send_again(Policy(idempotent=True), error) is safe
-    assert may_send_again(Policy(), error) is post
-    assert is_ambiguous(error) is ambiguous
 
 
 @given(st.floats(0, 1e6))
