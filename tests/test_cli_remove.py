@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from helpers_cli import Here, Terminal, TerminalHere, call
 
-from vpsbackups_async.testing import FakeVPS, Latency, Reply
+from vpsbackups_async.testing import FakeVPS, Latency, Reply, SeenRequest
 
 
 @pytest.fixture
@@ -93,6 +93,59 @@ async def test_a_restore_that_cannot_be_meant_sends_nothing(
     assert await call("restore", *arguments, "--yes") == code
     assert words in capfd.readouterr().err
     assert fake.count("POST") == 0
+
+
+# --- A list that moves, and one that fails --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["delete", "7", "-y"], ["delete", "7:1", "-y"], ["restore", "1", "7", "-y"], ["show", "7"]],
+    ids=" ".join,
+)
+async def test_a_deletion_between_two_pages_hides_no_backup(
+    arguments: list[str], run: Here
+) -> None:
+    fake = FakeVPS(servers=1, backups=8, page_size=1, max_page_size=1, clock=time.time)
+
+    def delete_from_page_1(seen: SeenRequest) -> None:
+        if seen.query.get("page") == "2" and 8 in held(fake):
+            fake.remove_backup(8)  # 7 moves from page 2 to page 1, which was read before
+
+    fake.on_request = delete_from_page_1
+    async with fake:
+        ended = await run(*arguments, fake=fake)
+    assert (ended.code, ended.err) == (0, "")
+    assert 8 not in held(fake)
+    assert (7 in held(fake)) == (arguments[0] != "delete")
+
+
+async def test_a_backup_whose_list_fails_is_reported_as_that_and_others_are_deleted(
+    run: Here,
+) -> None:
+    # The whole list is so long that it takes fewer requests to ask the two servers.
+    async with FakeVPS(servers=3, backups=2, page_size=5, max_page_size=5) as fake:
+        for _ in range(50):
+            fake.add_backup(3)
+        fake.inject(Reply(403, b'{"detail": "Not yours."}', path="server_id=2"))
+        ended = await run("delete", "2:2", "1:1", "99:1", "-y", fake=fake)
+    assert ended.code == 1
+    assert ended.lines == ["1:1"]
+    assert "backup 2:2: 403 Not yours." in ended.err
+    assert "backup 99:1 is not there" in ended.err
+    assert "2:2 is not there" not in ended.err
+    assert len(held(fake)) == 55
+
+
+async def test_where_no_list_can_be_read_nothing_is_deleted(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    fake.revoke()
+    assert await call("delete", "5", "6:8", "-y") == 3
+    said = capfd.readouterr()
+    assert said.err.count("401 Invalid token.") == 1
+    assert "is not there" not in said.err
+    assert fake.count("DELETE") == 0
 
 
 # --- On a terminal -------------------------------------------------------------------------------

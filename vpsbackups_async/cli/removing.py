@@ -18,7 +18,8 @@ from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import age, safe
 from vpsbackups_async.client import BackupsClient
-from vpsbackups_async.models import Backup, BackupRef
+from vpsbackups_async.errors import NotFoundError
+from vpsbackups_async.models import Backup, BackupRef, Outcome
 
 __all__ = ["delete", "restore"]
 
@@ -42,11 +43,16 @@ def delete(
     _check_asking(yes=yes)
     with Session(common) as session:
         screen, failures = session.screen, Failures(session.screen)
-        found = session.do(_look_up(session.client, refs))
+        outcomes = session.do(_find(session.client, refs))
+        lost: list[Backup] = []
         for ref in refs:
-            if ref.id not in found:
+            outcome = outcomes[ref]
+            if outcome.value is not None:
+                lost.append(outcome.value)
+            elif isinstance(outcome.error, NotFoundError):
                 screen.note(f"backup {written(ref)} is not there", "red")
-        lost = [found[ref.id] for ref in refs if ref.id in found]
+            elif outcome.error is not None:
+                failures.add(f"backup {written(ref)}", outcome.error)
         if lost and not yes:
             Table(screen, asking=True).rows(lost)
         if lost and (yes or _agreed(f"Delete {_these(lost)} for good?")):
@@ -98,18 +104,12 @@ def restore(
     return Exit.FINE
 
 
-async def _look_up(client: BackupsClient, refs: Sequence[BackupRef]) -> dict[int, Backup]:
-    """Those of the backups that are there, by id."""
-    found: dict[int, Backup] = {}
-    for server_id in dict.fromkeys(ref.server_id for ref in refs):
-        wanted = {ref.id for ref in refs if ref.server_id == server_id}
-        stream = client.list(server_id=server_id)
-        async with aclosing(stream.pages()) as pages:
-            async for page in pages:
-                found |= {backup.id: backup for backup in page.items if backup.id in wanted}
-                if wanted <= found.keys():
-                    break
-    return found
+async def _find(
+    client: BackupsClient, refs: Sequence[BackupRef]
+) -> dict[BackupRef, Outcome[BackupRef, Backup]]:
+    """The outcome of the search for each backup: the backup, or why there is none."""
+    async with aclosing(client.find(refs)) as outcomes:
+        return {outcome.key: outcome async for outcome in outcomes}
 
 
 async def _delete(session: Session, lost: list[Backup], failures: Failures) -> None:
