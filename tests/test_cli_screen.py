@@ -2,17 +2,21 @@
 
 import asyncio
 import io
+import json
 import re
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from helpers_cli import Terminal, TerminalHere
 from rich.console import Console
 
-from vpsbackups_async import Progress
+from vpsbackups_async import Backup, Progress, from_json
 from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.client import ClientStats
 from vpsbackups_async.testing import FakeVPS
@@ -51,6 +55,76 @@ async def test_the_table_fits_the_terminal(
     assert rows[2][at:].startswith("completed")
     assert "\x1b[2J" not in terminal.raw
     assert "Before" in rows[2]
+
+
+NARROW = """\
+ID  SERVER  NAME            TYPE    STATUS                  SIZE  AGE   DESCRIP…
+10       3  日本語のサー …  auto    in_progress                -  3d
+ 9       2  a-server-with…  weekly  a-status-of-i…             -  3d
+ 8       2  a-server-with…  manual  failed          123456789 MB  3d    xxxxxxx…
+ 7       1  web-1           manual  completed            4100 MB  3d    Before …
+"""
+WIDE = """\
+ID  SERVER  NAME                              TYPE    STATUS                  SIZE  CREATED (UTC)     DESCRIPTION
+10       3  日本語のサーバー                  auto    in_progress                -  YYYY-MM-DD HH:MM
+ 9       2  a-server-with-a-rather-long-name  weekly  a-status-of-i…             -  YYYY-MM-DD HH:MM
+ 8       2  a-server-with-a-rather-long-name  manual  failed          123456789 MB  YYYY-MM-DD HH:MM  xxxxxxxxxxxxxxxxx…
+ 7       1  web-1                             manual  completed            4100 MB  YYYY-MM-DD HH:MM  Before the upgrad…
+"""  # noqa: E501  # as wide as the terminal
+COLOURED = """\
+\x1b[1mID  SERVER  NAME   TYPE    STATUS           SIZE  CREATED (UTC)     DESCRIPTION\x1b[0m
+ 5       7  web-7  manual  \x1b[32mcompleted\x1b[0m     4100 MB  2026-01-16 15:45  Nightly
+ 6       7  web-7  manual  \x1b[33min_progress\x1b[0m         -  2026-01-16 15:45  Nightly
+123456789  1234567890  a-lo…  manual  \x1b[31mfailed\x1b[0m        4100 MB  2026-01-16 15:45  Nightly
+ 7       7  web-7  manual  odd           4100 MB  2026-01-16 15:45  Nightly
+"""  # noqa: E501  # as wide as the terminal
+
+
+@pytest.mark.parametrize(("columns", "table"), [(80, NARROW), (120, WIDE)], ids=["80", "120"])
+async def test_the_table_looks_like_this(
+    columns: int, table: str, fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backup in fake.backups:
+        fake.remove_backup(backup["id"])
+    made = datetime.now(UTC) - timedelta(days=3, minutes=10)
+    fake.add_backup(1, created_at=made, size_mb=4100, description="Before the upgrade of PHP")
+    fake.add_backup(2, created_at=made, size_mb=123_456_789, description="x" * 80, status="failed")
+    fake.add_backup(2, created_at=made, status="a-status-of-its-own", backup_type="weekly")
+    fake.add_backup(3, created_at=made, status="in_progress", backup_type="automatic")
+    async with TerminalHere(monkeypatch, "list", fake=fake, columns=columns) as terminal:
+        shown = await terminal.end()
+    assert shown == table.replace("YYYY-MM-DD HH:MM", f"{made:%Y-%m-%d %H:%M}")
+
+
+def backup(backup_id: int, **fields: Any) -> Backup:
+    """A backup of server 7, with other fields as given."""
+    values: dict[str, Any] = {
+        "server": {"id": 7, "name": "web-7"},
+        "backup_type": "manual",
+        "status": "completed",
+        "size_mb": 4100,
+        "created_at": "2026-01-16T15:45:00Z",
+        "expires_at": None,
+        "description": "Nightly",
+    }
+    return from_json(Backup, json.dumps({"id": backup_id} | values | fields))
+
+
+def test_the_table_has_colours_and_keeps_the_widths_of_its_first_rows() -> None:
+    screen, text = Screen(), io.StringIO()
+    screen.err = Console(
+        file=text,
+        force_terminal=True,
+        color_system="standard",
+        width=100,
+        highlight=False,
+        _environ={"TERM": "xterm"},  # wherever the tests run
+    )
+    table = Table(screen, asking=True)
+    table.rows([backup(5), backup(6, status="in_progress", size_mb=None)])
+    longer = {"id": 1_234_567_890, "name": "a-longer-name-than-before"}
+    table.rows([backup(123_456_789, server=longer, status="failed"), backup(7, status="odd")])
+    assert text.getvalue() == COLOURED
 
 
 async def test_what_a_terminal_gets_as_csv_is_made_safe(
