@@ -11,7 +11,7 @@ from helpers_cli import TerminalHere, run, start
 
 from vpsbackups_async import Outcome
 from vpsbackups_async.cli import main
-from vpsbackups_async.cli.demo import Board, play
+from vpsbackups_async.cli.commands.demo import Board, play
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.testing import FakeVPS
 

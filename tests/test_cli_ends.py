@@ -14,7 +14,7 @@ from helpers_cli import call, environment, run
 
 from vpsbackups_async import VPSBackupsError
 from vpsbackups_async.cli import main
-from vpsbackups_async.cli.completion import script
+from vpsbackups_async.cli.commands.completion import script
 from vpsbackups_async.testing import FakeVPS, Reply
 
 CANARY = "vps_canary0123456789abcdef"
@@ -76,7 +76,7 @@ async def test_help_loads_no_command_and_no_server() -> None:
     )
     ours = {name for name in done.stderr.split() if name.startswith("vpsbackups_async.")}
     assert "vpsbackups_async.cli.app" in ours
-    rooms = ("listing", "making", "removing", "demo", "fake", "session", "progress")
+    rooms = (*(f"commands.{name}" for name in COMMANDS), "session", "progress")
     assert ours.isdisjoint({f"vpsbackups_async.cli.{room}" for room in rooms})
     assert not any(name.startswith("vpsbackups_async.testing") for name in ours)
     assert "rich.markdown" not in done.stderr.split()

@@ -227,7 +227,7 @@ async def test_many_that_run_are_named_in_a_command_to_paste(fake: FakeVPS) -> N
 async def test_very_many_are_left_to_the_list(
     fake: FakeVPS, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("vpsbackups_async.cli.making._AT_MOST", 5)
+    monkeypatch.setattr("vpsbackups_async.cli.tracker._AT_MOST", 5)
     fake.backup_seconds = 600
     servers = [str(number) for number in range(1, 7)]
     assert await call("create", "--wait", "--timeout", "0.1", *servers) == 4

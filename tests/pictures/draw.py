@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from vpsbackups_async.cli.demo import play
+from vpsbackups_async.cli.commands.demo import play
 from vpsbackups_async.cli.screen import Screen
 
 PICTURE = Path(__file__).with_name("demo.svg")

@@ -55,7 +55,7 @@ class _Command:
 
 _COMMANDS: Final = {
     "list": _Command(
-        "listing:list_backups",
+        "list:list_backups",
         "[OPTIONS]",
         "List backups: a table, or plain lines where it is piped.",
         (
@@ -70,7 +70,7 @@ _COMMANDS: Final = {
         ("vpsbackups show 502:12345", "vpsbackups show 502 --json | jq .status"),
     ),
     "create": _Command(
-        "making:create",
+        "create:create",
         "[OPTIONS] SERVER...",
         "Start a backup of each server; with --wait, wait for the end.\n\n"
         "Piped, it writes ID:SERVER of each. Ctrl-C finishes and names what is under way.",
@@ -80,7 +80,7 @@ _COMMANDS: Final = {
         ),
     ),
     "wait": _Command(
-        "making:wait",
+        "wait:wait",
         "[OPTIONS] ID...",
         "Wait until backups are completed.\n\n"
         "With the server (ID:SERVER) it may take fewer requests. Piped, it writes\n"
@@ -92,7 +92,7 @@ _COMMANDS: Final = {
         ),
     ),
     "delete": _Command(
-        "removing:delete",
+        "delete:delete",
         "[OPTIONS] ID...",
         "Delete backups for good, after asking.\n\n"
         "It shows them and asks; where nobody can answer it refuses without --yes.",
@@ -102,7 +102,7 @@ _COMMANDS: Final = {
         ),
     ),
     "restore": _Command(
-        "removing:restore",
+        "restore:restore",
         "[OPTIONS] SERVER ID",
         "Replace a server by one of its backups, after asking.\n\n"
         "It shows which backup of which age would replace which server, and asks; where\n"
@@ -139,7 +139,7 @@ _CUT_SHORT: Final = {"create", "wait", "delete", "restore"}
 
 for _place, (_name, _command) in enumerate(_COMMANDS.items()):
     app.command(
-        f"vpsbackups_async.cli.{_command.room}",
+        f"vpsbackups_async.cli.commands.{_command.room}",
         name=_name,
         usage=f"vpsbackups {_name} {_command.usage}".rstrip(),
         help=_command.help,

@@ -1,4 +1,4 @@
-"""`vpsbackups create` and `vpsbackups wait`."""
+"""Backups that are made: which were started, which have ended, and how to go on."""
 
 import asyncio
 import textwrap
@@ -14,8 +14,7 @@ from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async.backoff import Attempt, Backoff
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures
-from vpsbackups_async.cli.ids import backup_refs, server_ids, written
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
@@ -25,7 +24,7 @@ from vpsbackups_async.errors import WaitError, WaitTimeoutError
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import Backup, BackupRef, BackupType, Outcome
 
-__all__ = ["create", "wait"]
+__all__ = ["Timeout", "Tracker", "seconds_in"]
 
 K = TypeVar("K")
 
@@ -33,73 +32,17 @@ _ON_ONE_LINE: Final = 5
 _AT_MOST: Final = 1000
 """More refs than that are not printed to be copied."""
 
-_Timeout = Annotated[
+Timeout = Annotated[
     str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
 ]
 
 
-def create(
-    *servers: Annotated[str, Parameter(metavar="SERVER", help="ids of servers")],
-    servers_from: Annotated[
-        str | None,
-        Parameter(
-            metavar="FILE",
-            allow_leading_hyphen=True,
-            help="the servers named there, too; - is stdin",
-        ),
-    ] = None,
-    description: Annotated[
-        str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
-    ] = None,
-    wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
-    concurrency: Annotated[
-        int, Parameter(metavar="N", help="servers at a time; 64 if not given")
-    ] = 64,
-    timeout: _Timeout = None,
-    common: Common = DEFAULTS,
-) -> int:
-    """Start a backup of each server. Piped, it writes ID:SERVER, one a line.
-
-    With --wait a server keeps its place among --concurrency until its backup is completed.
-    """
-    ids = server_ids(servers, servers_from)
-    if not ids:
-        raise UsageError("no server is named: give ids, or --servers-from FILE")
-    if concurrency < 1:
-        raise UsageError("--concurrency is one or more")
-    if timeout is not None and not wait:
-        raise UsageError("--timeout is of no use without --wait")
-    seconds = _seconds(timeout)
-    session = Session(common)
-    with _Making(session, waits=wait) as making:
-        return session.do(making.create_all(ids, description, concurrency, seconds))
-
-
-def wait(
-    *backups: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
-    source: Annotated[
-        str | None,
-        Parameter(
-            "--from",
-            metavar="FILE",
-            allow_leading_hyphen=True,
-            help="those that its lines begin with; - is stdin",
-        ),
-    ] = None,
-    timeout: _Timeout = None,
-    common: Common = DEFAULTS,
-) -> int:
-    """Wait until backups are completed, each given by ID or ID:SERVER.
-
-    With the server it takes fewer requests. Piped, it writes ID:SERVER as they end.
-    """
-    refs = backup_refs(backups, source)
-    if not refs and source is None:
-        raise UsageError("no backup is named: give ids, or --from FILE")
-    seconds = _seconds(timeout)
-    session = Session(common)
-    with _Making(session, waits=True) as making:
-        return session.do(making.wait_for_all(refs, seconds))
+def seconds_in(timeout: str | None) -> float:
+    """The seconds that `--timeout` gives, 3600 without it; raises `UsageError`."""
+    seconds = 3600.0 if timeout is None else seconds_of(timeout)
+    if seconds is None:
+        raise UsageError(f"--timeout {timeout!r} is no time: give 90s, 30m or 2h")
+    return seconds
 
 
 def _at_once(attempt: Attempt) -> float:
@@ -109,14 +52,7 @@ def _at_once(attempt: Attempt) -> float:
     return DEFAULT_WAIT_BACKOFF(evolve(attempt, number=attempt.number - 1))
 
 
-def _seconds(timeout: str | None) -> float:
-    seconds = 3600.0 if timeout is None else seconds_of(timeout)
-    if seconds is None:
-        raise UsageError(f"--timeout {timeout!r} is no time: give 90s, 30m or 2h")
-    return seconds
-
-
-class _Making:
+class Tracker:
     """Backups that are made: which were started, which have ended, and how to go on.
 
     It stands between a `Fleet` and its client, to know of a backup as soon as there is one.

@@ -1,0 +1,26 @@
+"""What cannot be undone is asked first."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.options import Flag
+
+__all__ = ["Yes", "agreed", "check_asking"]
+
+Yes = Annotated[Flag, Parameter(("--yes", "-y"), help="do not ask")]
+
+
+def check_asking(*, yes: bool) -> None:
+    """Raise `UsageError` where nobody can be asked."""
+    if not yes and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise UsageError("nobody can be asked here: give --yes if it is meant")
+
+
+def agreed(question: str) -> bool:
+    """Whether the answer is yes; anything else is no."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().casefold() in {"y", "yes"}

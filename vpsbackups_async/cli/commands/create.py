@@ -1,0 +1,50 @@
+"""`vpsbackups create`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.session import Session
+from vpsbackups_async.cli.tracker import Timeout, Tracker, seconds_in
+
+__all__ = ["create"]
+
+
+def create(
+    *servers: Annotated[str, Parameter(metavar="SERVER", help="ids of servers")],
+    servers_from: Annotated[
+        str | None,
+        Parameter(
+            metavar="FILE",
+            allow_leading_hyphen=True,
+            help="the servers named there, too; - is stdin",
+        ),
+    ] = None,
+    description: Annotated[
+        str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
+    ] = None,
+    wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
+    concurrency: Annotated[
+        int, Parameter(metavar="N", help="servers at a time; 64 if not given")
+    ] = 64,
+    timeout: Timeout = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """Start a backup of each server. Piped, it writes ID:SERVER, one a line.
+
+    With --wait a server keeps its place among --concurrency until its backup is completed.
+    """
+    ids = server_ids(servers, servers_from)
+    if not ids:
+        raise UsageError("no server is named: give ids, or --servers-from FILE")
+    if concurrency < 1:
+        raise UsageError("--concurrency is one or more")
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is of no use without --wait")
+    seconds = seconds_in(timeout)
+    session = Session(common)
+    with Tracker(session, waits=wait) as tracker:
+        return session.do(tracker.create_all(ids, description, concurrency, seconds))
