@@ -1,6 +1,8 @@
 """How commands end: help, usage, set-up, exit codes, tracebacks without the token, completion."""
 
 import asyncio
+import compileall
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -10,13 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from helpers_cli import call, environment, run
+from helpers_cli import COMMAND, call, environment, run
 
+import vpsbackups_async
 from vpsbackups_async import VPSBackupsError
-from vpsbackups_async.cli import main
+from vpsbackups_async.cli import commands, main
 from vpsbackups_async.cli.commands.completion import script
 from vpsbackups_async.testing import FakeVPS, Reply
 
+ROOT = Path(vpsbackups_async.__file__).parent
 CANARY = "vps_canary0123456789abcdef"
 COMMANDS = (
     "list", "show", "create", "wait", "delete", "restore", "demo", "fake", "completion",
@@ -54,6 +58,31 @@ def test_help_names_each_command_and_the_exit_codes(capfd: pytest.CaptureFixture
         assert words in said
 
 
+def test_each_module_of_the_commands_is_a_command() -> None:
+    assert {module.name for module in pkgutil.iter_modules(commands.__path__)} == set(COMMANDS)
+
+
+async def test_without_sources_the_commands_run_and_help_lacks_what_they_say(
+    fake: FakeVPS, tmp_path: Path
+) -> None:
+    package = tmp_path / "vpsbackups_async"
+    shutil.copytree(ROOT, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert compileall.compile_dir(package, quiet=1, legacy=True)
+    for file in package.rglob("*.py"):
+        file.unlink()
+    for arguments, words in (("list", "server-0001"), ("--help", "create"), ("--help", "130 int")):
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*COMMAND, arguments],
+            cwd=tmp_path,
+            env=environment(fake),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert words in done.stdout
+
+
 def test_no_command_is_the_help_as_an_error(capfd: pytest.CaptureFixture) -> None:
     assert main([]) == 2
     said = capfd.readouterr()
@@ -76,8 +105,8 @@ async def test_help_loads_no_command_and_no_server() -> None:
     )
     ours = {name for name in done.stderr.split() if name.startswith("vpsbackups_async.")}
     assert "vpsbackups_async.cli.app" in ours
-    rooms = (*(f"commands.{name}" for name in COMMANDS), "session", "progress")
-    assert ours.isdisjoint({f"vpsbackups_async.cli.{room}" for room in rooms})
+    assert not any(name.startswith("vpsbackups_async.cli.commands.") for name in ours)
+    assert ours.isdisjoint({f"vpsbackups_async.cli.{name}" for name in ("session", "progress")})
     assert not any(name.startswith("vpsbackups_async.testing") for name in ours)
     assert "rich.markdown" not in done.stderr.split()
 

@@ -1,6 +1,6 @@
-"""The commands, and how each of them ends.
+"""The table of commands, and how each of them ends.
 
-A command's room is loaded when it is called: help and completion need not wait for it.
+A command's module is loaded when the command is called: the help of all of them stays quick.
 """
 
 import importlib.metadata
@@ -11,11 +11,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from attrs import frozen
 from cyclopts import App, CycloptsError, Group
 
 from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError, code_of, explain, hint_of
-from vpsbackups_async.cli.helping import Help
+from vpsbackups_async.cli.helping import PACKAGE, Help, help_of
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.errors import VPSBackupsError
 
@@ -42,110 +41,24 @@ app = App(
     version=lambda: importlib.metadata.version("vpsbackups-async"),
 )
 
-
-@frozen
-class _Command:
-    """Where a command is, and what its help says beside its options."""
-
-    room: str
-    usage: str
-    help: str
-    examples: tuple[str, ...]
-
-
 _COMMANDS: Final = {
-    "list": _Command(
-        "list:list_backups",
-        "[OPTIONS]",
-        "List backups: a table, or plain lines where it is piped.",
-        (
-            "vpsbackups list --since 7d --status failed | cut -d' ' -f1  # ID:SERVER",
-            "vpsbackups list --type manual --ndjson | jq .server.name",
-        ),
-    ),
-    "show": _Command(
-        "show:show",
-        "[OPTIONS] ID",
-        "Show one backup in full.",
-        ("vpsbackups show 502:12345", "vpsbackups show 502 --json | jq .status"),
-    ),
-    "create": _Command(
-        "create:create",
-        "[OPTIONS] SERVER...",
-        "Start a backup of each server; with --wait, wait for the end.\n\n"
-        "Piped, it writes ID:SERVER of each. Ctrl-C finishes and names what is under way.",
-        (
-            "vpsbackups create 12345 12346 --description Nightly --wait",
-            "vpsbackups create --servers-from fleet.txt >started.txt",
-        ),
-    ),
-    "wait": _Command(
-        "wait:wait",
-        "[OPTIONS] ID...",
-        "Wait until backups are completed.\n\n"
-        "With the server (ID:SERVER) it may take fewer requests. Piped, it writes\n"
-        "ID:SERVER of each that is completed.",
-        (
-            "vpsbackups wait 502:12345 503:12346 --timeout 30m",
-            "vpsbackups wait --from started.txt",
-            "vpsbackups list --status in_progress | vpsbackups wait --from -",
-        ),
-    ),
-    "delete": _Command(
-        "delete:delete",
-        "[OPTIONS] ID...",
-        "Delete backups for good, after asking.\n\n"
-        "It shows them and asks; where nobody can answer it refuses without --yes.",
-        (
-            "vpsbackups delete 502:12345 503:12346",
-            "vpsbackups delete -y $(vpsbackups list --status failed | cut -d' ' -f1)",
-        ),
-    ),
-    "restore": _Command(
-        "restore:restore",
-        "[OPTIONS] SERVER ID",
-        "Replace a server by one of its backups, after asking.\n\n"
-        "It shows which backup of which age would replace which server, and asks; where\n"
-        "nobody can answer it refuses without --yes.",
-        ("vpsbackups restore 12345 502",),
-    ),
-    "demo": _Command(
-        "demo:demo",
-        "",
-        "Back up 25 servers of a server of its own; needs no account.",
-        ("vpsbackups demo",),
-    ),
-    "fake": _Command(
-        "fake:fake",
-        "[OPTIONS]",
-        "Run a server to try things on, until Ctrl-C.\n\n"
-        "It listens on 127.0.0.1, keeps all in memory, and writes the two variables to\n"
-        "export in another shell.",
-        ("vpsbackups fake --port 8080 --servers 500 --rate-limit 20",),
-    ),
-    "completion": _Command(
-        "completion:completion",
-        "bash|zsh|fish",
-        "Write the completion script of a shell.",
-        (
-            "source <(vpsbackups completion bash)  # in ~/.bashrc",
-            "source <(vpsbackups completion zsh)   # in ~/.zshrc, after compinit",
-            "vpsbackups completion fish >~/.config/fish/completions/vpsbackups.fish",
-        ),
-    ),
+    "list": Exit.FINE,
+    "show": Exit.FINE,
+    "create": Exit.SOME_FAILED,
+    "wait": Exit.SOME_FAILED,
+    "delete": Exit.SOME_FAILED,
+    "restore": Exit.SOME_FAILED,
+    "demo": Exit.FINE,
+    "fake": Exit.FINE,
+    "completion": Exit.FINE,
 }
-_CUT_SHORT: Final = {"create", "wait", "delete", "restore"}
-"""What has not done its work when its reader goes away."""
+"""The commands in the order of the help, and how each ends if the reader of its output goes away.
 
-for _place, (_name, _command) in enumerate(_COMMANDS.items()):
-    app.command(
-        f"vpsbackups_async.cli.commands.{_command.room}",
-        name=_name,
-        usage=f"vpsbackups {_name} {_command.usage}".rstrip(),
-        help=_command.help,
-        sort_key=_place,
-        help_epilogue="\n  ".join(("Examples:", *_command.examples)),
-    )
+That is fine where only the output was wanted, and a failure where work is left undone.
+"""
+
+for _place, _name in enumerate(_COMMANDS):
+    app.command(f"{PACKAGE}.{_name}:run", name=_name, sort_key=_place, **help_of(_name))
 app["--help"].help = "this, or a command's own help"
 app["--version"].help = "which version this is"
 
@@ -161,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         # What could not be written would fail once more when Python ends: let it go into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader (`head`) has what it wanted
-            return Exit.SOME_FAILED if _CUT_SHORT.intersection(arguments[:1]) else Exit.FINE
+            return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE
         Screen().error(explain(error))
         return Exit.SOME_FAILED
 

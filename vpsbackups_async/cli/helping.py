@@ -1,12 +1,39 @@
-"""How help looks: one line an option, so that a command's help fits a screen of 24 lines."""
+"""Where help comes from, and how it looks.
 
-from typing import Any
+It has one line for each option, so that the help of a command fits a screen of 24 lines.
+"""
+
+import pkgutil
+from importlib.util import decode_source
+from typing import Any, Final
 
 from cyclopts.help import HelpEntry, HelpPanel, InlineText
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-__all__ = ["Help"]
+__all__ = ["PACKAGE", "Help", "help_of"]
+
+PACKAGE: Final = "vpsbackups_async.cli.commands"
+"""The package with a module for each command."""
+
+
+def help_of(command: str) -> dict[str, str]:
+    """The help of a command, as `App` takes it: the docstring of its module.
+
+    The docstring says what the command does, then has a line `Usage: ...`, then indented examples.
+    It is read from the source, since help must not load every command. Without sources, in a
+    frozen application, the commands still run, and help leaves this out.
+    """
+    try:
+        source = pkgutil.get_data(PACKAGE, f"{command}.py")
+    except OSError:
+        source = None
+    if source is None:
+        return {}
+    docstring = decode_source(source).split('"""')[1]
+    description, _, rest = docstring.partition("\n\nUsage: ")
+    usage, _, examples = rest.partition("\n\n")
+    return {"help": description, "usage": usage, "help_epilogue": f"Examples:\n{examples}".strip()}
 
 
 class Help:

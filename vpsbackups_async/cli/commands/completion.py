@@ -1,4 +1,11 @@
-"""`vpsbackups completion`."""
+"""Write the completion script of a shell.
+
+Usage: vpsbackups completion bash|zsh|fish
+
+  source <(vpsbackups completion bash)  # in ~/.bashrc
+  source <(vpsbackups completion zsh)   # in ~/.zshrc, after compinit
+  vpsbackups completion fish >~/.config/fish/completions/vpsbackups.fish
+"""
 
 import sys
 from typing import Annotated, Final, Literal
@@ -8,7 +15,7 @@ from cyclopts import Parameter
 from vpsbackups_async.cli.app import app
 from vpsbackups_async.cli.ends import Exit
 
-__all__ = ["completion", "script"]
+__all__ = ["run", "script"]
 
 _Shell = Literal["bash", "zsh", "fish"]
 
@@ -22,10 +29,8 @@ fi
 """Makes it work when it is sourced, and from a file of either name in a folder of $fpath."""
 
 
-def completion(
-    shell: Annotated[_Shell, Parameter(metavar="SHELL", help="bash, zsh or fish")], /
-) -> int:
-    """The completion script for bash, zsh or fish, on standard output."""
+def run(shell: Annotated[_Shell, Parameter(metavar="SHELL", help="bash, zsh or fish")], /) -> int:
+    """The exit code of the command, once it has ended."""
     sys.stdout.write(script(shell))
     return Exit.FINE
 

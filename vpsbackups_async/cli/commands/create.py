@@ -1,4 +1,12 @@
-"""`vpsbackups create`."""
+"""Start a backup of each server; with --wait, wait for the end.
+
+Piped, it writes ID:SERVER of each. Ctrl-C finishes and names what is under way.
+
+Usage: vpsbackups create [OPTIONS] SERVER...
+
+  vpsbackups create 12345 12346 --description Nightly --wait
+  vpsbackups create --servers-from fleet.txt >started.txt
+"""
 
 from typing import Annotated
 
@@ -10,10 +18,10 @@ from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.tracker import Timeout, Tracker, seconds_in
 
-__all__ = ["create"]
+__all__ = ["run"]
 
 
-def create(
+def run(
     *servers: Annotated[str, Parameter(metavar="SERVER", help="ids of servers")],
     servers_from: Annotated[
         str | None,
@@ -33,10 +41,7 @@ def create(
     timeout: Timeout = None,
     common: Common = DEFAULTS,
 ) -> int:
-    """Start a backup of each server. Piped, it writes ID:SERVER, one a line.
-
-    With --wait a server keeps its place among --concurrency until its backup is completed.
-    """
+    """The exit code of the command, once it has ended."""
     ids = server_ids(servers, servers_from)
     if not ids:
         raise UsageError("no server is named: give ids, or --servers-from FILE")

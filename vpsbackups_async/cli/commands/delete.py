@@ -1,4 +1,12 @@
-"""`vpsbackups delete`."""
+"""Delete backups for good, after asking.
+
+It shows them and asks; where nobody can answer it refuses without --yes.
+
+Usage: vpsbackups delete [OPTIONS] ID...
+
+  vpsbackups delete 502:12345 503:12346
+  vpsbackups delete -y $(vpsbackups list --status failed | cut -d' ' -f1)
+"""
 
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -19,20 +27,17 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import NotFoundError
 from vpsbackups_async.models import Backup, BackupRef, Outcome
 
-__all__ = ["delete"]
+__all__ = ["run"]
 
 _AT_ONCE: Final = 8
 
 
-def delete(
+def run(
     *backups: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
     yes: Yes = False,
     common: Common = DEFAULTS,
 ) -> int:
-    """Delete backups for good, each given by ID or ID:SERVER. Shows them first, and asks.
-
-    Without --yes it refuses where nobody can answer. Piped, it writes what it deleted.
-    """
+    """The exit code of the command, once it has ended."""
     refs = backup_refs(backups, None)
     if not refs:
         raise UsageError("no backup is named")

@@ -1,4 +1,9 @@
-"""`vpsbackups demo`: the main job, over 25 servers of a server that runs in this process."""
+"""Back up 25 servers of a server of its own; needs no account.
+
+Usage: vpsbackups demo
+
+  vpsbackups demo
+"""
 
 import asyncio
 from collections import Counter
@@ -16,14 +21,14 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Outcome
 from vpsbackups_async.testing import FakeVPS
 
-__all__ = ["SERVERS", "Board", "demo", "play"]
+__all__ = ["SERVERS", "Board", "play", "run"]
 
 SERVERS: Final = 25
 _ACROSS: Final = 5
 
 
-def demo() -> int:
-    """The demo against a server of its own; the exit code."""
+def run() -> int:
+    """The exit code of the command, once it has ended."""
     with asyncio.Runner() as runner:
         return run_in(runner, play(Screen()))
 

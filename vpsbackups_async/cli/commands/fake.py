@@ -1,4 +1,12 @@
-"""`vpsbackups fake`: a server to try things on."""
+"""Run a server to try things on, until Ctrl-C.
+
+It listens on 127.0.0.1, keeps all in memory, and writes the two variables to
+export in another shell.
+
+Usage: vpsbackups fake [OPTIONS]
+
+  vpsbackups fake --port 8080 --servers 500 --rate-limit 20
+"""
 
 import asyncio
 import contextlib
@@ -13,10 +21,10 @@ from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.session import run_in
 from vpsbackups_async.testing import FakeVPS
 
-__all__ = ["fake"]
+__all__ = ["run"]
 
 
-def fake(
+def run(
     *,
     port: Annotated[int, Parameter(("--port", "-p"), metavar="N", help="0, any free one")] = 0,
     servers: Annotated[int, Parameter(metavar="N", help="with ids from 1; 25 if not given")] = 25,
@@ -29,10 +37,7 @@ def fake(
         float | None, Parameter(metavar="N", help="requests a second before it answers 429")
     ] = None,
 ) -> int:
-    """A VPS.org backups API in memory on 127.0.0.1, until Ctrl-C.
-
-    It writes the two variables to export in another shell.
-    """
+    """The exit code of the command, once it has ended."""
     if not 0 <= port < 65_536:
         raise UsageError("--port is at most 65535")
     if min(servers, backups, page_size) < 0 or backup_seconds < 0:

@@ -1,4 +1,10 @@
-"""`vpsbackups list`."""
+"""List backups: a table, or plain lines where it is piped.
+
+Usage: vpsbackups list [OPTIONS]
+
+  vpsbackups list --since 7d --status failed | cut -d' ' -f1  # ID:SERVER
+  vpsbackups list --type manual --ndjson | jq .server.name
+"""
 
 import asyncio
 import os
@@ -21,13 +27,13 @@ from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import FleetError
 from vpsbackups_async.models import Backup
 
-__all__ = ["list_backups"]
+__all__ = ["run"]
 
 _FLUSH_AFTER: Final = 0.1
 """Seconds that a row may wait for others to be written with."""
 
 
-def list_backups(
+def run(
     *,
     server: Annotated[
         list[str] | None,
@@ -66,7 +72,7 @@ def list_backups(
     csv: Annotated[Flag, Parameter(help="comma-separated, with a header")] = False,
     common: Common = DEFAULTS,
 ) -> int:
-    """Backups, as they come: a table, or a line each where it is piped."""
+    """The exit code of the command, once it has ended."""
     form = _form(json=json, ndjson=ndjson, csv=csv)
     wanted = Wanted(
         servers=server_ids(server or (), servers_from),

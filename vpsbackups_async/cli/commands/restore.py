@@ -1,4 +1,12 @@
-"""`vpsbackups restore`."""
+"""Replace a server by one of its backups, after asking.
+
+It shows which backup of which age would replace which server, and asks; where
+nobody can answer it refuses without --yes.
+
+Usage: vpsbackups restore [OPTIONS] SERVER ID
+
+  vpsbackups restore 12345 502
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,10 +21,10 @@ from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import age, safe
 
-__all__ = ["restore"]
+__all__ = ["run"]
 
 
-def restore(
+def run(
     server: Annotated[str, Parameter(metavar="SERVER", help="the id of the server")],
     backup: Annotated[str, Parameter(metavar="ID", help="of a completed backup of this server")],
     /,
@@ -24,10 +32,7 @@ def restore(
     yes: Yes = False,
     common: Common = DEFAULTS,
 ) -> int:
-    """Replace what is on a server by one of its completed backups. Shows which, and asks.
-
-    Without --yes it refuses where nobody can answer.
-    """
+    """The exit code of the command, once it has ended."""
     server_id, ref = one_server(server), one_ref(backup)
     check_asking(yes=yes)
     with Session(common) as session:

@@ -1,4 +1,10 @@
-"""`vpsbackups show`."""
+"""Show one backup in full.
+
+Usage: vpsbackups show [OPTIONS] ID
+
+  vpsbackups show 502:12345
+  vpsbackups show 502 --json | jq .status
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,17 +19,17 @@ from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import age, moment, safe, size
 from vpsbackups_async.models import Backup
 
-__all__ = ["show"]
+__all__ = ["run"]
 
 
-def show(
+def run(
     backup: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
     /,
     *,
     json: Annotated[Flag, Parameter(help="as the API writes it")] = False,
     common: Common = DEFAULTS,
 ) -> int:
-    """One backup in full, by ID or ID:SERVER (which takes fewer requests)."""
+    """The exit code of the command, once it has ended."""
     ref = one_ref(backup)
     with Session(common) as session:
         found = session.do(session.client.get(ref.id, server_id=ref.server_id))

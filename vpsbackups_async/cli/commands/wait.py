@@ -1,4 +1,14 @@
-"""`vpsbackups wait`."""
+"""Wait until backups are completed.
+
+With the server (ID:SERVER) it may take fewer requests. Piped, it writes
+ID:SERVER of each that is completed.
+
+Usage: vpsbackups wait [OPTIONS] ID...
+
+  vpsbackups wait 502:12345 503:12346 --timeout 30m
+  vpsbackups wait --from started.txt
+  vpsbackups list --status in_progress | vpsbackups wait --from -
+"""
 
 from typing import Annotated
 
@@ -10,10 +20,10 @@ from vpsbackups_async.cli.options import DEFAULTS, Common
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.tracker import Timeout, Tracker, seconds_in
 
-__all__ = ["wait"]
+__all__ = ["run"]
 
 
-def wait(
+def run(
     *backups: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
     source: Annotated[
         str | None,
@@ -27,10 +37,7 @@ def wait(
     timeout: Timeout = None,
     common: Common = DEFAULTS,
 ) -> int:
-    """Wait until backups are completed, each given by ID or ID:SERVER.
-
-    With the server it takes fewer requests. Piped, it writes ID:SERVER as they end.
-    """
+    """The exit code of the command, once it has ended."""
     refs = backup_refs(backups, source)
     if not refs and source is None:
         raise UsageError("no backup is named: give ids, or --from FILE")
