@@ -5,11 +5,13 @@ Each writer gets the backups a page at a time and keeps none of them.
 
 import csv
 import io
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from attrs import frozen
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
@@ -23,14 +25,9 @@ __all__ = ["Form", "Writer", "json_line", "open_writer"]
 
 Form = Literal["table", "json", "ndjson", "csv"]
 
-_COLUMNS: Final = (
-    "id", "server_id", "server_name", "backup_type", "status", "size_mb", "created_at",
-    "expires_at", "description",
-)  # fmt: skip
-_STYLES: Final = {"in_progress": "yellow", "completed": "green"}
 _WIDE: Final = 100
-"""So many columns leave room for the moment of creation in full, and not only the age."""
-_LEAST_DESCRIPTION: Final = 8
+"""From this width on, a table shows the moment of creation instead of the age."""
+_GAP: Final = "  "
 
 
 class Writer(ABC):
@@ -58,6 +55,69 @@ def open_writer(form: Form, screen: Screen) -> Writer:
     return Table(screen) if screen.out.is_terminal else _Lines(screen)
 
 
+@frozen(eq=False)
+class _Column:
+    """A column of the table, wide enough for its title and its texts in the first rows.
+
+    `least` and `most` bound that width; a text that is longer is cut, unless the column is `whole`.
+    One column gets the `rest` of the line, and is left out where that is less than its `least`;
+    before that, a column with `shrinks_to` gives way down to that width.
+    """
+
+    title: str
+    text: Callable[[Backup], str]
+    least: int = 0
+    most: int = sys.maxsize
+    shrinks_to: int = sys.maxsize
+    right: bool = False
+    whole: bool = False
+    rest: bool = False
+    only: Literal["wide", "narrow"] | None = None
+    """The terminals that show it; None is all of them."""
+    style: Callable[[Backup], str] = lambda _: ""
+
+    def width(self, texts: Iterable[str]) -> int:
+        """The width that these texts and the bounds ask for."""
+        return min(self.most, max(self.least, *map(cell_len, texts)))
+
+    def cell(self, text: str, width: int, style: str = "") -> Text:
+        """The text, cut and aligned."""
+        shown = text if self.whole else _cut(text, width)
+        gap = " " * (width - cell_len(shown))
+        return (
+            Text.assemble(gap, (shown, style)) if self.right else Text.assemble((shown, style), gap)
+        )
+
+
+def _type(backup: Backup) -> str:
+    return "auto" if backup.backup_type == "automatic" else safe(backup.backup_type)
+
+
+def _status_style(backup: Backup) -> str:
+    if backup.is_failed:
+        return "red"
+    return {"in_progress": "yellow", "completed": "green"}.get(str(backup.status), "")
+
+
+def _age(backup: Backup) -> str:
+    return age(backup.created_at, datetime.now(UTC))
+
+
+# The ids are whole, because an id that is cut is another id. What is at least so wide may be longer
+# in later rows: they may have the other type, a size, or a longer age.
+_COLUMNS: Final = (
+    _Column("ID", lambda backup: str(backup.id), right=True, whole=True),
+    _Column("SERVER", lambda backup: str(backup.server.id), right=True, whole=True),
+    _Column("NAME", lambda backup: safe(backup.server.name), shrinks_to=12),
+    _Column("TYPE", _type, least=6),
+    _Column("STATUS", lambda backup: safe(backup.status), least=11, most=14, style=_status_style),
+    _Column("SIZE", lambda backup: size(backup.size_mb), least=8, right=True),
+    _Column("AGE", _age, least=4, only="narrow"),
+    _Column("CREATED (UTC)", lambda backup: moment(backup.created_at), only="wide"),
+    _Column("DESCRIPTION", lambda backup: safe(backup.description), least=8, rest=True),
+)
+
+
 class Table(Writer):
     """Aligned columns, as wide as the first page needs them; what is longer later is cut.
 
@@ -67,62 +127,42 @@ class Table(Writer):
     def __init__(self, screen: Screen, *, asking: bool = False) -> None:
         super().__init__(screen)
         self._console = screen.err if asking else screen.out
+        left_out = "narrow" if self._console.width >= _WIDE else "wide"
+        self._columns = [column for column in _COLUMNS if column.only != left_out]
         self._widths: list[int] = []
-        self._wide = self._console.width >= _WIDE
 
     def rows(self, backups: Sequence[Backup]) -> None:
         """Write these backups, one at least, below the header."""
-        now = datetime.now(UTC)
-        cells = [self._cells(backup, now) for backup in backups]
+        texts = [[column.text(backup) for column in self._columns] for backup in backups]
         lines = []
         if not self._widths:
-            header = ["ID", "SERVER", "NAME", "TYPE", "STATUS", "SIZE"]
-            header += ["CREATED (UTC)" if self._wide else "AGE", "DESCRIPTION"]
-            self._widths = self._fit([header, *cells])
-            lines.append(self._line(header, "bold"))
-        for backup, row in zip(backups, cells, strict=True):
-            style = "red" if backup.is_failed else _STYLES.get(str(backup.status), "")
-            lines.append(self._line(row, "", style))
+            titles = [column.title for column in self._columns]
+            self._widths = self._fit([titles, *texts])
+            lines.append(self._line(titles))
+            lines[0].style = "bold"
+        lines += map(self._line, texts, backups)
         self._screen.table(lines, self._console)
 
-    def _cells(self, backup: Backup, now: datetime) -> list[str]:
-        created = backup.created_at
-        return [
-            str(backup.id),
-            str(backup.server.id),
-            safe(backup.server.name),
-            "auto" if backup.backup_type == "automatic" else safe(backup.backup_type),
-            safe(backup.status),
-            size(backup.size_mb),
-            moment(created) if self._wide else age(created, now),
-            safe(backup.description),
-        ]
+    def _fit(self, rows: list[list[str]]) -> list[int]:
+        widths = {
+            column: column.width(texts)
+            for column, texts in zip(self._columns, zip(*rows, strict=True), strict=True)
+        }
+        [rest] = (column for column in widths if column.rest)
+        widths[rest] = 0
+        spare = self._console.width - sum(widths.values()) - len(_GAP) * (len(widths) - 1)
+        for column, width in widths.items():
+            if spare < rest.least and width > column.shrinks_to:
+                widths[column] = max(column.shrinks_to, width - (rest.least - spare))
+                spare += width - widths[column]
+        widths[rest] = spare if spare >= rest.least else 0
+        return list(widths.values())
 
-    def _fit(self, table: list[list[str]]) -> list[int]:
-        widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-        # What comes later may be of the other type, older, and has a size once it is completed.
-        for place, least in ((3, 6), (5, 8), (6, 4)):
-            widths[place] = max(widths[place], least)
-        widths[4] = max(11, min(widths[4], 14))
-        spare = self._console.width - (sum(widths[:-1]) + 2 * (len(widths) - 1))
-        if spare < _LEAST_DESCRIPTION and widths[2] > 12:
-            cut = min(widths[2] - 12, _LEAST_DESCRIPTION - spare)
-            widths[2] -= cut
-            spare += cut
-        widths[-1] = spare if spare >= _LEAST_DESCRIPTION else 0
-        return widths
-
-    def _line(self, cells: list[str], style: str, status: str = "") -> Text:
-        line = Text(style=style)
-        for place, (text, width) in enumerate(zip(cells, self._widths, strict=True)):
-            # An id is never cut: it would be another one.
-            fitted = text if place < 2 else _cut(text, width)
-            gap = " " * (width - cell_len(fitted))
-            line.append("  " if place else "")
-            number = place in {0, 1, 5}
-            line.append(gap + fitted if number else fitted, status if place == 4 else "")
-            if not number and place < len(cells) - 1:
-                line.append(gap)
+    def _line(self, texts: list[str], backup: Backup | None = None) -> Text:
+        line = Text(_GAP).join(
+            column.cell(text, width, "" if backup is None else column.style(backup))
+            for column, text, width in zip(self._columns, texts, self._widths, strict=True)
+        )
         line.rstrip()
         return line
 
@@ -190,15 +230,32 @@ class _Json(Writer):
         self._screen.raw(b"[]\n" if self._before == b"[\n" else b"\n]\n")
 
 
+def _iso(when: datetime | None) -> str | None:
+    return None if when is None else f"{when:%Y-%m-%dT%H:%M:%SZ}"
+
+
+_CSV: Final[dict[str, Callable[[Backup], object]]] = {
+    "id": lambda backup: backup.id,
+    "server_id": lambda backup: backup.server.id,
+    "server_name": lambda backup: backup.server.name,
+    "backup_type": lambda backup: backup.backup_type,
+    "status": lambda backup: backup.status,
+    "size_mb": lambda backup: backup.size_mb,
+    "created_at": lambda backup: _iso(backup.created_at),
+    "expires_at": lambda backup: _iso(backup.expires_at),
+    "description": lambda backup: backup.description,
+}
+
+
 class _Csv(Writer):
-    """Comma-separated values with a header; texts as they are, unless a terminal gets them."""
+    """Comma-separated values with a header; texts are made safe only for a terminal."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen)
         self._text = io.StringIO()
         self._csv = csv.writer(self._text, lineterminator="\n")
-        self._csv.writerow(_COLUMNS)
-        self._kept = safe if screen.out.is_terminal else str
+        self._csv.writerow(_CSV)
+        self._shown = safe if screen.out.is_terminal else str
 
     def rows(self, backups: Sequence[Backup]) -> None:
         """Write these backups."""
@@ -206,21 +263,11 @@ class _Csv(Writer):
         self.end()
 
     def end(self) -> None:
-        """Write what is not written, the header of an empty list."""
+        """Write what is buffered: the header, if the list is empty."""
         self._screen.raw(self._text.getvalue().encode("utf-8", "replace"))
         self._text.seek(0)
         self._text.truncate()
 
-    def _fields(self, backup: Backup) -> tuple[object, ...]:
-        expires = backup.expires_at
-        return (
-            backup.id,
-            backup.server.id,
-            self._kept(backup.server.name),
-            self._kept(backup.backup_type),
-            self._kept(backup.status),
-            backup.size_mb,
-            f"{backup.created_at:%Y-%m-%dT%H:%M:%SZ}",
-            None if expires is None else f"{expires:%Y-%m-%dT%H:%M:%SZ}",
-            self._kept(backup.description),
-        )
+    def _fields(self, backup: Backup) -> list[object]:
+        values = (value(backup) for value in _CSV.values())
+        return [self._shown(value) if isinstance(value, str) else value for value in values]
