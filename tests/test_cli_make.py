@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -252,6 +253,23 @@ async def test_a_reader_that_goes_away_stops_the_creates_and_they_are_named(
     made = {f"{backup['id']}:{backup['server']['id']}" for backup in fake.backups}
     assert len(made) < 30
     assert made <= refs(said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+async def test_a_full_disk_stops_the_creates_and_they_are_named(
+    fake: FakeVPS, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123  # it is what is printed to
+        monkeypatch.setattr(sys, "stdout", full)
+        assert await call("create", *map(str, range(1, 31)), "--concurrency", "1") == 1
+    made = [f"{backup['id']}:{backup['server']['id']}" for backup in fake.backups]
+    assert 0 < len(made) < 30
+    assert capfd.readouterr().err.splitlines() == [
+        f"interrupted: {len(made)} of 30 backups were started",
+        f"{len(made)} may still be running; to wait for them:",
+        f"vpsbackups wait {' '.join(made)}",
+        "error: [Errno 28] No space left on device",
+    ]
 
 
 async def test_a_429_is_waited_out_and_counted(fake: FakeVPS, capfd: pytest.CaptureFixture) -> None:

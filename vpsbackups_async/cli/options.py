@@ -1,4 +1,4 @@
-"""The options that every command has, and the types that commands share."""
+"""The options that every command has, and the types of options that several have."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,16 @@ from typing import Annotated
 from attrs import frozen
 from cyclopts import Group, Parameter
 
-__all__ = ["DEFAULTS", "Common", "Flag"]
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.text import seconds_of
+
+__all__ = ["DEFAULTS", "Common", "Flag", "Timeout", "timeout_seconds"]
 
 Flag = Annotated[bool, Parameter(negative=())]
+
+Timeout = Annotated[
+    str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
+]
 
 _GROUP = Group("Of every command", sort_key=2)
 
@@ -16,7 +23,7 @@ _GROUP = Group("Of every command", sort_key=2)
 @Parameter(name="*", group=_GROUP)
 @frozen(kw_only=True)
 class Common:
-    """Where the API is, who asks, and how much is said."""
+    """Where the API is, where the token is, and how much is written to standard error."""
 
     url: Annotated[str | None, Parameter(metavar="URL", help="the API, if not VPS_API_URL")] = None
     token_file: Annotated[
@@ -30,3 +37,11 @@ class Common:
 
 
 DEFAULTS = Common()
+
+
+def timeout_seconds(given: str | None) -> float:
+    """The seconds of a `Timeout`, 3600 if none is given; raises `UsageError`."""
+    seconds = 3600.0 if given is None else seconds_of(given)
+    if seconds is None:
+        raise UsageError(f"--timeout {given!r} is no time: give 90s, 30m or 2h")
+    return seconds

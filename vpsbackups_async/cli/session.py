@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,8 +16,7 @@ from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.client import BackupsClient, ClientStats
-from vpsbackups_async.events import Event
-from vpsbackups_async.models import Backup
+from vpsbackups_async.events import OnEvent
 
 __all__ = ["Session", "run_in"]
 
@@ -74,27 +73,27 @@ async def _with_sigterm(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Session:
-    """A client in an event loop that a command enters as often as it needs; closes both.
+    """A client, and an event loop that a command enters as often as it needs; closes both.
 
-    `on_late` gets a backup whose create was under way when the command was ended.
+    `on_event` is called with the client's events, those of `close()` included.
     """
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, *, on_event: OnEvent | None = None) -> None:
         self.screen = Screen(quiet=common.quiet)
-        self.on_late: Callable[[Backup], None] | None = None
         self._common = common
         self._log = _Log(self, retries=common.verbose or common.debug)
         self._began = time.monotonic()
         self._runner = asyncio.Runner()
-        self.client = BackupsClient(_token(common), base_url=common.url, on_event=self._heard)
+        self.client = BackupsClient(_token(common), base_url=common.url, on_event=on_event)
 
     def stats(self) -> ClientStats:
         """The client's own."""
         return self.client.stats
 
-    def _heard(self, event: Event) -> None:
-        if event.caller_cancelled and event.backup is not None and self.on_late is not None:
-            self.on_late(event.backup)
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._began
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
@@ -126,5 +125,5 @@ class Session:
         return (
             f"{done.requests:,} requests, {done.retries:,} of them repeated, "
             f"{done.rate_limited:,} refused with 429, {done.bytes_received:,} bytes received, "
-            f"{time.monotonic() - self._began:.1f} s"
+            f"{self.elapsed:.1f} s"
         )

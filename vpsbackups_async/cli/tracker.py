@@ -1,77 +1,59 @@
-"""Backups that are made: which were started, which have ended, and how to go on."""
+"""Backups from start to end: a row for each, failures, counts, and how to wait for the rest."""
 
-import asyncio
 import textwrap
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Annotated, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
-from attrs import evolve
-from cyclopts import Parameter
-
-from vpsbackups_async._bulk.fan_out import fan_out
-from vpsbackups_async.backoff import Attempt, Backoff
-from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
-from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import clock, seconds_of
-from vpsbackups_async.client import DEFAULT_WAIT_BACKOFF, BackupStream
+from vpsbackups_async.cli.text import clock
 from vpsbackups_async.errors import WaitError, WaitTimeoutError
-from vpsbackups_async.fleet import Fleet
-from vpsbackups_async.models import Backup, BackupRef, BackupType, Outcome
+from vpsbackups_async.events import CreateEnded, Event
+from vpsbackups_async.models import Backup, BackupRef, Outcome
 
-__all__ = ["Timeout", "Tracker", "seconds_in"]
+__all__ = ["Tracker"]
 
-K = TypeVar("K")
+K = TypeVar("K", int, BackupRef)
 
 _ON_ONE_LINE: Final = 5
 _AT_MOST: Final = 1000
-"""More refs than that are not printed to be copied."""
-
-Timeout = Annotated[
-    str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
-]
-
-
-def seconds_in(timeout: str | None) -> float:
-    """The seconds that `--timeout` gives, 3600 without it; raises `UsageError`."""
-    seconds = 3600.0 if timeout is None else seconds_of(timeout)
-    if seconds is None:
-        raise UsageError(f"--timeout {timeout!r} is no time: give 90s, 30m or 2h")
-    return seconds
-
-
-def _at_once(attempt: Attempt) -> float:
-    """The first look now, for it may have ended long ago; the others as ever."""
-    if attempt.number == 1:
-        return 0.0
-    return DEFAULT_WAIT_BACKOFF(evolve(attempt, number=attempt.number - 1))
+"""Refs that are printed to be copied; more are left to `vpsbackups list`."""
 
 
 class Tracker:
-    """Backups that are made: which were started, which have ended, and how to go on.
+    """Tracks the backups that a command starts, or those `running` that it waits for.
 
-    It stands between a `Fleet` and its client, to know of a backup as soon as there is one.
+    A backup gets its row when it is completed if the command `waits`, else when it is started.
+    `planned` is how many backups are to be started. Leaving the context closes the session, and
+    names the backups that may still be running.
     """
 
-    def __init__(self, session: Session, *, waits: bool) -> None:
-        self._session = session
-        self._screen = session.screen
+    def __init__(
+        self,
+        common: Common,
+        *,
+        waits: bool,
+        planned: int = 0,
+        running: Iterable[BackupRef] = (),
+    ) -> None:
+        self.session = Session(common, on_event=self._on_event)
+        self._screen = self.session.screen
         self._waits = waits
-        self._failures = Failures(session.screen)
-        self._table = Table(session.screen) if session.screen.out.is_terminal else None
-        self._open: dict[int, BackupRef] = {}
-        self._planned = self._started = self._completed = 0
-        self._began = 0.0
-        self._unread: BrokenPipeError | None = None
-        session.on_late = self._begin
+        self._planned = planned
+        self._running = {ref.id: ref for ref in running}
+        self._failures = Failures(self._screen)
+        self._table = Table(self._screen) if self._screen.out.is_terminal else None
+        self._started = self._completed = 0
+        self._write_error: OSError | None = None
 
     def __enter__(self) -> Self:
-        self._session.__enter__()
+        self.session.__enter__()
         return self
 
     def __exit__(
@@ -80,93 +62,50 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # First the client is closed: it finishes the creates that are under way, and tells of them.
+        # Closing the client waits for creates that are under way, and emits their events.
         try:
-            self._session.__exit__(kind, error, traceback)
+            self.session.__exit__(kind, error, traceback)
         finally:
             self._say_how_to_go_on(interrupted=error is not None)
 
-    # --- What a fleet needs of a client ---------------------------------------------------------
-
-    def list(
-        self, *, server_id: int | None = None, backup_type: str | BackupType | None = None
-    ) -> BackupStream:
-        """The client's own."""
-        return self._session.client.list(server_id=server_id, backup_type=backup_type)
-
-    async def create(self, server_id: int, *, description: str | None = None) -> Backup:
-        """A started backup, noted."""
-        backup = await self._session.client.create(server_id, description=description)
-        self._begin(backup)
-        return backup
-
-    async def wait(
-        self,
-        backup: Backup | BackupRef,
-        *,
-        backoff: Backoff | None = None,
-        timeout: float | None = 3600.0,
-    ) -> Backup:
-        """The completed backup, noted."""
-        try:
-            done = await self._session.client.wait(backup, backoff=backoff, timeout=timeout)
-        except WaitError as error:
-            if not isinstance(error, WaitTimeoutError):
-                self._open.pop(error.ref.id, None)
-            raise
-        self._open.pop(done.id, None)
-        self._completed += 1
-        self._show(done)
-        return done
-
-    # --- The two jobs ---------------------------------------------------------------------------
-
-    async def create_all(
-        self, ids: Sequence[int], description: str | None, concurrency: int, timeout: float
-    ) -> Exit:
-        """Back these servers up; the exit code."""
-        self._planned = len(ids)
-        self._began = asyncio.get_running_loop().time()
-        what = "Backing up" if self._waits else "Starting"
-        async with Display(self._screen, what, self._session.stats) as display:
-            outcomes = Fleet(self, ids, concurrency=concurrency).create(
-                description=description,
-                wait=self._waits,
-                timeout=timeout,
-                on_progress=display.update,
-            )
-            await self._settle("server", outcomes)
-        return self._end()
-
-    async def wait_for_all(self, refs: Sequence[BackupRef], timeout: float) -> Exit:
-        """Wait for these backups; the exit code."""
-        self._open = {ref.id: ref for ref in refs}
-        self._began = asyncio.get_running_loop().time()
-
-        async def work(ref: BackupRef) -> Backup:
-            return await self.wait(ref, backoff=_at_once, timeout=timeout)
-
-        async with Display(self._screen, "Waiting", self._session.stats) as display:
-            await self._settle(
-                "backup", fan_out(work, refs, concurrency=None, on_progress=display.update)
-            )
-        return self._end()
-
-    async def _settle(self, what: str, outcomes: AsyncGenerator[Outcome[K, Backup]]) -> None:
+    async def follow(self, outcomes: AsyncGenerator[Outcome[K, Backup]]) -> None:
+        """Show the outcomes as they come. Raises `OSError` if a row cannot be written."""
         async with aclosing(outcomes):
             async for outcome in outcomes:
-                if self._unread is not None:
-                    raise self._unread
                 if outcome.error is not None:
-                    key = outcome.key
-                    shown = written(key) if isinstance(key, BackupRef) else key
-                    self._failures.add(f"{what} {shown}", outcome.error)
+                    self._on_failure(outcome.key, outcome.error)
+                elif self._waits:
+                    self._on_completed(outcome.unwrap())
+                if self._write_error is not None:
+                    raise self._write_error
 
-    def _begin(self, backup: Backup) -> None:
+    def end(self) -> Exit:
+        """Say what became of them all; the exit code."""
+        code = self._failures.close()
+        done = f"{self._completed:,} completed" if self._waits else f"{self._started:,} started"
+        failed = self._failures.count
+        took = clock(self.session.elapsed)
+        self._screen.summary(f"{done}{f', {failed:,} failed' if failed else ''}, in {took}")
+        return code
+
+    def _on_event(self, event: Event) -> None:
+        if not isinstance(event, CreateEnded) or event.backup is None:
+            return
         self._started += 1
-        self._open[backup.id] = backup.ref
+        self._running[event.backup.id] = event.backup.ref
         if not self._waits:
-            self._show(backup)
+            self._show(event.backup)
+
+    def _on_completed(self, backup: Backup) -> None:
+        self._running.pop(backup.id, None)
+        self._completed += 1
+        self._show(backup)
+
+    def _on_failure(self, key: int | BackupRef, error: Exception) -> None:
+        if isinstance(error, WaitError) and not isinstance(error, WaitTimeoutError):
+            self._running.pop(error.ref.id, None)
+        what = f"backup {written(key)}" if isinstance(key, BackupRef) else f"server {key}"
+        self._failures.add(what, error)
 
     def _show(self, backup: Backup) -> None:
         try:
@@ -174,23 +113,15 @@ class Tracker:
                 self._screen.result(written(backup.ref))
             else:
                 self._table.rows([backup])
-        except BrokenPipeError as error:
-            # It stops the job and not this backup, which is there all the same.
-            self._unread = error
-
-    def _end(self) -> Exit:
-        code = self._failures.close()
-        done = f"{self._completed:,} completed" if self._waits else f"{self._started:,} started"
-        failed = self._failures.count
-        took = clock(asyncio.get_running_loop().time() - self._began)
-        self._screen.summary(f"{done}{f', {failed:,} failed' if failed else ''}, in {took}")
-        return code
+        except OSError as error:
+            # Raised by `follow`: an event callback must not raise, and this backup is tracked.
+            self._write_error = error
 
     def _say_how_to_go_on(self, *, interrupted: bool) -> None:
-        """Name the backups that may be running still, in a command that waits for them."""
-        if not interrupted and not (self._waits and self._open):
+        """Name the backups that may still be running, if the command was to wait for them."""
+        if not interrupted and not (self._waits and self._running):
             return
-        refs = [written(ref) for ref in self._open.values()]
+        refs = [written(ref) for ref in self._running.values()]
         if interrupted and self._planned:
             self._screen.note(
                 f"interrupted: {self._started:,} of {self._planned:,} backups were started"

@@ -12,11 +12,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
-from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.tracker import Timeout, Tracker, seconds_in
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Timeout, timeout_seconds
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.tracker import Tracker
 
 __all__ = ["run"]
 
@@ -49,7 +49,22 @@ def run(
         raise UsageError("--concurrency is one or more")
     if timeout is not None and not wait:
         raise UsageError("--timeout is of no use without --wait")
-    seconds = seconds_in(timeout)
-    session = Session(common)
-    with Tracker(session, waits=wait) as tracker:
-        return session.do(tracker.create_all(ids, description, concurrency, seconds))
+    seconds = timeout_seconds(timeout)
+    with Tracker(common, waits=wait, planned=len(ids)) as tracker:
+        session = tracker.session
+        fleet = session.client.fleet(ids, concurrency=concurrency)
+
+        async def work() -> Exit:
+            what = "Backing up" if wait else "Starting"
+            async with Display(session.screen, what, session.stats) as display:
+                await tracker.follow(
+                    fleet.create(
+                        description=description,
+                        wait=wait,
+                        timeout=seconds,
+                        on_progress=display.update,
+                    )
+                )
+            return tracker.end()
+
+        return session.do(work())

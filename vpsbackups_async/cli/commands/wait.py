@@ -12,13 +12,18 @@ Usage: vpsbackups wait [OPTIONS] ID...
 
 from typing import Annotated
 
+from attrs import evolve
 from cyclopts import Parameter
 
-from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async._bulk.fan_out import fan_out
+from vpsbackups_async.backoff import Attempt
+from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import backup_refs
-from vpsbackups_async.cli.options import DEFAULTS, Common
-from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.tracker import Timeout, Tracker, seconds_in
+from vpsbackups_async.cli.options import DEFAULTS, Common, Timeout, timeout_seconds
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.tracker import Tracker
+from vpsbackups_async.client import DEFAULT_WAIT_BACKOFF
+from vpsbackups_async.models import Backup, BackupRef
 
 __all__ = ["run"]
 
@@ -41,7 +46,25 @@ def run(
     refs = backup_refs(backups, source)
     if not refs and source is None:
         raise UsageError("no backup is named: give ids, or --from FILE")
-    seconds = seconds_in(timeout)
-    session = Session(common)
-    with Tracker(session, waits=True) as tracker:
-        return session.do(tracker.wait_for_all(refs, seconds))
+    seconds = timeout_seconds(timeout)
+    with Tracker(common, waits=True, running=refs) as tracker:
+        session = tracker.session
+
+        async def wait(ref: BackupRef) -> Backup:
+            return await session.client.wait(ref, backoff=_at_once, timeout=seconds)
+
+        async def work() -> Exit:
+            async with Display(session.screen, "Waiting", session.stats) as display:
+                await tracker.follow(
+                    fan_out(wait, refs, concurrency=None, on_progress=display.update)
+                )
+            return tracker.end()
+
+        return session.do(work())
+
+
+def _at_once(attempt: Attempt) -> float:
+    """The default backoff, but with a first poll at once: the backup may be completed already."""
+    if attempt.number == 1:
+        return 0.0
+    return DEFAULT_WAIT_BACKOFF(evolve(attempt, number=attempt.number - 1))
