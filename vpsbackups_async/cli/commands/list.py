@@ -21,8 +21,8 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
-from vpsbackups_async.cli.reading import PAGE, Best, Wanted, batches, moment_of
 from vpsbackups_async.cli.rows import Form, Writer, open_writer
+from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import FleetError
 from vpsbackups_async.models import Backup
@@ -74,7 +74,7 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     form = _form(json=json, ndjson=ndjson, csv=csv)
-    wanted = Wanted(
+    selection = Selection(
         servers=server_ids(server or (), servers_from),
         backup_type=type,
         statuses=frozenset(word.casefold() for word in status or ()),
@@ -82,9 +82,9 @@ def run(
         sort=sort,
         limit=limit,
     )
-    wanted.check()
+    selection.check()
     with Session(common) as session:
-        return session.do(_list(session, wanted, form))
+        return session.do(_list(session, selection, form))
 
 
 def _form(**flags: bool) -> Form:
@@ -94,18 +94,18 @@ def _form(**flags: bool) -> Form:
     return chosen[0] if chosen else "table"
 
 
-async def _list(session: Session, wanted: Wanted, form: Form) -> int:
+async def _list(session: Session, selection: Selection, form: Form) -> int:
     failures = Failures(session.screen)
     writer = open_writer(form, session.screen)
     output = _Output(writer)
-    best = Best(wanted)
-    left = sys.maxsize if wanted.limit is None else wanted.limit
+    best = Best(selection)
+    left = sys.maxsize if selection.limit is None else selection.limit
     display = Display(session.screen, "Reading", session.stats, shown=_goes_to_a_file())
-    async with display, aclosing(batches(session.client, wanted, display.update)) as found:
+    async with display, aclosing(batches(session.client, selection, display.update)) as found:
         try:
             async for batch in found:
-                kept = [backup for backup in batch if wanted.keeps(backup)]
-                if wanted.sorts:
+                kept = [backup for backup in batch if selection.keeps(backup)]
+                if selection.sorts:
                     best.add(kept)
                     continue
                 output.add(kept[:left])

@@ -14,7 +14,7 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import BadRequestError
 from vpsbackups_async.models import Backup, Progress
 
-__all__ = ["PAGE", "Best", "Wanted", "batches", "moment_of"]
+__all__ = ["PAGE", "Best", "Selection", "batches", "moment_of"]
 
 PAGE: Final = 100
 """The most that the provider's lists give at a time."""
@@ -31,7 +31,7 @@ _SORTS: Final[dict[str, _Key]] = {
 
 
 @frozen(kw_only=True)
-class Wanted:
+class Selection:
     """Which backups, in which order, how many."""
 
     servers: list[int]
@@ -87,38 +87,38 @@ def moment_of(text: str | None) -> datetime | None:
 
 
 async def batches(
-    client: BackupsClient, wanted: Wanted, report: Callable[[Progress], object]
+    client: BackupsClient, selection: Selection, report: Callable[[Progress], object]
 ) -> AsyncGenerator[Sequence[Backup]]:
     """The backups as they come: page by page, or one by one where many servers are asked."""
-    if len(wanted.servers) > 1 and wanted.sort != "server":
-        fleet = client.fleet(wanted.servers)
+    if len(selection.servers) > 1 and selection.sort != "server":
+        fleet = client.fleet(selection.servers)
         async with aclosing(
-            fleet.list(backup_type=wanted.backup_type, on_progress=report)
+            fleet.list(backup_type=selection.backup_type, on_progress=report)
         ) as found:
             async for backup in found:
                 yield (backup,)
         return
-    servers: list[int | None] = [*wanted.servers] or [None]
+    servers: list[int | None] = [*selection.servers] or [None]
     for server_id in servers:
-        async with aclosing(_pages(client, wanted, server_id, report)) as pages:
+        async with aclosing(_pages(client, selection, server_id, report)) as pages:
             async for page in pages:
                 yield page
 
 
 async def _pages(
     client: BackupsClient,
-    wanted: Wanted,
+    selection: Selection,
     server_id: int | None,
     report: Callable[[Progress], object],
 ) -> AsyncGenerator[Sequence[Backup]]:
     """The pages of one list, as large as the server gives them."""
     loop = asyncio.get_running_loop()
     began, read, total = loop.time(), 0, None
-    streams = wanted.limit is None or wanted.sorts
-    for page_size in (PAGE if streams else min(PAGE, max(1, wanted.limit or 1)), None):
+    streams = selection.limit is None or selection.sorts
+    for page_size in (PAGE if streams else min(PAGE, max(1, selection.limit or 1)), None):
         stream = client.list(
             server_id=server_id,
-            backup_type=wanted.backup_type,
+            backup_type=selection.backup_type,
             page_size=page_size,
             prefetch=_AHEAD if streams else 0,
         )
@@ -140,10 +140,10 @@ async def _pages(
 class Best:
     """The first few of all by a key, with no more kept than twice as many."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._limit = wanted.limit or 0
-        self._key = _SORTS.get((wanted.sort or "").removeprefix("-"), _SORTS["id"])
-        self._reverse = (wanted.sort or "").startswith("-")
+    def __init__(self, selection: Selection) -> None:
+        self._limit = selection.limit or 0
+        self._key = _SORTS.get((selection.sort or "").removeprefix("-"), _SORTS["id"])
+        self._reverse = (selection.sort or "").startswith("-")
         self._kept: list[Backup] = []
 
     def add(self, backups: Sequence[Backup]) -> None:
