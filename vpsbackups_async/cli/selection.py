@@ -1,4 +1,4 @@
-"""Where `vpsbackups list` takes its backups from, and which of them it wants."""
+"""Which backups `vpsbackups list` shows, and how it reads them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -12,14 +12,15 @@ from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.text import since
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import BadRequestError
-from vpsbackups_async.models import Backup, Progress
+from vpsbackups_async.models import Backup, Page, Progress
 
 __all__ = ["PAGE", "Best", "Selection", "batches", "moment_of"]
 
 PAGE: Final = 100
-"""The most that the provider's lists give at a time."""
-_AHEAD: Final = 4
+"""The largest page that the API gives, and how many rows are written at once."""
+_PAGES_AHEAD: Final = 4
 _MOST_SORTED: Final = 10_000
+"""The largest `--limit` of a sorted list: up to twice as many backups are held in memory."""
 
 _Key = Callable[[Backup], Any]
 _SORTS: Final[dict[str, _Key]] = {
@@ -32,7 +33,7 @@ _SORTS: Final[dict[str, _Key]] = {
 
 @frozen(kw_only=True)
 class Selection:
-    """Which backups, in which order, how many."""
+    """The filters, the order and the limit of a list, as the options give them."""
 
     servers: list[int]
     backup_type: str | None
@@ -43,11 +44,16 @@ class Selection:
 
     @property
     def sorts(self) -> bool:
-        """Whether all must be read before the first can be shown."""
+        """Whether all backups must be read before the first can be shown."""
         return self.sort not in {None, "server"}
 
+    @property
+    def enough(self) -> int | None:
+        """How many backups that pass the filters are enough; None if all must be read."""
+        return None if self.sorts else self.limit
+
     def keeps(self, backup: Backup) -> bool:
-        """Whether it passes the filters that are applied here."""
+        """Whether the backup passes the filters that the API does not have."""
         return (self.since is None or backup.created_at >= self.since) and (
             not self.statuses
             or backup.status.casefold() in self.statuses
@@ -55,7 +61,7 @@ class Selection:
         )
 
     def check(self) -> None:
-        """Raise `UsageError` where that cannot be had."""
+        """Raise `UsageError` if the options do not fit together."""
         if self.limit is not None and self.limit < 0:
             raise UsageError("--limit is zero or more")
         if self.sort is None:
@@ -77,7 +83,7 @@ class Selection:
 
 
 def moment_of(text: str | None) -> datetime | None:
-    """The moment that `--since` means; raises `UsageError`."""
+    """The moment that a `--since` stands for; raises `UsageError`."""
     try:
         return None if text is None else since(text, datetime.now(UTC))
     except ValueError:
@@ -89,7 +95,11 @@ def moment_of(text: str | None) -> datetime | None:
 async def batches(
     client: BackupsClient, selection: Selection, report: Callable[[Progress], object]
 ) -> AsyncGenerator[Sequence[Backup]]:
-    """The backups as they come: page by page, or one by one where many servers are asked."""
+    """The backups as they come: a page at a time, or one at a time from several servers.
+
+    The client filters by server and type only; see `Selection.keeps`. Raises what `client.list`
+    and `fleet.list` raise.
+    """
     if len(selection.servers) > 1 and selection.sort != "server":
         fleet = client.fleet(selection.servers)
         async with aclosing(
@@ -111,34 +121,45 @@ async def _pages(
     server_id: int | None,
     report: Callable[[Progress], object],
 ) -> AsyncGenerator[Sequence[Backup]]:
-    """The pages of one list, as large as the server gives them."""
+    """The pages of one list, as large as the server allows, with a `Progress` for each."""
     loop = asyncio.get_running_loop()
     began, read, total = loop.time(), 0, None
-    streams = selection.limit is None or selection.sorts
-    for page_size in (PAGE if streams else min(PAGE, max(1, selection.limit or 1)), None):
+    async with aclosing(_open(client, selection, server_id)) as pages:
+        async for page in pages:
+            read += len(page.items)
+            total = total or page.count
+            report(Progress(read, read, 0, 0, total, loop.time() - began))
+            yield page.items
+
+
+async def _open(
+    client: BackupsClient, selection: Selection, server_id: int | None
+) -> AsyncGenerator[Page]:
+    """The pages of one list, of the default size if the server refuses `page_size` with a 400."""
+    enough = selection.enough
+    page_size = PAGE if enough is None else min(PAGE, max(1, enough))
+    for size in (page_size, None):
         stream = client.list(
             server_id=server_id,
             backup_type=selection.backup_type,
-            page_size=page_size,
-            prefetch=_AHEAD if streams else 0,
+            page_size=size,
+            prefetch=_PAGES_AHEAD if enough is None else 0,
         )
+        begun = False
         try:
             async with aclosing(stream.pages()) as pages:
                 async for page in pages:
-                    read += len(page.items)
-                    total = total or page.count
-                    report(Progress(read, read, 0, 0, total, loop.time() - began))
-                    yield page.items
+                    begun = True
+                    yield page
         except BadRequestError:
-            # It may not know page_size: nobody says whether it does.
-            if read or page_size is None:
+            if begun or size is None:
                 raise
         else:
             return
 
 
 class Best:
-    """The first few of all by a key, with no more kept than twice as many."""
+    """The first backups in a sort order, up to the limit; at most about twice as many are held."""
 
     def __init__(self, selection: Selection) -> None:
         self._limit = selection.limit or 0
@@ -147,11 +168,11 @@ class Best:
         self._kept: list[Backup] = []
 
     def add(self, backups: Sequence[Backup]) -> None:
-        """Look at these, too."""
+        """Take these backups into account."""
         self._kept += backups
         if len(self._kept) > 2 * self._limit + PAGE:
             self._kept = self.sorted()
 
     def sorted(self) -> list[Backup]:
-        """The best of those that were looked at."""
+        """The first of the backups that were added, in order."""
         return sorted(self._kept, key=self._key, reverse=self._reverse)[: self._limit]
