@@ -1,4 +1,4 @@
-"""The command line in processes of its own, with pipes or on a terminal of 80 columns."""
+"""Run the command line in a process or in a thread, with pipes or on a terminal."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ async def call(*arguments: str) -> int:
 
 
 class Ended:
-    """How a run of the command ended, and what it said."""
+    """The exit code of a run of the command, and what it wrote."""
 
     def __init__(self, code: int | None, out: bytes, err: bytes) -> None:
         self.code = code
@@ -44,9 +44,9 @@ class Ended:
 
 
 def environment(fake: FakeVPS | None, **more: str) -> dict[str, str]:
-    """This process's, pointing at the server and nowhere else."""
+    """The environment of this process, with the URL and token of the server and no others."""
     given = {name: text for name, text in os.environ.items() if not name.startswith("VPS_")}
-    # What decides about colours and widths where the tests run is no matter of theirs.
+    # Colours and widths must not depend on where the tests run.
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
         given.pop(name, None)
     if fake is not None:
@@ -61,7 +61,7 @@ async def start(
     stdout: int = subprocess.PIPE,
     **more: str,
 ) -> asyncio.subprocess.Process:
-    """The command, running."""
+    """Start the command in a process."""
     return await asyncio.create_subprocess_exec(
         *COMMAND,
         *arguments,
@@ -75,7 +75,7 @@ async def start(
 async def run(
     *arguments: str, fake: FakeVPS | None = None, given: str | None = None, **more: str
 ) -> Ended:
-    """The command, once it has ended; `given` is its standard input."""
+    """Run the command in a process; `given` is its standard input."""
     stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
     process = await start(*arguments, fake=fake, stdin=stdin, **more)
     out, err = await process.communicate(None if given is None else given.encode())
@@ -83,7 +83,7 @@ async def run(
 
 
 class Here:
-    """The command in a thread of this process, where coverage sees it."""
+    """Runs the command in a thread of this process, where coverage sees it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
         self._monkeypatch = monkeypatch
@@ -108,7 +108,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> N
 
 
 class Terminal:
-    """The command on a terminal of its own, 80 columns and 24 lines unless said otherwise."""
+    """Runs the command on a terminal of its own, with 80 columns by default and 24 lines."""
 
     def __init__(self, *arguments: str, fake: FakeVPS | None = None, columns: int = 80) -> None:
         self._arguments = arguments
@@ -143,7 +143,7 @@ class Terminal:
     def _read(self) -> None:
         try:
             data = os.read(self._mine, 65_536)
-        except OSError:  # Linux says so when nobody has the other end any more
+        except OSError:  # Linux, once the other end is closed
             data = b""
         if not data:
             self._closed = True
@@ -152,7 +152,7 @@ class Terminal:
         self._came.set()
 
     async def shows(self, words: str) -> None:
-        """Return once these words have come."""
+        """Wait until the terminal has got these words."""
         async with asyncio.timeout(30):
             while words not in self.raw:
                 self._came.clear()
@@ -165,7 +165,7 @@ class Terminal:
         self._process.send_signal(signal.SIGINT)
 
     async def end(self) -> str:
-        """What is left on the screen when the command has ended."""
+        """Wait for the end of the command; the text that is left on the screen."""
         self.code = await self._process.wait()
         return await self._rest()
 
@@ -191,7 +191,7 @@ class Terminal:
 
 
 class TerminalHere(Terminal):
-    """The same, but the command runs in a thread of this process."""
+    """Runs the command on a terminal of its own, in a thread of this process."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class TerminalHere(Terminal):
             return main(self._arguments)
 
     async def end(self) -> str:
-        """What is left on the screen when the command has ended."""
+        """Wait for the end of the command; the text that is left on the screen."""
         self.code = await self._running
         return await self._rest()
 
@@ -235,7 +235,7 @@ class TerminalHere(Terminal):
 
 
 def screen(raw: str) -> str:
-    """What a terminal shows of this, with lines that were painted over left out."""
+    """The text that a terminal shows after this output, without lines that were painted over."""
     lines = [""]
     for part in re.split(r"(\r|\n|\x1b\[1A|\x1b\[2K)", raw):
         if part == "\n":

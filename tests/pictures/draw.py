@@ -12,11 +12,11 @@ from vpsbackups_async.cli.screen import Screen
 
 PICTURE = Path(__file__).with_name("demo.svg")
 SHOWN = 11
-"""So many paints into the run, nearly 3 seconds, some servers are done and some are not."""
+"""The paint that is drawn: after nearly 3 seconds, when some servers are done and some are not."""
 
 
 class Recorder(Screen):
-    """Keeps what a terminal of 80 columns shows when the live part was painted so many times."""
+    """A screen of 80 columns that keeps a picture of one paint."""
 
     is_live = True
 
@@ -29,11 +29,11 @@ class Recorder(Screen):
         self._paints = 0
 
     def result(self, text: str) -> None:
-        """What comes before the live part is in the picture."""
+        """Keep the results: they are above the live display in the picture."""
         self.console.print(text, highlight=False)
 
     def paint(self, shown: RenderableType | None) -> None:
-        """The one paint that is wanted is drawn."""
+        """Draw the paint with the number `SHOWN`."""
         self._paints += shown is not None
         if self._paints == SHOWN and not self.svg:
             self.console.print(shown)
@@ -44,7 +44,7 @@ def main() -> None:
     """Run the demo, and write the picture."""
     screen = Recorder()
     asyncio.run(play(screen))
-    # A reader of the picture needs no font from elsewhere, and the next run no other names in it.
+    # Fonts are not loaded from other sites, and names and the port are the same in each run.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", screen.svg, flags=re.DOTALL)
     svg = re.sub(r"terminal-\d+", "demo", svg)
     PICTURE.write_text(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:40123", svg), "utf-8")

@@ -9,7 +9,10 @@ _OF_THE_EXTRA = {"cyclopts", "rich"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, with the process's own arguments if there are none; its exit code."""
+    """Run one command; its exit code.
+
+    `arguments` are those after the program's name, by default those of the process.
+    """
     try:
         from vpsbackups_async.cli.app import run  # noqa: PLC0415  # the extra may be missing
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The table of commands, and how each of them ends.
+"""The table of commands, and the exit code of each run.
 
-A command's module is loaded when the command is called: the help of all of them stays quick.
+The module of a command is loaded when the command is called, so that `--help` stays quick.
 """
 
 import importlib.metadata
@@ -52,9 +52,9 @@ _COMMANDS: Final = {
     "fake": Exit.FINE,
     "completion": Exit.FINE,
 }
-"""The commands in the order of the help, and how each ends if the reader of its output goes away.
+"""The commands in the order of the help, each with its exit code if its output is a closed pipe.
 
-That is fine where only the output was wanted, and a failure where work is left undone.
+A command that only reads is fine then; one that changes something has left work undone.
 """
 
 for _place, _name in enumerate(_COMMANDS):
@@ -64,16 +64,16 @@ app["--version"].help = "which version this is"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code. Nothing is raised for what a user can do about."""
+    """Run one command; its exit code. An error that the user can act on is printed, not raised."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         return _run(arguments)
     except OSError as error:
-        # What could not be written would fail once more when Python ends: let it go into nothing.
+        # Python flushes what is still buffered when it ends, and that would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader (`head`) has what it wanted
+        if isinstance(error, BrokenPipeError):  # the reader, `head` for example, has enough
             return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE
         Screen().error(explain(error))
         return Exit.SOME_FAILED

@@ -1,4 +1,4 @@
-"""What cannot be undone is asked first."""
+"""The question before a command does what cannot be undone."""
 
 import sys
 from typing import Annotated
@@ -14,13 +14,13 @@ Yes = Annotated[Flag, Parameter(("--yes", "-y"), help="do not ask")]
 
 
 def check_asking(*, yes: bool) -> None:
-    """Raise `UsageError` where nobody can be asked."""
+    """Raise `UsageError` if there is no `--yes` and no terminal to ask on."""
     if not yes and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("nobody can be asked here: give --yes if it is meant")
 
 
 def agreed(question: str) -> bool:
-    """Whether the answer is yes; anything else is no."""
+    """Ask, and return whether the answer is yes."""
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().casefold() in {"y", "yes"}

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and what is said about an error."""
+"""Exit codes, and the text and the hint that are printed for an error."""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -35,11 +35,11 @@ class Exit(IntEnum):
 
 
 class UsageError(Exception):
-    """The command cannot be carried out as it was given; says what to change."""
+    """The arguments of the command are wrong; the message says what to change."""
 
 
 class RefusedError(Exception):
-    """The command is not carried out because of what the server holds; says why."""
+    """The command does not fit the backup it names; the message says why."""
 
 
 _HINTS: Final[dict[type[VPSBackupsError], str]] = {
@@ -54,9 +54,9 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     ResponseTooLargeError: "Ask for one server at a time (--server)",
     TransportError: "Check the URL (VPS_API_URL or --url) and the network",
     UnexpectedRedirectError: "Check the URL (VPS_API_URL or --url): https, the right host and path",
-    WaitTimeoutError: "",  # those that were waited for are named together at the end
+    WaitTimeoutError: "",  # `Tracker` names the backups together at the end
 }
-"""What to do, where the library's own hint speaks of Python and not of the shell."""
+"""What to do, where the hint of the error is about Python and not about the shell."""
 
 _IN_THE_SHELL: Final = (
     ("base_url", "the URL (VPS_API_URL or --url)"),
@@ -66,7 +66,7 @@ _IN_THE_SHELL: Final = (
 
 
 def hint_of(error: BaseException) -> str:
-    """What to do about an error, empty where the error says it already."""
+    """What to do about an error; empty if the error says so itself."""
     for kind in type(error).__mro__:
         if kind in _HINTS:
             return _HINTS[kind].format(error=error)
@@ -74,7 +74,7 @@ def hint_of(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What happened, in one line that is fit for a terminal."""
+    """What happened, in one line that is safe for a terminal."""
     said = error.describe() if isinstance(error, VPSBackupsError) else str(error)
     for python, shell in _IN_THE_SHELL:
         said = said.replace(python, shell)
@@ -82,7 +82,7 @@ def explain(error: BaseException) -> str:
 
 
 def code_of(errors: Iterable[BaseException]) -> Exit:
-    """The exit code after these errors, none of them included."""
+    """The exit code of a command in which these errors occurred."""
     kinds = {type(error) for error in errors}
     if not kinds:
         return Exit.FINE

@@ -1,6 +1,6 @@
-"""Where help comes from, and how it looks.
+"""The text of the help of each command, and its layout.
 
-It has one line for each option, so that the help of a command fits a screen of 24 lines.
+Each option takes one line, so that the help of a command fits a screen of 24 lines.
 """
 
 import pkgutil
@@ -18,11 +18,11 @@ PACKAGE: Final = "vpsbackups_async.cli.commands"
 
 
 def help_of(command: str) -> dict[str, str]:
-    """The help of a command, as `App` takes it: the docstring of its module.
+    """The help of a command as arguments for `App`, from the docstring of its module.
 
-    The docstring says what the command does, then has a line `Usage: ...`, then indented examples.
-    It is read from the source, since help must not load every command. Without sources, in a
-    frozen application, the commands still run, and help leaves this out.
+    That docstring says what the command does, and then has a line `Usage: ...` and indented
+    examples. It is read from the source, because `--help` must not load the modules of all
+    commands. Where there are no sources, as in a frozen application, the help lacks these texts.
     """
     try:
         source = pkgutil.get_data(PACKAGE, f"{command}.py")
@@ -37,9 +37,9 @@ def help_of(command: str) -> dict[str, str]:
 
 
 class Help:
-    """A formatter for cyclopts: titles without boxes, names left, what they mean right."""
+    """A help formatter for cyclopts: no boxes, names on the left, meanings on the right."""
 
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:  # noqa: ARG002  # the protocol's
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:  # noqa: ARG002  # part of the protocol
         """Print one group of options or commands."""
         if not panel.entries:
             return
@@ -51,12 +51,12 @@ class Help:
 
     @staticmethod
     def render_usage(console: Console, options: ConsoleOptions, usage: Any) -> None:  # noqa: ARG004
-        """Print how the command is called."""
+        """Print the usage line."""
         console.print(Text(f"Usage: {str(usage).strip().removeprefix('Usage: ')}", style="bold"))
 
     @staticmethod
     def render_description(console: Console, options: ConsoleOptions, description: Any) -> None:  # noqa: ARG004
-        """Print what the command does."""
+        """Print the description."""
         console.print(description)
 
 

@@ -17,19 +17,19 @@ _REF: Final = re.compile(r"(0*[1-9][0-9]{0,17})(?::(0*[1-9][0-9]{0,17}))?")
 
 
 def written(ref: BackupRef) -> str:
-    """A ref as the command line takes it: `502:12345`, or `502` where the server is not known."""
+    """A ref as the command line takes it: `502:12345`, or `502` if the server is not known."""
     return str(ref.id) if ref.server_id is None else f"{ref.id}:{ref.server_id}"
 
 
 def one_server(text: str, where: str = "") -> int:
-    """The id of a server; raises `UsageError`."""
+    """The id of a server from a text. `where` begins the message of the `UsageError` it raises."""
     if not _ID.fullmatch(text):
         raise UsageError(f"{where}{_shown(text)} is not the id of a server, a positive number")
     return int(text)
 
 
 def one_ref(text: str, where: str = "") -> BackupRef:
-    """A backup by `ID` or `ID:SERVER`; raises `UsageError`."""
+    """A ref from `ID` or `ID:SERVER`. `where` begins the message of the `UsageError` it raises."""
     found = _REF.fullmatch(text)
     if not found:
         raise UsageError(f"{where}{_shown(text)} is no backup: give ID or ID:SERVER, two numbers")
@@ -37,10 +37,10 @@ def one_ref(text: str, where: str = "") -> BackupRef:
 
 
 def server_ids(given: Iterable[str], source: str | None) -> list[int]:
-    """The servers in their order, each once: those given, then every word of the source.
+    """The ids in order and without repetition: those given, then every word of the source.
 
-    Raises `UsageError` for a word that is no id, and where there is none at all: an empty file must
-    not be taken for no filter.
+    `source` is the path of a file, or `-` for standard input. Raises `UsageError` for a word that
+    is not an id, and for a source without ids, which must not pass for no filter.
     """
     ids = [one_server(text) for text in given]
     if source is not None:
@@ -52,10 +52,11 @@ def server_ids(given: Iterable[str], source: str | None) -> list[int]:
 
 
 def backup_refs(given: Iterable[str], source: str | None) -> list[BackupRef]:
-    """The backups in their order, each once: those given, then those that lines begin with.
+    """The refs in order and without repetition: those given, then those of the source.
 
-    What follows on a line is left alone, so that the output of `create` and `list` serves as input.
-    Raises `UsageError` for a line that begins with none.
+    `source` is the path of a file, or `-` for standard input. The refs that begin a line are read,
+    and the rest of the line is ignored, so that the output of `create` and `list` can be the input.
+    Raises `UsageError` for a line that does not begin with a ref.
     """
     refs = [one_ref(text) for text in given]
     if source is not None:
@@ -69,7 +70,7 @@ def backup_refs(given: Iterable[str], source: str | None) -> list[BackupRef]:
 
 
 def _lines(source: str) -> Iterator[tuple[str, list[str]]]:
-    """Where each line stands, and its words; without comments and empty lines."""
+    """The place and the words of each line, without comments and empty lines."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8", "replace")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How far a job is: two lines that stay in place on a terminal, a line a minute in a log."""
+"""Progress: two lines that are repainted on a terminal, a line each minute in a log."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,17 +18,20 @@ from vpsbackups_async.models import Progress
 __all__ = ["Display"]
 
 _FIRST: Final = 1.0
-"""What is over in so many seconds needs no progress."""
+"""Seconds until the first paint; shorter work shows no progress."""
 _EVERY: Final = 0.25
-_IN_A_LOG: Final = 60.0
+"""Seconds between two paints."""
+_EVERY_IN_A_LOG: Final = 60.0
+"""Seconds between two lines where standard error is not a terminal."""
 _BAR: Final = 30
+"""Columns of the bar."""
 
 
 class Display:
-    """Shows a `Progress` while an `async with` block runs; give `update` as `on_progress`.
+    """Shows a `Progress` while an `async with` block runs; pass `update` as `on_progress`.
 
-    `what` says what is done, `stats` gives the state of the client. `draw` may put more
-    above the two lines.
+    `what` names the work, and `stats` gives the state of the client. `draw` may add to the two
+    lines before they are painted. `after` is in seconds, until the first paint.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Display:
         self._ticking: asyncio.Task[None] | None = None
 
     def update(self, progress: Progress) -> None:
-        """Take the latest numbers; they are shown when it is time."""
+        """Take the latest numbers; the next paint shows them."""
         self._now = progress
 
     async def __aenter__(self) -> Self:
@@ -82,11 +85,11 @@ class Display:
 
     async def _log(self) -> None:
         while True:
-            await asyncio.sleep(_IN_A_LOG)
+            await asyncio.sleep(_EVERY_IN_A_LOG)
             self._screen.note(f"{self._what}: {self._counted()}, {self._state()}")
 
     def lines(self) -> RenderableType:
-        """A bar with what is counted, and below it the state of things."""
+        """The two lines: a bar with the counts, and the state of the requests."""
         now = self._now
         total = None if now is None else now.total
         bar = ProgressBar(
@@ -107,7 +110,7 @@ class Display:
         return asyncio.get_running_loop().time() - self._began
 
     def _counted(self) -> str:
-        """How many of how many, how fast, and how long it will take."""
+        """The counts, the rate, and the time that is left."""
         now = self._now
         if now is None:
             return clock(self._elapsed())
@@ -118,7 +121,7 @@ class Display:
         return f"{now.done:,} of {now.total:,}{rest}"
 
     def _state(self) -> str:
-        """What failed, what runs, and what is held back by the API."""
+        """The failures, the items under way, and the limits that the API imposes."""
         now, stats = self._now, self._stats()
         parts = []
         if now is not None:

@@ -1,6 +1,7 @@
-"""Backups as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV; all of them streamed.
+"""Backups as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
 
-Each writer gets the backups a page at a time and keeps none of them.
+A writer gets the backups a page at a time and keeps none of them, so that a list of any length can
+be written.
 """
 
 import csv
@@ -26,26 +27,26 @@ __all__ = ["Form", "Writer", "json_line", "open_writer"]
 Form = Literal["table", "json", "ndjson", "csv"]
 
 _WIDE: Final = 100
-"""From this width on, a table shows the moment of creation instead of the age."""
+"""A terminal with this many columns shows the moment of creation, a narrower one the age."""
 _GAP: Final = "  "
 
 
 class Writer(ABC):
-    """Puts backups on standard output."""
+    """Writes backups to standard output."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
     @abstractmethod
     def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups, one at least."""
+        """Write these backups, at least one."""
 
-    def end(self) -> None:  # noqa: B027  # most forms have no end of their own
-        """All were written."""
+    def end(self) -> None:  # noqa: B027  # most forms need no end
+        """Write the end of the form, after the last row."""
 
 
 def open_writer(form: Form, screen: Screen) -> Writer:
-    """The writer for this form; a table becomes plain lines where nobody looks at it."""
+    """The writer for this form; a table is written as plain lines if there is no terminal."""
     if form == "json":
         return _Json(screen)
     if form == "ndjson":
@@ -57,11 +58,11 @@ def open_writer(form: Form, screen: Screen) -> Writer:
 
 @frozen(eq=False)
 class _Column:
-    """A column of the table, wide enough for its title and its texts in the first rows.
+    """A column of the table, as wide as its title and its texts in the first rows.
 
-    `least` and `most` bound that width; a text that is longer is cut, unless the column is `whole`.
-    One column gets the `rest` of the line, and is left out where that is less than its `least`;
-    before that, a column with `shrinks_to` gives way down to that width.
+    `least` and `most` bound the width. A longer text is cut, unless the column is `whole`. One
+    column gets the `rest` of the line. If that is less than its `least`, columns with `shrinks_to`
+    shrink to no less than that width; if it is still too little, the column is empty.
     """
 
     title: str
@@ -77,7 +78,7 @@ class _Column:
     style: Callable[[Backup], str] = lambda _: ""
 
     def width(self, texts: Iterable[str]) -> int:
-        """The width that these texts and the bounds ask for."""
+        """The width of the longest of these texts, within the bounds."""
         return min(self.most, max(self.least, *map(cell_len, texts)))
 
     def cell(self, text: str, width: int, style: str = "") -> Text:
@@ -103,8 +104,8 @@ def _age(backup: Backup) -> str:
     return age(backup.created_at, datetime.now(UTC))
 
 
-# The ids are whole, because an id that is cut is another id. What is at least so wide may be longer
-# in later rows: they may have the other type, a size, or a longer age.
+# An id is whole, since a cut id would be another id. TYPE, SIZE and AGE have a least width because
+# later rows may have longer texts than the first ones.
 _COLUMNS: Final = (
     _Column("ID", lambda backup: str(backup.id), right=True, whole=True),
     _Column("SERVER", lambda backup: str(backup.server.id), right=True, whole=True),
@@ -119,9 +120,9 @@ _COLUMNS: Final = (
 
 
 class Table(Writer):
-    """Aligned columns, as wide as the first page needs them; what is longer later is cut.
+    """Aligned columns, as wide as the first rows need them; longer texts in later rows are cut.
 
-    With `asking` it is part of a question, and no result.
+    With `asking` the table is part of a question, and goes to standard error.
     """
 
     def __init__(self, screen: Screen, *, asking: bool = False) -> None:
@@ -132,7 +133,7 @@ class Table(Writer):
         self._widths: list[int] = []
 
     def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups, one at least, below the header."""
+        """Write these backups, at least one, below the header."""
         texts = [[column.text(backup) for column in self._columns] for backup in backups]
         lines = []
         if not self._widths:
@@ -174,7 +175,7 @@ def _cut(text: str, width: int) -> str:
 
 
 class _Lines(Writer):
-    """One line a backup: ref, type, status, MB and moment as one word each, name, description."""
+    """One line for each backup: ref, type, status, MB and moment, one word each, then the texts."""
 
     def rows(self, backups: Sequence[Backup]) -> None:
         """Write these backups."""
@@ -192,7 +193,7 @@ def _plain(backup: Backup) -> str:
 
 
 def json_line(backup: Backup) -> bytes:
-    """The backup in the API's own form; what a terminal might obey is escaped, as JSON allows."""
+    """The backup as the API writes it, with escapes for what is not printable."""
     line = to_json(backup)
     if line.isascii() and b"\x7f" not in line:
         return line
@@ -206,7 +207,7 @@ def _escaped(char: str) -> str:
 
 
 class _Ndjson(Writer):
-    """One JSON object a line."""
+    """One JSON object on each line."""
 
     def rows(self, backups: Sequence[Backup]) -> None:
         """Write these backups."""
@@ -214,7 +215,7 @@ class _Ndjson(Writer):
 
 
 class _Json(Writer):
-    """One array. It is closed at the end only: what was broken off is not taken for a whole."""
+    """One JSON array. It is closed at the end only, so that a partial list does not parse."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen)

@@ -1,6 +1,6 @@
-"""Where a command writes: results to standard output, everything else to standard error.
+"""What a command writes: results to standard output, everything else to standard error.
 
-Where both are one terminal, results go above what is painted live.
+If both are the same terminal, results are written above the live display.
 """
 
 import sys
@@ -14,7 +14,7 @@ __all__ = ["Screen"]
 
 
 class Screen:
-    """Both streams of a command; `quiet` leaves out progress and summaries, not errors."""
+    """Both streams of a command. `quiet` suppresses progress and summaries, but not errors."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -25,21 +25,21 @@ class Screen:
 
     @property
     def is_live(self) -> bool:
-        """Whether progress can be painted over itself."""
+        """Whether the terminal can repaint lines."""
         return self.err.is_terminal and not (self.err.is_dumb_terminal or self.err.legacy_windows)
 
     def note(self, text: str, style: str = "", *, exact: bool = False) -> None:
-        """Write to standard error; words wrap on a terminal, unless the text must stay `exact`."""
+        """Write to standard error. A terminal wraps the text, unless it must stay `exact`."""
         with self._above():
             self.err.print(Text(text, style), soft_wrap=exact or not self.err.is_terminal)
 
     def summary(self, text: str) -> None:
-        """The same, unless it was asked to be quiet."""
+        """Write to standard error, unless the screen is quiet."""
         if not self.quiet:
             self.note(text)
 
     def error(self, said: str, hint: str = "") -> None:
-        """Write an error, and what to do about it, to standard error."""
+        """Write an error to standard error, and what to do about it."""
         lines = Text.assemble(("error: ", "bold red"), said)
         if hint:
             lines.append(f"\n{hint}")
@@ -47,7 +47,7 @@ class Screen:
             self.err.print(lines, soft_wrap=not self.err.is_terminal)
 
     def result(self, text: str) -> None:
-        """Write a line or several to standard output, at once."""
+        """Write one or more lines to standard output, and flush them."""
         with self._above():
             if self.out.is_terminal:
                 self.out.print(Text(text))
@@ -60,13 +60,13 @@ class Screen:
             console.print(Text("\n").join(lines), no_wrap=True, overflow="ellipsis", crop=True)
 
     def raw(self, data: bytes) -> None:
-        """Write bytes to standard output, at once."""
+        """Write bytes to standard output, and flush them."""
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
     def paint(self, shown: RenderableType | None) -> None:
-        """Put this in the place of what was painted before; None leaves nothing."""
+        """Replace the live display; None removes it."""
         text, height = "", 0
         if shown is not None:
             with self.err.capture() as capture:
@@ -78,7 +78,7 @@ class Screen:
 
     @contextmanager
     def _above(self) -> Iterator[None]:
-        """Take away what is painted, and put it back below."""
+        """Remove the live display, and paint it again below what is written meanwhile."""
         shown = self._painted
         if shown is not None:
             self.paint(None)

@@ -1,4 +1,4 @@
-"""One run of a command: its event loop, its client, its signals, and what is said at the end."""
+"""One run of a command: its event loop, its client, its signals and its log."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ _LOGGER = logging.getLogger("vpsbackups_async")
 
 
 def _token(common: Common) -> str:
-    """The token, out of sight of tracebacks; raises `UsageError` where there is none."""
+    """The token, wrapped so that no traceback shows it; raises `UsageError` if there is none."""
     if common.token_file is None:
         if "VPS_API_TOKEN" not in os.environ:
             raise UsageError("there is no token: set VPS_API_TOKEN, or give --token-file FILE")
@@ -39,7 +39,7 @@ def _token(common: Common) -> str:
 
 
 class _Log(logging.Handler):
-    """Shows the library's log on standard error."""
+    """Writes the log of the library to standard error, that of `retries` if asked for."""
 
     def __init__(self, session: "Session", *, retries: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _Log(logging.Handler):
         self._retries = retries
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record, unless it tells of a backup that is named at the end."""
+        """Write a record, unless it is about a late create, whose backup `Tracker` names."""
         event = getattr(record, "event", None)
         if event is not None and event.backup is not None:
             return
@@ -65,8 +65,8 @@ def run_in(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
 
 async def _with_sigterm(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
-    # Not by way of SIGINT: what a script runs in the background ignores that. Windows has no such
-    # handlers, and a thread gets no signals.
+    # SIGTERM cancels the task itself instead of raising SIGINT, which background jobs of a shell
+    # ignore. Windows has no such handlers, and only the main thread can set them.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
@@ -87,7 +87,7 @@ class Session:
         self.client = BackupsClient(_token(common), base_url=common.url, on_event=on_event)
 
     def stats(self) -> ClientStats:
-        """The client's own."""
+        """The statistics of the client."""
         return self.client.stats
 
     @property

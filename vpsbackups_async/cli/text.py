@@ -1,4 +1,4 @@
-"""Words for people: server texts made safe for a terminal, sizes, ages, durations and moments."""
+"""Texts for people: sizes, ages, durations, moments, and server texts made safe for a terminal."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -11,13 +11,13 @@ _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw]?)")
 
 
 def safe(text: str) -> str:
-    """The text on one line, with `?` for each character that a terminal might obey."""
+    """The text on one line, with `?` for what is not printable: a terminal might obey it."""
     line = " ".join(text.split())
     return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 def size(megabytes: int | None) -> str:
-    """A size as the API counts it, `-` where there is none yet."""
+    """A size in MB as the API counts it, `-` if there is none yet."""
     return "-" if megabytes is None else f"{megabytes} MB"
 
 
@@ -27,7 +27,7 @@ def moment(when: datetime) -> str:
 
 
 def age(when: datetime, now: datetime) -> str:
-    """How long ago that was, in its largest unit: `45s`, `12m`, `30h`, `12d`."""
+    """The time since then in its largest unit: `45s`, `12m`, `30h`, `12d`."""
     seconds = max(0, int((now - when).total_seconds()))
     for unit, length in (("s", 60), ("m", 3600), ("h", 172_800)):
         if seconds < length:
@@ -49,7 +49,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def since(text: str, now: datetime) -> datetime:
-    """The moment that an age (`24h`) or an ISO 8601 date or time means; one without zone is UTC.
+    """The moment of an age (`24h`) or of an ISO 8601 date or time, which is UTC without a zone.
 
     Raises `ValueError` for anything else.
     """

@@ -26,7 +26,7 @@ else
   compdef _cyclopts_vpsbackups vpsbackups
 fi
 """
-"""Makes it work when it is sourced, and from a file of either name in a folder of $fpath."""
+"""Lets the script be sourced, or be a file of either name in a folder of $fpath."""
 
 
 def run(shell: Annotated[_Shell, Parameter(metavar="SHELL", help="bash, zsh or fish")], /) -> int:
@@ -36,5 +36,5 @@ def run(shell: Annotated[_Shell, Parameter(metavar="SHELL", help="bash, zsh or f
 
 
 def script(shell: _Shell) -> str:
-    """What a shell has to read."""
+    """The completion script of this shell."""
     return app.generate_completion(shell=shell) + (_ZSH_END if shell == "zsh" else "")

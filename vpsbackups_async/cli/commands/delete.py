@@ -29,7 +29,7 @@ from vpsbackups_async.models import Backup, BackupRef, Outcome
 
 __all__ = ["run"]
 
-_AT_ONCE: Final = 8
+_CONCURRENCY: Final = 8
 
 
 def run(
@@ -45,43 +45,42 @@ def run(
     with Session(common) as session:
         screen, failures = session.screen, Failures(session.screen)
         outcomes = session.do(_find(session.client, refs))
-        lost: list[Backup] = []
+        chosen: list[Backup] = []
         for ref in refs:
             outcome = outcomes[ref]
             if outcome.value is not None:
-                lost.append(outcome.value)
+                chosen.append(outcome.value)
             elif isinstance(outcome.error, NotFoundError):
                 screen.note(f"backup {written(ref)} is not there", "red")
             elif outcome.error is not None:
                 failures.add(f"backup {written(ref)}", outcome.error)
-        if lost and not yes:
-            Table(screen, asking=True).rows(lost)
-        if lost and (yes or agreed(f"Delete {_these(lost)} for good?")):
-            session.do(_delete(session, lost, failures))
-        elif lost:
-            screen.note("nothing was deleted")
-            return Exit.SOME_FAILED
+        if chosen and not yes:
+            Table(screen, asking=True).rows(chosen)
+            if not agreed(f"Delete {_these(chosen)} for good?"):
+                screen.note("nothing was deleted")
+                chosen = []
+        session.do(_delete(session, chosen, failures))
         code = failures.close()
-    return code if len(lost) == len(refs) else max(code, Exit.SOME_FAILED)
+    return code if len(chosen) == len(refs) else max(code, Exit.SOME_FAILED)
 
 
 async def _find(
     client: BackupsClient, refs: Sequence[BackupRef]
 ) -> dict[BackupRef, Outcome[BackupRef, Backup]]:
-    """The outcome of the search for each backup: the backup, or why there is none."""
+    """The outcome for each ref: its backup, or the error that says why there is none."""
     async with aclosing(client.find(refs)) as outcomes:
         return {outcome.key: outcome async for outcome in outcomes}
 
 
-async def _delete(session: Session, lost: list[Backup], failures: Failures) -> None:
-    """Delete them, and write each that is gone."""
+async def _delete(session: Session, backups: list[Backup], failures: Failures) -> None:
+    """Delete the backups, and write the ref of each when it is deleted."""
 
     async def work(backup: Backup) -> None:
         await session.client.delete(backup.id, missing_ok=True)
 
     screen = session.screen
     async with Display(screen, "Deleting", session.stats) as display:
-        outcomes = fan_out(work, lost, concurrency=_AT_ONCE, on_progress=display.update)
+        outcomes = fan_out(work, backups, concurrency=_CONCURRENCY, on_progress=display.update)
         async with aclosing(outcomes):
             async for outcome in outcomes:
                 ref = written(outcome.key.ref)

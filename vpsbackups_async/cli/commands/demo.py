@@ -34,7 +34,7 @@ def run() -> int:
 
 
 async def play(screen: Screen, fake: FakeVPS | None = None) -> Exit:
-    """Back up all servers of the account that the server has, and say what it took."""
+    """Run the demo against a fake server, by default a new one with 25 servers; the exit code."""
     if fake is None:
         fake = FakeVPS(
             servers=SERVERS,
@@ -111,13 +111,13 @@ def _line(seconds: float, count: int, backup: Backup) -> str:
 
 
 class Board:
-    """All servers at a glance, five in a row."""
+    """The state of all servers, five in a row."""
 
     def __init__(self) -> None:
         self._cells = {number: Text(f"{number:<4}running", "yellow") for number in _ALL}
 
     def ended(self, outcome: Outcome[int, Backup]) -> None:
-        """Show how a server's backup ended."""
+        """Set the cell of a server to the end of its backup."""
         backup = outcome.value
         self._cells[outcome.key] = (
             Text(f"{outcome.key:<4}failed", "red")
@@ -126,7 +126,7 @@ class Board:
         )
 
     def above(self, lines: RenderableType) -> RenderableType:
-        """The servers, and below them how far it all is."""
+        """The servers, and the progress lines below them."""
         cells = list(self._cells.values())
         rows = [cells[place : place + _ACROSS] for place in range(0, SERVERS, _ACROSS)]
         return Group(*(Text("", no_wrap=True).join(map(_padded, row)) for row in rows), "", lines)

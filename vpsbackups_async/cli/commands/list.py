@@ -30,7 +30,7 @@ from vpsbackups_async.models import Backup
 __all__ = ["run"]
 
 _FLUSH_AFTER: Final = 0.1
-"""Seconds that a row may wait for others to be written with."""
+"""Seconds that a row may be buffered."""
 
 
 def run(
@@ -122,15 +122,15 @@ async def _list(session: Session, selection: Selection, form: Form) -> int:
 
 
 def _goes_to_a_file() -> bool:
-    """Whether the rows cannot be seen; a pager or the like draws on the terminal itself."""
+    """Whether the rows go to a file; progress would disturb them on a terminal or in a pager."""
     try:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
-    except OSError:  # it is no file at all
+    except OSError:  # not a real file, in a test for example
         return False
 
 
 class _Output:
-    """Hands rows to a writer: the first at once, the others a page or a moment at a time."""
+    """Buffers rows: the first is written at once, the others with a page or after a moment."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -140,7 +140,7 @@ class _Output:
         self._error: OSError | None = None
 
     def add(self, backups: Sequence[Backup]) -> None:
-        """Write these soon; raises what writing raised since."""
+        """Write these soon. Raises the `OSError` of a write since the last call."""
         self._rows += backups
         if self._error is not None:
             raise self._error
@@ -151,7 +151,7 @@ class _Output:
             self._timer = loop.call_later(_FLUSH_AFTER, self._flush_later)
 
     def flush(self) -> None:
-        """Write what there is now."""
+        """Write what is buffered."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
