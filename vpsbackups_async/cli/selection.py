@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from attrs import frozen
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.text import since
 from vpsbackups_async.client import BackupsClient
-from vpsbackups_async.errors import BadRequestError
-from vpsbackups_async.models import Backup, Page, Progress
+from vpsbackups_async.models import Backup, Progress
 
 __all__ = ["PAGE", "Best", "Selection", "batches", "moment_of"]
 
@@ -36,7 +35,7 @@ class Selection:
     """The filters, the order and the limit of a list, as the options give them."""
 
     servers: list[int]
-    backup_type: str | None
+    backup_type: Literal["manual", "automatic"] | None
     statuses: frozenset[str]
     since: datetime | None
     sort: str | None
@@ -124,38 +123,19 @@ async def _pages(
     """The pages of one list, as large as the server allows, with a `Progress` for each."""
     loop = asyncio.get_running_loop()
     began, read, total = loop.time(), 0, None
-    async with aclosing(_open(client, selection, server_id)) as pages:
+    enough = selection.enough
+    stream = client.list(
+        server_id=server_id,
+        backup_type=selection.backup_type,
+        page_size=PAGE if enough is None else min(PAGE, max(1, enough)),
+        prefetch=_PAGES_AHEAD if enough is None else 0,
+    )
+    async with aclosing(stream.pages()) as pages:
         async for page in pages:
             read += len(page.items)
             total = total or page.count
             report(Progress(read, read, 0, 0, total, loop.time() - began))
             yield page.items
-
-
-async def _open(
-    client: BackupsClient, selection: Selection, server_id: int | None
-) -> AsyncGenerator[Page]:
-    """The pages of one list, of the default size if the server refuses `page_size` with a 400."""
-    enough = selection.enough
-    page_size = PAGE if enough is None else min(PAGE, max(1, enough))
-    for size in (page_size, None):
-        stream = client.list(
-            server_id=server_id,
-            backup_type=selection.backup_type,
-            page_size=size,
-            prefetch=_PAGES_AHEAD if enough is None else 0,
-        )
-        begun = False
-        try:
-            async with aclosing(stream.pages()) as pages:
-                async for page in pages:
-                    begun = True
-                    yield page
-        except BadRequestError:
-            if begun or size is None:
-                raise
-        else:
-            return
 
 
 class Best:
