@@ -176,7 +176,7 @@ async def test_a_line_of_a_file_that_is_no_id_is_named(
 async def interrupted(
     fake: FakeVPS, number: int, *arguments: str, by: signal.Signals = signal.SIGINT
 ) -> Ended:
-    """The command, ended by a signal once so many POSTs have come."""
+    """Run the command, and send it a signal once the server has got `number` POSTs."""
     enough = asyncio.Event()
 
     def seen(_: object) -> None:
