@@ -1,8 +1,11 @@
-"""What every test gets: no task left behind, virtual time where marked, and uvloop on request."""
+"""What every test gets: no task left behind, a limit of time, virtual time where marked, uvloop."""
 
 import asyncio
+import faulthandler
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 
 import pytest
 
@@ -10,7 +13,13 @@ from vpsbackups_async import BackupsClient, RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.testing import FakeVPS
 
+STUCK_AFTER = 120
+"""Seconds. pytest-timeout ends a test by an exception in the main thread. Where a callback or
+hypothesis catches that, or a thread still has to end, the whole run is ended after so long."""
+
 collect_ignore = ["example_project"]  # a project of its own, see test_plugin.py
+
+_STDERR = pytest.StashKey[int]()
 
 
 class _Uvloop:
@@ -32,8 +41,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Else a plugin that asks for the current loop before the first test makes one, never closed.
     asyncio.set_event_loop(None)
+    # A script that starts pytest with `&` has it ignore SIGINT. The processes that tests start
+    # would inherit that, and a test that interrupts one would wait for ever. A handler of Python's
+    # is not inherited.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[_STDERR] = os.dup(2)  # while a test runs, 2 is captured
     if config.getoption("--uvloop"):
         config.pluginmanager.register(_Uvloop())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[_STDERR])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    faulthandler.dump_traceback_later(STUCK_AFTER, exit=True, file=item.config.stash[_STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+# Each part for itself: when one has failed, pytest cancels what faulthandler would do.
+pytest_runtest_setup = pytest_runtest_teardown = pytest_runtest_call
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

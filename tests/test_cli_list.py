@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -261,6 +262,20 @@ async def test_an_interrupt_is_exit_code_130_without_a_word(fake: FakeVPS) -> No
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell of Windows has no trap")
+def test_tests_that_interrupt_end_where_they_are_started_with_ctrl_c_ignored() -> None:
+    """As by a script that starts them with `&`; processes inherit what their parent ignores."""
+    test = f"{__file__}::{test_an_interrupt_is_exit_code_130_without_a_word.__name__}"
+    command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=20", test)
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of memory")
