@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 
+import hypothesis
 import pytest
 
 from vpsbackups_async import BackupsClient, RetryPolicy
@@ -16,6 +17,12 @@ from vpsbackups_async.testing import FakeVPS
 STUCK_AFTER = 120
 """Seconds. pytest-timeout ends a test by an exception in the main thread. Where a callback or
 hypothesis catches that, or a thread still has to end, the whole run is ended after so long."""
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 collect_ignore = ["example_project"]  # a project of its own, see test_plugin.py
 

@@ -514,13 +514,13 @@ def hold_alike(body: bytes) -> None:
 
 
 @given(writings(pages(spoil=250)))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_pages_with_a_fault_here_and_there_read_alike_on_both_paths(body: bytes) -> None:
     hold_alike(body)
 
 
 @given(writings(pages(spoil=25)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_pages_full_of_faults_read_alike_on_both_paths(body: bytes) -> None:
     hold_alike(body)
 
@@ -540,7 +540,7 @@ def test_pages_full_of_faults_read_alike_on_both_paths(body: bytes) -> None:
         max_size=3,
     ),
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @example(LIST, [(60, 0, b'\\"')])
 def test_a_page_with_bytes_changed_reads_alike_on_both_paths(
     body: bytes, changes: list[tuple[int, int, bytes]]
@@ -552,7 +552,6 @@ def test_a_page_with_bytes_changed_reads_alike_on_both_paths(
 
 
 @given(st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
-@settings(deadline=None)
 def test_any_bytes_are_a_page_or_an_invalid_response(body: bytes) -> None:
     hold_alike(body)
 
@@ -565,7 +564,6 @@ def as_the_list_has_it(said: Members) -> Any:
 
 
 @given(backups(spoil=0))
-@settings(deadline=None)
 def test_a_backup_is_read_as_it_was_written(said: Members) -> None:
     """Both paths could be wrong together: here the values are those that went in."""
     wanted = as_the_list_has_it(said)

@@ -283,7 +283,7 @@ async def test_empty_pages_teach_nothing_and_do_no_harm() -> None:
     st.integers(0, 2**32),
     st.sampled_from(["newest", "oldest", "random"]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_every_look_shows_all_that_is_listed_in_any_order(
     count: int, page_size: int, counts: bool, seed: int, order: str
 ) -> None:
