@@ -5,9 +5,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -43,9 +44,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def raw(server: RedisServer) -> AsyncIterator[Any]:
-    """A client of the emptied Redis server."""
+    """A client of the Redis server, which is emptied and counts its calls from 0."""
     async with redis.Redis.from_url(server.url) as client:
         await client.flushall()
+        await client.config_resetstat()
         yield client
 
 
@@ -62,17 +64,42 @@ class Inner:
         self.calls.append(outcome)
 
 
-async def starts(limiter: RedisLimiter, number: int, cost: int = 1) -> list[float]:
-    """When each of so many callers at once was let through, on the loop's clock."""
-    loop = asyncio.get_running_loop()
+async def clock(raw: Any) -> float:
+    """The Redis server's clock, which slots are given by, in seconds."""
+    seconds, micros = await raw.time()
+    return float(seconds + micros / 1e6)
 
-    async def one() -> float:
+
+async def starts(raw: Any, *limiters: RedisLimiter, cost: int = 1) -> list[float]:
+    """When each of so many callers at once was through, by the Redis server's clock, sorted."""
+
+    async def one(limiter: RedisLimiter) -> float:
         await limiter.acquire(cost)
-        at = loop.time()
+        at = await clock(raw)
         limiter.observe(DONE)
         return at
 
-    return await asyncio.gather(*(one() for _ in range(number)))
+    return sorted(await asyncio.gather(*map(one, limiters)))
+
+
+def assert_spaced(at: list[float], since: float, gap: float) -> None:
+    """No start is before its moment. How long after it a start is says how busy the machine is."""
+    early = [place for place, moment in enumerate(at) if moment < since + place * gap - 0.002]
+    assert not early, (early, [moment - since for moment in at])
+
+
+async def taken(raw: Any, key: str = "vpsbackups") -> float:
+    """The seconds of the quota that Redis held to be taken when it was last asked for a start."""
+    free, now = await raw.hmget(key, "free", "now")
+    return float(free) / 1e6 - float(now) / 1e6
+
+
+async def calls(raw: Any) -> int:
+    """How often Redis gave starts."""
+    stats = (await raw.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})
+    return int(
+        stats["calls"] - stats.get("failed_calls", 0)
+    )  # it fails while the script is unknown
 
 
 # --- The quota ------------------------------------------------------------------------------------
@@ -82,64 +109,71 @@ async def test_starts_are_evenly_spaced_without_a_burst_even_after_a_rest(raw: A
     limiter = RedisLimiter(raw, rate=50)
     await limiter.acquire()
     await asyncio.sleep(0.1)
-    at = await starts(limiter, 11)
-    assert at == sorted(at)
-    assert at[-1] - at[0] >= 10 / 50 - 0.005
-    assert min(later - earlier for earlier, later in pairwise(at)) > 0.01
+    since = await clock(raw)
+    assert_spaced(await starts(raw, *[limiter] * 11), since, 1 / 50)
+
+
+async def test_a_start_takes_its_share_of_the_quota(raw: Any) -> None:
+    await RedisLimiter(raw, rate=50).acquire()
+    assert await taken(raw) == pytest.approx(1 / 50, abs=1e-5)
 
 
 async def test_the_period_is_in_seconds(raw: Any) -> None:
-    at = await starts(RedisLimiter(raw, rate=300, period=6), 6)
-    assert at[-1] - at[0] >= 5 / 50 - 0.005
+    await RedisLimiter(raw, rate=300, period=6).acquire()
+    assert await taken(raw) == pytest.approx(6 / 300, abs=1e-5)
 
 
 async def test_a_costly_request_takes_so_many_starts(raw: Any) -> None:
-    at = await starts(RedisLimiter(raw, rate=100), 3, cost=5)
-    assert at[-1] - at[0] >= 2 * 5 / 100 - 0.005
+    limiter = RedisLimiter(raw, rate=100)
+    since = await clock(raw)
+    assert_spaced(await starts(raw, *[limiter] * 3, cost=5), since, 5 / 100)
+    await raw.flushall()
+    await limiter.acquire(5)
+    assert await taken(raw) == pytest.approx(5 / 100, abs=1e-5)
 
 
 async def test_limiters_with_one_key_share_and_with_two_do_not(raw: Any) -> None:
     one, other = RedisLimiter(raw, rate=50), RedisLimiter(raw, rate=50)
     apart = RedisLimiter(raw, rate=50, key="another account")
-    await asyncio.gather(one.acquire(), apart.acquire())
-    both = await asyncio.gather(starts(one, 6), starts(other, 6))
-    merged = sorted(both[0] + both[1])
-    assert merged[-1] - merged[0] >= 11 / 50 - 0.01
+    through: list[RedisLimiter] = []
+
+    async def use(limiter: RedisLimiter) -> None:
+        for _ in range(6):
+            await limiter.acquire()
+            through.append(limiter)
+
+    since = await clock(raw)
+    await asyncio.gather(use(one), use(other))
+    assert await clock(raw) >= since + 11 / 50
     # Neither waits for the other to be done.
-    assert both[0][0] < both[1][-1]
-    assert both[1][0] < both[0][-1]
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
+    assert {*through[:6]} == {one, other}
     await apart.acquire()
-    assert loop.time() - begun < 0.05
+    assert await taken(raw, "another account") == pytest.approx(1 / 50, abs=1e-5)
 
 
 async def test_at_a_high_rate_one_request_to_redis_serves_many_starts(raw: Any) -> None:
-    before = (await raw.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"]
-    at = await starts(RedisLimiter(raw, rate=2000), 200)
-    after = (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
-    assert after - before <= 12
-    assert at[-1] - at[0] >= 199 / 2000 - 0.005
+    limiter = RedisLimiter(raw, rate=2000)
+    since = await clock(raw)
+    assert_spaced(await starts(raw, *[limiter] * 200), since, 1 / 2000)
+    assert await calls(raw) < 100  # 5 where the machine is quiet; starts that come late are lost
 
 
 async def test_while_many_wait_redis_is_asked_once_for_each_start(raw: Any) -> None:
     limiter = RedisLimiter(raw, rate=20)
-    await limiter.acquire()
-    before = (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
     tasks = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
-    await asyncio.sleep(0.22)
-    after = (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"]
-    assert after - before <= 6
+    await tasks[4]
+    asked = await calls(raw)
+    assert asked <= 1 + sum(task.done() for task in tasks)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
 async def test_a_server_clock_that_was_set_back_makes_nobody_wait(raw: Any) -> None:
-    seconds, micros = await raw.time()
-    tomorrow = (seconds + 86_400) * 1_000_000 + micros
+    tomorrow = int((await clock(raw) + 86_400) * 1e6)
     await raw.hset("vpsbackups", mapping={"free": tomorrow + 1000, "now": tomorrow})
-    await asyncio.wait_for(RedisLimiter(raw, rate=50).acquire(), 1)
+    await RedisLimiter(raw, rate=50).acquire()
+    assert await taken(raw) < 1
 
 
 async def test_what_redis_holds_goes_away_by_itself(raw: Any) -> None:
@@ -164,17 +198,25 @@ async def test_first_come_is_first_served(raw: Any) -> None:
 
 
 async def test_a_start_whose_caller_was_cancelled_goes_to_the_next_in_line(raw: Any) -> None:
-    limiter = RedisLimiter(raw, rate=5)
-    loop = asyncio.get_running_loop()
+    limiter = RedisLimiter(raw, rate=0.01)
     await limiter.acquire()
-    begun = loop.time()
     tasks = [asyncio.create_task(limiter.acquire()) for _ in range(5)]
-    await asyncio.sleep(0.05)
+    await asked_for(2, raw)
     for task in tasks[:4]:
         task.cancel()
-    await tasks[4]
-    assert loop.time() - begun < 0.35  # the first free start is 0.2 s away, the second 0.4 s
-    assert all(task.cancelled() for task in tasks[:4])
+    await asyncio.wait(tasks[:4])
+    await asyncio.sleep(0.05)
+    assert await calls(raw) == 2  # the fifth has the start, and need not ask for one
+    assert limiter.waiting == 1
+    tasks[4].cancel()
+    await asyncio.wait(tasks)
+
+
+async def asked_for(number: int, raw: Any) -> None:
+    """Return once Redis was asked so often and its answer has come."""
+    while await calls(raw) < number:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
 
 
 async def test_every_cancelled_caller_gives_its_slot_back(raw: Any) -> None:
@@ -209,8 +251,8 @@ async def test_a_start_that_grew_stale_is_not_used(raw: Any) -> None:
     await asyncio.sleep(0.02)
     task.cancel()
     await asyncio.sleep(0.2)
-    at = await starts(limiter, 2)
-    assert at[1] - at[0] >= 0.045
+    since = await clock(raw)
+    assert_spaced(await starts(raw, limiter, limiter), since, 1 / 20)
 
 
 async def test_the_inner_limiter_is_passed_before_a_start_is_taken(raw: Any) -> None:
@@ -224,7 +266,7 @@ async def test_the_inner_limiter_is_passed_before_a_start_is_taken(raw: Any) -> 
     assert not waiting.done()
     assert await raw.hget("vpsbackups", "free") == held
     limiter.observe(DONE)
-    await asyncio.wait_for(waiting, 1)
+    await waiting
 
 
 async def test_outcomes_pass_through_with_cost_and_kind(raw: Any) -> None:
@@ -245,7 +287,7 @@ async def test_it_tells_how_the_process_stands_as_far_as_the_inner_limiter_does(
     assert (limiter.maximum, limiter.limit, limiter.waiting) == (8, 8, 3)
     limiter.observe(Observation("list", status=429, retry_after=60.0))
     assert limiter.limit == 4
-    assert 59 < limiter.closed_for() <= 60
+    assert 0 < limiter.closed_for() <= 60
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -309,12 +351,8 @@ async def test_it_closes_its_own_connections_but_not_a_client_that_was_passed_in
     async with RedisLimiter(raw, rate=50) as limiter:
         await limiter.acquire()
     assert await raw.client_id() == connection
-    for _ in range(100):
-        if len(await raw.client_list()) == before:
-            break
+    while len(await raw.client_list()) > before:  # noqa: ASYNC110  # it hears of it later
         await asyncio.sleep(0.01)
-    else:
-        pytest.fail("the connection was left open")
 
 
 def test_another_event_loop_is_refused(server: RedisServer) -> None:
@@ -405,11 +443,11 @@ async def test_a_redis_that_hangs_times_out_and_the_next_call_works_again(
     raw: Any, server: RedisServer
 ) -> None:
     inner = AdaptiveLimiter()
-    async with RedisLimiter(server.url, rate=50, timeout=0.1, inner=inner) as limiter:
+    async with RedisLimiter(server.url, rate=50, timeout=1, inner=inner) as limiter:
         await limiter.acquire()
         server.signal(signal.SIGSTOP)
         try:
-            with pytest.raises(LimiterUnreachableError, match=r"within 0\.1 s") as caught:
+            with pytest.raises(LimiterUnreachableError, match="within 1 s") as caught:
                 await limiter.acquire()
         finally:
             server.signal(signal.SIGCONT)
@@ -423,14 +461,14 @@ async def test_a_redis_that_was_started_anew_counts_on(raw: Any, server: RedisSe
         await limiter.acquire()
         server.stop()
         server.start()
-        await asyncio.wait_for(limiter.acquire(), 3)
+        await limiter.acquire()
 
 
 async def test_a_call_goes_through_once_redis_is_back(
     fake: FakeVPS, server: RedisServer, raw: Any
 ) -> None:
     """The failure counts as an attempt that was not sent, and is retried like any other."""
-    retry = RetryPolicy(attempts=50, backoff=ConstantBackoff(0.02), budget=None)
+    retry = RetryPolicy(attempts=5_000, backoff=ConstantBackoff(0.02), budget=None)
     limiter = RedisLimiter(server.url, rate=50)
     async with (
         limiter,
@@ -447,43 +485,38 @@ async def test_a_call_goes_through_once_redis_is_back(
 # --- Processes ------------------------------------------------------------------------------------
 
 
-def most_within(times: list[float], seconds: float) -> int:
-    """The most of the moments that lie in any stretch so long."""
-    most = first = 0
-    for last, at in enumerate(times):
-        while times[first] <= at - seconds:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
+async def seen(fake: FakeVPS, number: int) -> None:
+    """Return once the fake has had so many requests."""
+    while len(fake.requests) < number:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 async def test_two_processes_stay_within_one_quota_and_a_killed_one_locks_nobody_out(
     server: RedisServer, raw: Any
 ) -> None:
-    async with FakeVPS(servers=2, backups=1) as fake:
+    async with FakeVPS(servers=2, backups=1, clock=time.time) as fake:  # as Redis has it
         processes = [
             start_client(fake.url, fake.token, server.url, 50, number) for number in (1, 2)
         ]
         try:
-            async with asyncio.timeout(20):
-                while len({seen.query["server_id"] for seen in fake.requests}) < 2:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+            while len({request.query["server_id"] for request in fake.requests}) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             together = len(fake.requests)
-            await asyncio.sleep(2)
+            free = float(await raw.hget("shared", "free")) / 1e6
+            await seen(fake, together + 100)
             killed = len(fake.requests)
             processes[0].kill()
             processes[0].wait()
-            await asyncio.sleep(1.2)
+            await seen(fake, killed + 24 + 20)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
-        shared, alone = fake.requests[together:killed], fake.requests[killed:]
         assert {process.returncode for process in processes} == {-signal.SIGKILL}
-    times = [seen.at for seen in fake.requests]
-    assert most_within(times, 1.0) <= 50 * 1.05 + 1
-    assert 0.85 * 100 <= len(shared) <= 1.05 * 100 + 1
-    halves = [sum(seen.query["server_id"] == name for seen in shared) for name in ("1", "2")]
-    assert min(halves) > 0.3 * len(shared)
-    assert len(alone) >= 0.8 * 1.2 * 50
-    assert all(seen.status == 200 for seen in fake.requests[:-12])
+    shared, alone = fake.requests[together:killed], fake.requests[killed:]
+    # Each of the 24 callers may have had a request or a start already; all others came later.
+    assert_spaced([request.at for request in shared[24:]], free, 1 / 50)
+    names = Counter(request.query["server_id"] for request in shared)
+    assert min(names["1"], names["2"]) > 0.2 * len(shared)
+    assert {request.query["server_id"] for request in alone[24:]} == {"2"}
+    assert all(request.status == 200 for request in fake.requests[:-24])
