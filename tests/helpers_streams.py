@@ -18,6 +18,47 @@ from vpsbackups_async.testing import FakeVPS, SeenRequest
 T = TypeVar("T")
 
 LIST_URL = "https://h:8443/api/v1/backups/"
+
+HOSTILE = [
+    "https://evil.example/api/v1/backups/?page=2",
+    "https://h.evil.example/api/v1/backups/?page=2",
+    "https://evil.example:8443/api/v1/backups/?page=2",
+    "https://h.:8443/api/v1/backups/?page=2",
+    "https://user@h:8443/api/v1/backups/?page=2",
+    "https://user:pass@h:8443/api/v1/backups/?page=2",
+    "https://@h:8443/api/v1/backups/?page=2",
+    "https://h:8443@evil.example/api/v1/backups/?page=2",
+    "https://h%40evil.example/api/v1/backups/?page=2",
+    "https://h%2eevil.example/api/v1/backups/?page=2",
+    "https://h\u3002evil.example/api/v1/backups/?page=2",
+    "https://h\uff0fevil.example/api/v1/backups/?page=2",
+    "//h:8443/api/v1/backups/?page=2",
+    "//evil.example/api/v1/backups/?page=2",
+    "/\\evil.example/api/v1/backups/?page=2",
+    "\\\\evil.example/api/v1/backups/?page=2",
+    "https:\\\\evil.example/api/v1/backups/?page=2",
+    "javascript:alert(1)",
+    "data:text/html,hello",
+    "file:///etc/passwd",
+    "ftp://h:8443/api/v1/backups/?page=2",
+    "https://h:8443/api/v1/servers/?page=2",
+    "https://h:8443/api/v1/backups/501/?page=2",
+    "https://h:8443/api/v1/backups/../servers/?page=2",
+    "https://h:8443/api/v1/backups/%2e%2e/servers/?page=2",
+    "https://h:8443/api/v1/%2e%2e/backups/?page=2",
+    "https://h:8443/api/v1/backups%2f?page=2",
+    "https://h:8443/api/v1//backups/?page=2",
+    "https://h:8443/?next=/api/v1/backups/",
+    "https://h:99999/api/v1/backups/?page=2",
+    "https://h:port/api/v1/backups/?page=2",
+    "https://[::1/api/v1/backups/?page=2",
+    " https://h:8443/api/v1/backups/?page=2",
+    "https://h:8443/api/v1/backups/?page=2\nHost: evil.example",
+    "https://h:8443/api/v1/backups/?page=2\x00",
+    "?page=\ud800",
+]
+"""Links to a next page that must not be followed."""
+
 _WHEN = datetime(2025, 1, 16, tzinfo=UTC)
 _SERVER = ServerRef(1, "server-0001")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
-import aiohttp
 import jsonschema
 import pytest
-from yarl import URL
+from helpers_fake import LIST, Answered, ask
 
 from vpsbackups_async.testing import FakeVPS, RateLimit, ServerFault, openapi
 
@@ -25,35 +24,6 @@ EXAMPLE = json.loads("""
    "status": "completed", "size_mb": 4389, "created_at": "2025-01-15T03:00:00Z",
    "expires_at": "2025-02-15T03:00:00Z", "description": "Automatic daily backup"}]}
 """)
-
-LIST = "/api/v1/backups/"
-
-
-class Answered(NamedTuple):
-    """A whole reply."""
-
-    status: int
-    headers: Any
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def ids(self) -> list[int]:
-        return [backup["id"] for backup in self.json["results"]]
-
-
-async def ask(fake: FakeVPS, method: str, path: str | URL, **options: Any) -> Answered:
-    """One request on a connection of its own, with the token, and no redirect followed."""
-    headers = {"Authorization": f"Bearer {fake.token}", **options.pop("headers", {})}
-    url = path if "://" in str(path) else f"{fake.url}{path}"
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.request(method, url, allow_redirects=False, **options) as reply,
-    ):
-        return Answered(reply.status, reply.headers.copy(), await reply.read())
 
 
 def check(method: str, path: str, answered: Answered) -> None:

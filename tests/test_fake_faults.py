@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from test_fake_contract import LIST, ask
+from helpers_fake import LIST, ask
 
 from vpsbackups_async.testing import (
     Drop,

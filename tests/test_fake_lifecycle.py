@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from test_fake_contract import LIST, ask
+from helpers_fake import LIST, ask
 
 from vpsbackups_async.testing import FakeVPS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_fake_contract import LIST, Answered, ask
+from helpers_fake import LIST, Answered, ask
 
 from vpsbackups_async.testing import FakeVPS
 

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 import trustme
-from test_fake_contract import LIST, ask
+from helpers_fake import LIST, ask
 from yarl import URL
 
 from vpsbackups_async import testing

@@ -11,8 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 import trustme
-from helpers_streams import drain, ids_of, listing, on_page, our_tasks
-from test_paging import HOSTILE
+from helpers_streams import HOSTILE, drain, ids_of, listing, on_page, our_tasks
 
 from vpsbackups_async import (
     AdaptiveLimiter,
