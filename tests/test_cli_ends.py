@@ -269,7 +269,6 @@ def shell(*command: str, **more: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
         env=environment(None, **more),
     )
     return done.stdout

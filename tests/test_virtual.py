@@ -51,11 +51,9 @@ async def test_waits_take_no_time_and_end_at_their_moments_in_their_order() -> N
         await asyncio.sleep(seconds)
         ends.append((name, virtual_time.elapsed))
 
-    began = time.monotonic()
     with VirtualTime() as virtual_time:
         await asyncio.gather(wait("c", 86_400 * 30), wait("a", 0.1), wait("b", 600))
     assert ends == [("a", 0.1), ("b", 600), ("c", 86_400 * 30)]
-    assert time.monotonic() - began < 86_400
 
 
 async def test_the_same_run_gives_the_same_numbers() -> None:
@@ -182,9 +180,7 @@ async def test_a_server_elsewhere_takes_the_time_it_takes() -> None:
         assert PAUSE / 2 < virtual_time.elapsed < 60
         writer.close()
         await writer.wait_closed()
-        began = time.monotonic()
-        await asyncio.sleep(600)
-        assert time.monotonic() - began < 600
+        await asyncio.sleep(600)  # ten minutes of real time are beyond the limit of any test
 
 
 async def test_a_socket_without_a_transport_counts_as_well() -> None:
@@ -208,9 +204,7 @@ async def test_a_reader_that_pauses_does_not_turn_virtual_time_off() -> None:
         async with await asyncio.start_server(flood, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            began = time.monotonic()
-            await asyncio.sleep(600)
-            assert time.monotonic() - began < 600
+            await asyncio.sleep(600)  # ten minutes of real time are beyond the limit of any test
             assert len(await reader.read()) == 10_000_000
             await asyncio.sleep(600)
             writer.close()
