@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -50,14 +51,28 @@ async def test_a_job_goes_on_by_itself_and_its_end_is_logged_with_the_backup(
 ) -> None:
     async with client_of(fake) as client:
         client.background(back_up(client, 2), name="nightly")
-        for _ in range(50):
-            await asyncio.sleep(0)
-            gc.collect()  # the event loop alone does not keep a task
         await asyncio.sleep(700)
         assert caplog.messages == [
             "background job nightly is done: backup 1 of server 2, completed"
         ]
     assert fake.count("POST") == 1
+
+
+async def test_a_job_that_waits_for_what_it_alone_knows_is_kept(fake: FakeVPS) -> None:
+    futures: list[weakref.ref[asyncio.Future[None]]] = []
+
+    async def wait() -> None:
+        future = asyncio.get_running_loop().create_future()
+        futures.append(weakref.ref(future))
+        await future
+
+    async with client_of(fake) as client:
+        client.background(wait())
+        await asyncio.sleep(0)
+        gc.collect()  # the event loop alone does not keep a task
+        future = futures[0]()
+        assert future is not None
+        future.set_result(None)
 
 
 @pytest.mark.virtual_time
