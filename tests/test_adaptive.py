@@ -444,6 +444,16 @@ async def test_the_server_is_not_waited_for_twice() -> None:
     assert all(10 <= pause <= 12.01 for pause in pauses)
 
 
+async def test_a_call_waits_as_long_as_the_server_asks_where_the_gate_opens_earlier() -> None:
+    """The gate is closed for an hour at most, and lets all through in the five seconds after it."""
+    fake = FakeVPS(servers=1, backups=1, faults=[RateLimit(3606, times=1)])
+    retry = at_once(2, max_retry_after=10_000)
+    async with against(fake, retry=retry, timeouts=NO_END) as client:
+        await client.list().first()
+    refused, answered = fake.requests
+    assert answered.at - refused.at >= 3606
+
+
 async def test_with_a_limiter_that_does_not_close_each_call_waits_for_itself() -> None:
     limiter = CountingLimiter()
     fake = FakeVPS(servers=1, backups=1, faults=[RateLimit(10, times=1)])
