@@ -72,6 +72,23 @@ async def test_five_thousand_servers_of_fifteen_thousand_backups_take_151_reques
         assert came.total() == 15_000
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("concurrency", "ahead"), [(64, 16), (5, 4)], ids=["many at once", "few at once"]
+)
+async def test_up_to_sixteen_pages_of_the_whole_list_are_asked_for_ahead(
+    concurrency: int, ahead: int
+) -> None:
+    async with (
+        FakeVPS(servers=200, backups=21, faults=[Latency(1)]) as fake,
+        BackupsClient(fake.token, base_url=fake.url) as client,
+    ):
+        came = await listed(client, range(1, 201), concurrency=concurrency)
+        assert came == filtered(fake, range(1, 201))
+        assert per_server(fake) == 0
+        assert fake.peak == ahead
+
+
 @pytest.mark.parametrize("kind", [None, "manual", "automatic"])
 async def test_both_ways_give_the_same_backups(kind: str | None) -> None:
     rows = random.Random(7)
