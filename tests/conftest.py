@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable
 
 import hypothesis
 import pytest
+from helpers_ids import name_of
 
 from vpsbackups_async import BackupsClient, RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
@@ -78,6 +79,10 @@ pytest_runtest_setup = pytest_runtest_teardown = pytest_runtest_call
 def pytest_sessionstart(session: pytest.Session) -> None:
     on_uvloop = session.config.getoption("--uvloop")
     session.add_marker(pytest.mark.fake_vps(servers=3, backups=5, virtual_time=not on_uvloop))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    return name_of(val)
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

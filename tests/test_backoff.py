@@ -165,12 +165,12 @@ class Patience:
     ("backoff", "delay"),
     [
         (ten_times_the_number, 30.0),
-        (lambda attempt: attempt.previous_delay or 1, 4.0),
+        pytest.param(lambda attempt: attempt.previous_delay or 1, 4.0, id="the one before"),
         (Patience().ask, 2.5),
         (partial(max, 0.5, key=lambda _: 0), 0.5),
-        (lambda _: 0, 0.0),
-        (lambda _: 1e308, 1e308),
-        (lambda attempt: 1 if attempt.backup is BACKUP else 2, 1.0),
+        pytest.param(lambda _: 0, 0.0, id="none"),
+        pytest.param(lambda _: 1e308, 1e308, id="the longest"),
+        pytest.param(lambda attempt: 1 if attempt.backup is BACKUP else 2, 1.0, id="by backup"),
     ],
 )
 def test_any_function_of_an_attempt_serves(backoff: Backoff, delay: float) -> None:
@@ -182,7 +182,13 @@ BAD_NUMBERS = [-1, -0.5, math.nan, math.inf, -math.inf, 10**400, None, True, "5"
 
 
 @pytest.mark.parametrize(
-    "answer", [*BAD_NUMBERS, Decimal(1), Fraction(1)], ids=lambda value: repr(value)[:20]
+    "answer",
+    [
+        *BAD_NUMBERS,
+        pytest.param(Decimal(1), id="a Decimal"),
+        pytest.param(Fraction(1), id="a Fraction"),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_an_answer_that_is_no_delay_is_a_value_error_that_names_the_strategy(answer: Any) -> None:
     def impatient(_: Attempt) -> Any:
@@ -230,6 +236,7 @@ def test_a_setting_is_a_finite_number_of_zero_or_more(kind: Any, name: str, valu
         (lambda: ExponentialBackoff(jitter=1.5), "jitter must be a share from 0 to 1, not 1.5"),
         (lambda: DecorrelatedJitterBackoff(5, 2), "maximum 2 is below first 5"),
     ],
+    ids=["factor", "jitter", "maximum"],
 )
 def test_settings_that_make_no_sense_are_refused(build: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -252,6 +259,14 @@ def test_what_cannot_be_called_is_no_strategy(value: Any) -> None:
         lambda: ExponentialBackoff(60, maximum=5),
         lambda: DecorrelatedJitterBackoff(0, 0),
         lambda: DecorrelatedJitterBackoff(5, 5),
+    ],
+    ids=[
+        "no delay",
+        "no exponential delay",
+        "full jitter",
+        "maximum below first",
+        "no decorrelated delay",
+        "maximum is first",
     ],
 )
 def test_settings_at_their_limits_are_good(build: Any) -> None:

@@ -185,7 +185,22 @@ LINK = "https://admin.vps.org/api/v1/backups/?page=2"
         page_of(*[BACKUP | {"id": number, "description": "a, b"} for number in range(100)]),
         page_of(*[BACKUP | {"id": number} for number in range(100)]),
     ],
-    ids=range(14),
+    ids=[
+        "no backup",
+        "one backup",
+        "results alone",
+        "count null",
+        "both links",
+        "an empty link",
+        "nulls",
+        "unknown words",
+        "words in capitals",
+        "a fraction of a second",
+        "escapes",
+        "quotes and a comma",
+        "a hundred with commas",
+        "a hundred",
+    ],
 )
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_page_that_needs_no_repair_takes_the_fast_path(document: Any, indent: int | None) -> None:
@@ -218,7 +233,21 @@ def test_a_page_that_needs_no_repair_takes_the_fast_path(document: Any, indent: 
         page_of(BACKUP | {"created_at": "2025-01-16T03:00:00"}),
         page_of(BACKUP | {"expires_at": "2025-01-16T03:00:00+01:00"}),
     ],
-    ids=range(13),
+    ids=[
+        "a bare list",
+        "more in the page",
+        "more in the page without a name",
+        "more in the backup",
+        "more in the backup without a name",
+        "a message of null",
+        "more in the server",
+        "a server's name of null",
+        "no expires_at",
+        "a message instead of a description",
+        "a description of null",
+        "a time without a zone",
+        "a time of another zone",
+    ],
 )
 def test_a_page_that_needs_repair_is_left_to_the_plain_path_and_accepted(document: Any) -> None:
     body = dump(document)

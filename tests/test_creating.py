@@ -167,7 +167,7 @@ LOST = [
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("fault", LOST, ids=repr)
+@pytest.mark.parametrize("fault", LOST)
 async def test_a_backup_whose_answer_was_lost_is_found_and_given_back(
     fake: FakeVPS, fault: Fault
 ) -> None:
@@ -388,7 +388,6 @@ def look(*backups: Backup, server_time: datetime | None = NOON, at: float = 100.
         ({"status": BackupStatus.COMPLETED}, True),
         ({"id": 3}, False),
     ],
-    ids=repr,
 )
 def test_new_is_what_was_made_since_by_the_servers_clock_with_a_later_id(
     changes: dict[str, Any], new: bool

@@ -204,6 +204,7 @@ def test_one_gate_serves_one_event_loop_after_another(rate: float | None) -> Non
         lambda: AdaptiveLimiter(rate=float("nan")),
         lambda: AdaptiveLimiter(rate=True),
     ],
+    ids=["maximum 0", "maximum True", "maximum 1.5", "rate 0", "rate nan", "rate True"],
 )
 def test_a_bad_maximum_or_rate_is_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=r"maximum|rate"):

@@ -311,7 +311,11 @@ def test_a_program_over_tls_ends_without_a_word_on_stderr(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("carry", [pickle.dumps, copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("part", [lambda client: client, lambda client: client._session._token])
+@pytest.mark.parametrize(
+    "part",
+    [lambda client: client, lambda client: client._session._token],
+    ids=["client", "token"],
+)
 def test_a_client_is_neither_pickled_nor_copied(carry: Any, part: Any) -> None:
     with pytest.raises(TypeError, match="token"):
         carry(part(BackupsClient("vps_x")))

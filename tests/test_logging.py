@@ -57,7 +57,6 @@ async def test_each_retry_is_one_debug_record_with_its_facts(
         (ServerFault(503), "server errors"),
         (Drop(), "connection trouble"),
     ],
-    ids=lambda value: str(value)[:12],
 )
 async def test_one_warning_a_minute_and_cause_with_the_count_since_the_last(
     caplog: pytest.LogCaptureFixture, fault: Fault, cause: str

@@ -207,7 +207,7 @@ FAULTS: list[Fault | None] = [
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+@pytest.mark.parametrize("fault", FAULTS)
 async def test_the_token_shows_nowhere_whatever_goes_wrong(ear: Ear, fault: Fault | None) -> None:
     async with FakeVPS(servers=2, backups=5, token=CANARY) as fake:
         fake.inject(*([fault] if fault is not None else []))

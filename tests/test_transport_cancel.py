@@ -27,7 +27,9 @@ async def rounds(number: int) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kept_alive", [False, True], ids=["fresh", "kept-alive"])
-@pytest.mark.parametrize("gate", [lambda: AdaptiveLimiter(1, rate=1e6), CountingLimiter])
+@pytest.mark.parametrize(
+    "gate", [lambda: AdaptiveLimiter(1, rate=1e6), CountingLimiter], ids=["own gate", "custom gate"]
+)
 async def test_a_call_cancelled_at_any_step_of_the_loop_ends_at_once(
     verb: str, kept_alive: bool, gate: Callable[[], AdaptiveLimiter | CountingLimiter]
 ) -> None:
@@ -151,7 +153,20 @@ async def test_calls_cancelled_in_the_queue_were_never_sent() -> None:
         (b"", TransportError, None, None),
         (None, TransportError, None, None),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=[
+        "200",
+        "429",
+        "503",
+        "500",
+        "404",
+        "301",
+        "no JSON",
+        "too large",
+        "no HTTP",
+        "cut off",
+        "no byte",
+        "closed",
+    ],
 )
 async def test_a_limiter_hears_once_of_each_request_that_it_let_through(
     reply: bytes | None, kind: type[Exception] | None, status: int | None, asked: float | None

@@ -177,6 +177,7 @@ async def test_a_given_session_gains_no_secret_and_keeps_its_own_headers() -> No
         lambda: aiohttp.TCPConnector(limit=0, limit_per_host=5),
         lambda: aiohttp.TCPConnector(limit=100, limit_per_host=5),
     ],
+    ids=["limit", "limit per host", "both"],
 )
 @pytest.mark.virtual_time
 async def test_the_gate_is_no_wider_than_a_given_session(

@@ -137,7 +137,6 @@ async def test_of_an_error_page_only_the_beginning_is_read(cap: int) -> None:
         b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n",
     ],
-    ids=lambda data: repr(data[:40]),
 )
 async def test_what_is_no_http_is_a_transport_error_and_tried_again(data: bytes) -> None:
     async with FakeVPS(servers=1, faults=[Garbage(data)]) as fake:
@@ -227,6 +226,7 @@ async def test_a_request_carries_its_headers_and_no_others_of_ours() -> None:
         lambda client, bad: client.get(bad),
         lambda client, bad: client.get(1, server_id=bad),
     ],
+    ids=["delete", "create", "restore server", "restore backup", "get", "get of server"],
 )
 @pytest.mark.parametrize("bad", ["../x", "a/b", "", ".", "1", True, -1, 0, 1.0])
 async def test_an_id_that_is_none_is_refused_before_any_request(call: Any, bad: object) -> None:

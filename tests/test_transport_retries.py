@@ -125,7 +125,7 @@ LASTING: list[Any] = [
 
 
 @every_verb
-@pytest.mark.parametrize(("fault", "kind", "times"), LASTING, ids=lambda value: repr(value)[:48])
+@pytest.mark.parametrize(("fault", "kind", "times"), LASTING)
 async def test_a_lasting_failure_is_sent_as_often_as_the_table_says(
     account: FakeVPS, verb: str, fault: Fault, kind: type[VPSBackupsError], times: dict[str, int]
 ) -> None:
@@ -157,7 +157,6 @@ async def test_a_lasting_failure_is_sent_as_often_as_the_table_says(
         (RateLimit(0, times=1), True),
         (RateLimit(0, "date", times=1), True),
     ],
-    ids=repr,
 )
 async def test_a_passing_failure_is_survived_where_the_table_allows(
     account: FakeVPS, verb: str, fault: Fault, resent: bool
@@ -201,7 +200,6 @@ async def test_a_dropped_connection_costs_exactly_as_many_requests_as_there_are_
 @pytest.mark.parametrize(
     "fault",
     [Drop("after", times=1), ServerFault(504, when="after", times=1), Truncate(times=1)],
-    ids=repr,
 )
 async def test_a_delete_that_finds_its_backup_gone_after_an_unclear_attempt_is_done(
     account: FakeVPS, fault: Fault
@@ -359,7 +357,7 @@ async def test_a_pause_that_is_too_long_is_told_at_once_and_not_waited_for(
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("fault", [RateLimit(10), ServerFault(503, retry_after=10)], ids=repr)
+@pytest.mark.parametrize("fault", [RateLimit(10), ServerFault(503, retry_after=10)])
 async def test_a_pause_that_was_asked_for_is_kept_and_not_much_exceeded(
     account: FakeVPS, fault: Fault
 ) -> None:

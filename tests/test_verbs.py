@@ -216,9 +216,7 @@ async def test_a_bad_description_is_not_blamed_on_what_the_server_holds(
     assert fake.count() == 1
 
 
-@pytest.mark.parametrize(
-    "fault", [ServerFault(status=500), Drop(), NotJSON(), Reply(403, b"{}")], ids=repr
-)
+@pytest.mark.parametrize("fault", [ServerFault(status=500), Drop(), NotJSON(), Reply(403, b"{}")])
 async def test_a_refusal_stays_plain_where_the_look_for_its_reason_fails(
     fake: FakeVPS, client: BackupsClient, fault: Any
 ) -> None:
