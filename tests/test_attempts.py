@@ -43,7 +43,7 @@ from vpsbackups_async._transport.attempts import (
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call, SendState
 
 REQUESTS: Mapping[str, _wire.Request] = {
-    "list": _wire.list_request(""),
+    "list": _wire.BACKUPS.request(""),
     "create": _wire.create_request(1, None),
     "delete": _wire.delete_request(1),
     "restore": _wire.restore_request(1, 1),

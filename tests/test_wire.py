@@ -100,7 +100,7 @@ def test_each_request_has_the_method_the_exact_slash_and_the_body_that_the_api_d
 @pytest.mark.parametrize(
     ("request_", "policy"),
     [
-        (_wire.list_request(""), _wire.Policy(idempotent=True)),
+        (_wire.BACKUPS.request(""), _wire.Policy(idempotent=True)),
         (_wire.create_request(1, None), _wire.Policy(unreadable="accepted")),
         (
             _wire.delete_request(1),
