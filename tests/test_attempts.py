@@ -470,13 +470,13 @@ def test_the_backoff_is_told_how_the_call_went() -> None:
         step = policy.after(call, failed(), at(elapsed))
         assert isinstance(step, SendAgain)
         pauses.append(step.pause)
-        assert step.in_gate is False
+        assert step.in_limiter is False
     assert pauses == [2.0, 3.0]
     assert asked == [Attempt(1, 4.0, None), Attempt(2, 9.0, 2.0)]
 
 
 @pytest.mark.parametrize(
-    ("result", "closed_for", "in_gate"),
+    ("result", "closed_for", "in_limiter"),
     [
         (throttled(5), 5.0, True),
         (throttled(5), 8.0, True),
@@ -491,12 +491,12 @@ def test_the_backoff_is_told_how_the_call_went() -> None:
     ],
 )
 def test_the_pause_is_spent_in_the_limiter_if_that_covers_what_the_server_asked(
-    result: AttemptResult, closed_for: float, in_gate: bool
+    result: AttemptResult, closed_for: float, in_limiter: bool
 ) -> None:
     step = rules().after(a_call(), result, at(closed_for=closed_for))
     assert isinstance(step, SendAgain)
-    assert step.in_gate is in_gate
-    if in_gate:
+    assert step.in_limiter is in_limiter
+    if in_limiter:
         assert step.pause == closed_for
     elif "Retry-After" in result.headers:
         asked = float(result.headers["Retry-After"])

@@ -1,4 +1,4 @@
-"""A limiter for several processes that share one quota, counted by a Redis server.
+"""A limiter that keeps several processes within one quota, which a Redis server counts.
 
 Needs the `redis` extra: `pip install 'vpsbackups-async[redis]'`.
 """
@@ -33,8 +33,8 @@ __all__ = ["LimiterUnreachableError", "RedisLimiter"]
 AnyRedis: TypeAlias = Redis | RedisCluster
 
 _AHEAD: Final = 0.02
-"""Seconds of the quota that a process holds at once: all that is lost if it is killed. Also how
-late a start that it holds may still be used: later, it would stand too near to other processes'."""
+"""Seconds of the quota that a process reserves at once; a process that is killed wastes no more.
+Also how late a reserved start may be used: later, it would be too close to other processes'."""
 
 _RESERVE: Final = """
 local time = redis.call('TIME')
@@ -43,7 +43,7 @@ local held = redis.call('HMGET', KEYS[1], 'free', 'now')
 local free = tonumber(held[1] or now)
 local seen = tonumber(held[2] or now)
 if now < seen then
-    free = free - (seen - now)  -- the server's clock was set back: nobody waits for that
+    free = free - (seen - now)  -- the server's clock was set back: add no wait for that
 end
 if free < now then
     free = now
@@ -54,10 +54,10 @@ redis.call('HSET', KEYS[1],
 redis.call('PEXPIRE', KEYS[1], math.ceil((after - now) / 1000) + 60000)
 return math.ceil(free - now)
 """
-"""Takes the next ARGV[2] starts, ARGV[1] µs apart; the µs until the first, by the server's clock.
+"""Reserves the next ARGV[2] starts, ARGV[1] µs apart; returns the µs until the first of them.
 
-Numbers are stored as text by `format`, for Lua's own conversion keeps 14 digits of the 16."""
-
+Times are the server's. Numbers are stored with `format`: Lua's own conversion keeps only 14 of the
+16 digits."""
 
 _REFUSED: Final = (
     redis_errors.AuthenticationError,
@@ -77,7 +77,7 @@ _PASSING: Final = (
 
 
 class LimiterUnreachableError(TransportError):
-    """The Redis server that counts the quota cannot be used now; nothing was sent to the API."""
+    """The Redis server of the limiter cannot be used now; nothing was sent to the API."""
 
     hint = "Check that the Redis server of the limiter runs and can be reached"
 
@@ -87,12 +87,12 @@ class LimiterUnreachableError(TransportError):
         super().__init__(message, sent, method, path, attempts)
 
     def describe(self) -> str:
-        """What happened; there is no request to name."""
+        """What happened; it names no request, as none was sent."""
         return f"{self.message}, so the request was not sent"
 
 
 class _Script(Protocol):
-    """What redis-py's registered script is to us."""
+    """The part that is used of a script registered with redis-py."""
 
     def __call__(self, keys: list[str], args: list[Any]) -> Awaitable[Any]: ...
 
@@ -105,20 +105,23 @@ class RedisLimiter:
             ...
 
     Together they start at most `rate` requests in any `period` (seconds), evenly spaced, with no
-    burst after a rest. `redis` is a URL, or a `redis.asyncio` client that stays the caller's.
-    `inner` is the limiter of this process, by default an `AdaptiveLimiter()`: how many at once, and
-    the pause after a 429. `timeout` is how long Redis may take to answer, in seconds.
+    burst after a rest. `redis` is a URL, or a `redis.asyncio` client, which is never closed. `key`
+    names the quota in Redis. `inner` is the limiter of this process, by default an
+    `AdaptiveLimiter()`: how many requests run at once, and the pause after a 429. `timeout` is how
+    long Redis may take to answer, in seconds.
 
-    Of the callers here only the first in line asks Redis, once, and sleeps until the start that it
-    is given: nobody polls. No more than the starts of 20 ms (at least one) are held by a process,
-    so that one that is killed costs the others no more than those. Time is the Redis server's.
+    Only the first request in line asks Redis, once, and sleeps until the start that it gets; no
+    request polls. A process reserves at most the starts of 20 ms (at least one), so a process that
+    is killed wastes no more than those. Times are the Redis server's.
 
-    `acquire` raises `LimiterUnreachableError` (a `TransportError`, sent again as the `RetryPolicy`
-    says) while Redis is down, and `ConfigurationError` if it refuses the user, the password or the
-    command. Tested with Redis 6.2 and 7.0. ValueError for a bad number.
+    `acquire` raises `LimiterUnreachableError` while Redis is down (a `TransportError`, which is
+    retried by the `RetryPolicy`), `ConfigurationError` if Redis refuses the user, the password or
+    the command, and `WrongEventLoopError` in another event loop than the first. Raises `ValueError`
+    for a number out of range or an empty `key`, `ConfigurationError` for a `redis` that is neither
+    a URL nor a client. Tested with Redis 6.2 and 7.0.
 
-    Why not `limits` or `pyrate-limiter`: both count by the clock of each client, and neither
-    reserves the start that it tells a caller to come back for.
+    `limits` and `pyrate-limiter` do not fit: both count by each client's clock, and neither
+    reserves the start that it tells a caller to wait for.
     """
 
     def __init__(
@@ -167,22 +170,22 @@ class RedisLimiter:
 
     @property
     def maximum(self) -> int | None:
-        """The most requests of this process that may ever run at once, as far as `inner` tells."""
+        """The most requests of this process that may ever run at once; None if unknown."""
         return count_of(self._inner, "maximum")
 
     @property
     def limit(self) -> int | None:
-        """The most requests of this process that may run at once now, as far as `inner` tells."""
+        """The most requests of this process that may run at once now; None if unknown."""
         return count_of(self._inner, "limit")
 
     @property
     def running(self) -> int | None:
-        """The requests of this process that were let through and have not ended, likewise."""
+        """The requests of this process that are running now; None if unknown."""
         return count_of(self._inner, "running")
 
     @property
     def waiting(self) -> int:
-        """The requests of this process in line."""
+        """The requests of this process that wait in line."""
         return self._in_line
 
     def closed_for(self, kind: str | None = None) -> float:
@@ -196,18 +199,21 @@ class RedisLimiter:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to Redis, unless they are of a client that was passed in."""
+        """Close the connections to Redis, unless a client was passed in."""
         if self._own:
             await self._redis.aclose()
 
     async def acquire(self, cost: int = 1, kind: str = "list") -> None:
-        """Return once the request may start: its turn here, then its start in the shared quota."""
+        """Return once the request may start here and within the shared quota.
+
+        Raises `ValueError` for a bad `cost`; the errors of Redis are those of the class.
+        """
         check_int("cost", cost)
         self._check_loop()
         self._in_line += 1
         try:
             async with self._line:
-                # Before a start is taken: it would grow stale behind a closed gate.
+                # First, as a reserved start would expire while the inner limiter is closed.
                 await self._inner.acquire(cost, kind)
                 try:
                     await self._wait_for_start(cost)
@@ -218,7 +224,7 @@ class RedisLimiter:
             self._in_line -= 1
 
     def observe(self, outcome: Observation) -> None:
-        """Pass it on to `inner`, which gives the slot to the next in line."""
+        """Called once when a request ends; passed on to `inner`."""
         self._inner.observe(outcome)
 
     def _check_loop(self) -> None:
@@ -243,11 +249,11 @@ class RedisLimiter:
         try:
             await asyncio.sleep(start - loop.time())
         except asyncio.CancelledError:
-            self._starts.appendleft(start)  # the next in line may still be in time for it
+            self._starts.appendleft(start)  # the next in line may still use it
             raise
 
     async def _take(self, number: int) -> float:
-        """When, on the loop's clock, the first of so many starts in a row is."""
+        """Reserve this many starts in a row; the loop time (s) of the first."""
         task = asyncio.current_task()
         cancels = task.cancelling() if task else 0
         failure: VPSBackupsError | None = None
@@ -264,7 +270,7 @@ class RedisLimiter:
             # Python 3.11's asyncio.wait_for, which redis sends with, can swallow a cancellation.
             raise asyncio.CancelledError
         if failure is not None:
-            # Not in the handler: the frames of what redis raises have the password as a local.
+            # Not in the handler: frames of redis-py's errors have the password as a local.
             raise failure
         return first
 
@@ -275,14 +281,14 @@ def _client(given: object) -> AnyRedis | None:
         return given
     if not isinstance(given, str):
         return None
-    try:  # once more at once, for a connection that broke while it was idle
+    try:  # one immediate retry, for a connection that broke while it was idle
         return Redis.from_url(given, retry=Retry(NoBackoff(), 1))
     except (ValueError, redis_errors.RedisError):
         return None
 
 
 def _translated(error: Exception, timeout: float) -> VPSBackupsError:
-    """The house's error for one of Redis, in words that hold no password."""
+    """The error of this library for an error of redis-py, without any password."""
     if isinstance(error, TimeoutError | redis_errors.TimeoutError):
         return LimiterUnreachableError(
             f"the Redis server of the limiter gave no answer within {timeout:g} s"
@@ -302,6 +308,6 @@ def _translated(error: Exception, timeout: float) -> VPSBackupsError:
 
 
 def _kind(error: Exception) -> str:
-    """What Redis calls the error (`WRONGTYPE`), else the class: the whole may name the user."""
+    """Redis's own word for the error (`WRONGTYPE`), else the class: the text may name a user."""
     word = str(error).partition(" ")[0]
     return word if word.isupper() and word.isalpha() else type(error).__name__

@@ -1,1 +1,1 @@
-"""Sending requests: one session, retries, deadlines, the limiter."""
+"""Sending requests: connections, the limiter, deadlines, retries."""

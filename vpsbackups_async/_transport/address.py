@@ -1,4 +1,4 @@
-"""Where requests go, and as whom: the token out of sight, the API's root, a proxy on the way."""
+"""The address that requests go to, the token they carry, and the proxy between."""
 
 import ipaddress
 from typing import NoReturn, Self, SupportsIndex
@@ -13,7 +13,7 @@ __all__ = ["Secret", "build_url", "check_base_url", "proxy_url"]
 
 
 class Secret(str):
-    """A text that shows itself only on the wire: not in a repr, and so in no traceback either."""
+    """A str whose repr is masked, so that tracebacks with local variables do not show it."""
 
     __slots__ = ()
 
@@ -25,11 +25,11 @@ class Secret(str):
 
     @classmethod
     def wrap(cls, value: object) -> "Secret":
-        """The value out of sight, whatever it is; never fails."""
+        """The value as a secret, without surrounding space; empty if it is no str. Never raises."""
         return cls(value.strip()) if isinstance(value, str) else cls()
 
     def checked(self) -> Self:
-        """The token itself; raises `ConfigurationError`, not showing it, if it cannot be one."""
+        """The token itself; raises `ConfigurationError`, without showing it, if it is unusable."""
         if not self:
             raise ConfigurationError(
                 "there is no token: pass token=... (a str) or set VPS_API_TOKEN"
@@ -43,9 +43,10 @@ class Secret(str):
 
 
 def check_base_url(value: str | URL, *, allow_insecure: bool) -> URL:
-    """The API's root (`…/api/v1`) below a base URL given with or without that path.
+    """The API's root (`…/api/v1`) for a base URL with or without that path.
 
-    Raises `ConfigurationError` for what is no http(s) URL, and for http beyond loopback.
+    `allow_insecure` permits http to hosts other than loopback. Raises `ConfigurationError` for
+    anything but an http(s) URL without user, query and fragment, and for http where not permitted.
     """
     try:
         url = URL(value)
@@ -82,7 +83,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def build_url(root: URL, path: str, query: str) -> URL:
-    """The URL of a path below the API's root; put together, for a text would have to be parsed."""
+    """The URL of a path below the API's root, built from its parts: parsing a str takes longer."""
     return URL.build(
         scheme=root.scheme,
         authority=root.raw_authority,
@@ -93,7 +94,7 @@ def build_url(root: URL, path: str, query: str) -> URL:
 
 
 def proxy_url(proxy: Secret | None, root: URL) -> Secret | None:
-    """The proxy to use; `env` reads the usual variables, and only those: no .netrc."""
+    """The URL of the proxy, None for none; `env` reads the usual variables, but never .netrc."""
     if proxy != "env":
         return proxy
     found = None if proxy_bypass(root.host or "") else getproxies().get(root.scheme)

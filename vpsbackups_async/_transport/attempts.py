@@ -1,6 +1,6 @@
-"""What follows from an attempt: send again, fail, or done.
+"""What follows from an attempt of a call: send again, fail, or done.
 
-Pure rules over values: no I/O, no event loop, no clock, and no chance but the backoff's own.
+Pure rules over values: no I/O, no event loop, no clock; only `RetryPolicy.pause` is random.
 """
 
 from typing import Final, TypeAlias
@@ -41,8 +41,8 @@ __all__ = [
 _TRANSIENT_STATUSES: Final = frozenset(
     {408, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 527, 530}
 )
-_GATE_SLACK: Final = 0.1
-"""Seconds that `Retry-After` may exceed the limiter's closed time, as both are read in turn."""
+_CLOSED_SLACK: Final = 0.1
+"""Seconds by which `Retry-After` may exceed the limiter's closed time, read a moment later."""
 
 
 @frozen
@@ -77,13 +77,13 @@ class Fail:
 class SendAgain:
     """Send again in `pause` seconds, because of `error`.
 
-    `in_gate` is whether the limiter itself keeps the call waiting for that long, `costs_budget`
+    `in_limiter` is whether the limiter itself keeps the call waiting for that long, `costs_budget`
     whether the attempt takes one retry from the budget.
     """
 
     error: VPSBackupsError
     pause: float
-    in_gate: bool
+    in_limiter: bool
     costs_budget: bool
 
 
@@ -203,10 +203,10 @@ class Rules:
         self, call: Call, error: VPSBackupsError, situation: Situation, *, costs_budget: bool
     ) -> Step:
         asked, closed_for = asked_pause(error), situation.closed_for
-        in_gate = isinstance(error, RateLimitedError) and (
-            asked is not None and closed_for > 0 and asked - closed_for < _GATE_SLACK
+        in_limiter = isinstance(error, RateLimitedError) and (
+            asked is not None and closed_for > 0 and asked - closed_for < _CLOSED_SLACK
         )
-        if in_gate:
+        if in_limiter:
             pause = closed_for
         else:
             elapsed = situation.now - call.started
@@ -214,7 +214,7 @@ class Rules:
         call.pause = pause
         if situation.now + pause > call.deadline:
             return Fail(self._deadline(call, "leaves no time for another attempt"))
-        return SendAgain(error, pause, in_gate, costs_budget)
+        return SendAgain(error, pause, in_limiter, costs_budget)
 
     # --- From an attempt to an error -------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""What must not take longer than so long: one timer of the event loop for all that is under way.
+"""Timeouts for concurrent blocks, sharing one event-loop timer.
 
-Nearly every request ends long before its time is over. A timer for each would cost more than the
-rest of the bookkeeping of a request; here it costs a place in a heap.
+Nearly every request ends long before its timeout. A timer for each would cost more than all other
+bookkeeping of a request; an entry in a heap costs little.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from typing import Final, Self
 __all__ = ["Deadlines", "Scope"]
 
 _SLACK: Final = 64
-"""So many entries that are no longer of use are not worth tidying."""
+"""Stale heap entries tolerated before a rebuild."""
 
 
 class Scope:
-    """A `with` block in a task that ends with `TimeoutError` once its time is over.
+    """A `with` block that raises `TimeoutError` at a given time, as `asyncio.timeout_at` does.
 
-    It is to the task what `asyncio.timeout_at` is, and made by `Deadlines.until`.
+    Made by `Deadlines.until`; usable once, and only within a task.
     """
 
     __slots__ = ("_cancelling", "_deadlines", "_task", "expired", "when")
@@ -48,7 +48,7 @@ class Scope:
     ) -> None:
         task, self._task = self._task, None
         self._deadlines.leave()
-        # Of a cancellation that came from elsewhere as well, the task must hear as such.
+        # If the task was cancelled from elsewhere as well, the cancellation must go on.
         if (
             self.expired
             and task is not None
@@ -63,14 +63,14 @@ class Scope:
         return self._task is not None
 
     def expire(self) -> None:
-        """Let the time be over now; once, and only while the block is running."""
+        """End the block now, as if its time were over; no effect while it is not running."""
         if self._task is not None and not self.expired:
             self.expired = True
             self._task.cancel()
 
 
 class Deadlines:
-    """The deadlines of one event loop's blocks, and the timer for the first of them."""
+    """The scopes of one event loop, and the timer for the earliest of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -81,22 +81,22 @@ class Deadlines:
         self._armed = math.inf
 
     def now(self) -> float:
-        """The moment on the event loop's clock, which may change from real to virtual time."""
+        """Loop time in seconds; asked each time, as a loop may change to virtual time."""
         return self.loop.time()
 
     def until(self, when: float) -> Scope:
-        """A block that may run until `when`, on the event loop's clock; it cannot be used twice."""
+        """A `with` block that may run until `when`, in seconds of loop time."""
         return Scope(self, when)
 
     def enter(self, scope: Scope) -> None:
-        """Hear that a block begins."""
+        """Called when a block begins."""
         self._running += 1
         heapq.heappush(self._heap, (scope.when, next(self._numbers), scope))
         if scope.when < self._armed:
             self._arm()
 
     def leave(self) -> None:
-        """Hear that a block has ended."""
+        """Called when a block has ended."""
         self._running -= 1
         if not self._running:
             self._heap.clear()
@@ -106,7 +106,7 @@ class Deadlines:
             heapq.heapify(self._heap)
 
     def _arm(self) -> None:
-        """Set the timer to the first block that is still running."""
+        """Set the timer for the earliest block that is still running."""
         self._disarm()
         while self._heap and not self._heap[0][2].runs:
             heapq.heappop(self._heap)
@@ -121,7 +121,7 @@ class Deadlines:
             self._armed = math.inf
 
     def _fire(self) -> None:
-        now = max(self._armed, self.now())  # the loop may be early by its clock's resolution
+        now = max(self._armed, self.now())  # the timer may fire early by the clock's resolution
         while self._heap and self._heap[0][0] <= now:
             heapq.heappop(self._heap)[2].expire()
         self._arm()

@@ -25,17 +25,20 @@ _WARNING_SECONDS: Final = 60.0
 
 @frozen
 class RetryPolicy:
-    """How often and how patiently one call is tried.
+    """How often a call is sent, and how long it pauses in between.
 
-    `attempts` is the number of tries in all, 1 to switch retries off. A try that was refused with
-    429 while the server took others does not count, nor does its retry cost budget: that is about
-    pace, and such a call goes on until it is let through or its deadline is over. `backoff` gives
-    the pause before each further try; after a 429 with `Retry-After` the limiter does, if it closes
-    for it. A server that asks to wait longer than `max_retry_after` seconds is not waited for: the
-    call fails at once and says how long it would have been. `budget` is how many retries all calls
-    of a client may have in reserve: a retry costs one, ten successes earn one back; None is without
-    limit. `create_grace` is how many seconds a create whose answer was lost is looked for among the
-    server's backups before it counts as not made.
+    `attempts` is the number of attempts in all, 1 to switch retries off. A 429 while other calls
+    succeed is pacing, not failure: it costs no attempt and no budget, and the call goes on until it
+    is let through or its deadline is over. `backoff` gives the pause before each further attempt,
+    in seconds. After a 429 or 503 with `Retry-After` the pause is as long as the server asks, or
+    somewhat longer; after a 429 it is the limiter's, if that closes for as long. If the server asks
+    to wait longer than `max_retry_after` seconds, the call fails at once with an error that says
+    how long. `budget` is the number of retries that all calls of a client have in reserve: a retry
+    costs one, ten successes earn one back; None is no limit. `create_grace` is how many seconds the
+    server's backups are searched for that of a create whose answer was lost, before the create
+    counts as not carried out.
+
+    Raises `ValueError` for numbers out of range and a `backoff` that cannot be called.
     """
 
     attempts: int = 5
@@ -53,25 +56,28 @@ class RetryPolicy:
             check_number("budget", self.budget, unit="number of retries")
 
     def pause(self, error: VPSBackupsError, attempt: Attempt) -> float:
-        """The seconds to wait before the next try; what the server asked for, or somewhat more."""
+        """The seconds before the next attempt: the backoff's, or what the server asks and more.
+
+        Raises `ValueError` if the backoff answers anything but a finite number of zero or more.
+        """
         asked = asked_pause(error)
         if asked is None:
             return delay_of(self.backoff, attempt)
-        # Upwards only: to come back early is what the server refused, and to come back all at the
-        # same moment is the next wave.
+        # Only longer, as the server would refuse an earlier attempt; and random, as calls that
+        # come back all at once would be refused again.
         return asked + random.random() * min(0.2 * asked, _MAX_JITTER)
 
 
 class RetryBudget:
-    """The retries that all calls of one client have left between them."""
+    """The retries that the calls of one client share."""
 
     def __init__(self, tokens: float | None) -> None:
         self._most = self._left = tokens
 
     def earn(self) -> None:
-        """A call succeeded: a tenth of a retry comes back."""
+        """Add a tenth of a retry, for a call that succeeded."""
         if self._left is not None and self._most is not None and self._left < self._most:
-            self._left = min(self._most, round(self._left + 0.1, 6))  # ten tenths are one
+            self._left = min(self._most, round(self._left + 0.1, 6))  # so that ten tenths are one
 
     def spend(self) -> bool:
         """Take one retry; False if none is left."""
@@ -84,21 +90,21 @@ class RetryBudget:
 
 
 @define(eq=False, repr=False)
-class _Told:
+class _Warned:
     at: float = -math.inf
     since: int = 0
 
 
 class RetryLog:
-    """Tells of one client's retries: each at DEBUG, and one WARNING a minute and cause."""
+    """Logs the retries of one client: each at DEBUG, and one WARNING a minute and cause."""
 
     def __init__(self) -> None:
-        self._told: dict[str, _Told] = {}
+        self._warned: dict[str, _Warned] = {}
 
     def retrying(
         self, failure: VPSBackupsError, kind: str, attempt: int, pause: float, now: float
     ) -> None:
-        """Attempt `attempt` failed so, and the next follows in `pause` seconds; `now` likewise."""
+        """Log a failed attempt and the pause (s) before the next; `now` is loop time (s)."""
         fields = {
             "attempt": attempt,
             "pause": pause,
@@ -110,17 +116,17 @@ class RetryLog:
         }
         logger.debug("retrying in %.2f s: %s", pause, failure, extra=fields)
         cause = _cause(failure)
-        told = self._told.setdefault(cause, _Told())
-        told.since += 1
-        if now - told.at >= _WARNING_SECONDS:
+        warned = self._warned.setdefault(cause, _Warned())
+        warned.since += 1
+        if now - warned.at >= _WARNING_SECONDS:
             logger.warning(
                 "%s: %d retries since the last such line, the latest after: %s",
                 cause,
-                told.since,
+                warned.since,
                 failure,
-                extra={**fields, "cause": cause, "count": told.since},
+                extra={**fields, "cause": cause, "count": warned.since},
             )
-            self._told[cause] = _Told(now)
+            self._warned[cause] = _Warned(now)
 
 
 def _cause(failure: VPSBackupsError) -> str:
@@ -130,7 +136,7 @@ def _cause(failure: VPSBackupsError) -> str:
 
 
 def asked_pause(error: VPSBackupsError) -> float | None:
-    """The seconds that the server asked to wait with a 429 or 503, None if it did not."""
+    """The seconds that a 429 or 503 asks to wait, None if it does not say."""
     if isinstance(error, ApiError) and error.status in {429, 503}:
         return error.retry_after
     return None

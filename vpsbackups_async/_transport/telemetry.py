@@ -1,6 +1,6 @@
-"""One OpenTelemetry span per call, only where the application itself has set up OpenTelemetry.
+"""One OpenTelemetry span per call, if the application has set up OpenTelemetry.
 
-This room never imports it: what is not loaded yet has no tracer provider either.
+This module never imports it: as long as it is not loaded, no tracer provider is set.
 """
 
 import sys
@@ -16,7 +16,7 @@ _RESENT: Final = "http.request.resend_count"
 
 
 class CallSpan:
-    """A call's span, or nothing where there is none."""
+    """The span of a call; does nothing without one."""
 
     __slots__ = ("_span",)
 
@@ -24,12 +24,12 @@ class CallSpan:
         self._span = span
 
     def sent(self, attempts: int) -> None:
-        """Hear how many attempts the call took."""
+        """Called at the end of a call with the number of its attempts."""
         if self._span is not None and attempts > 1:
             self._span.set_attribute(_RESENT, attempts - 1)
 
     def answered(self, status: int) -> None:
-        """Hear of the status of the answer that the call ends with."""
+        """Called with the status of the answer that ends the call."""
         if self._span is not None:
             self._span.set_attribute("http.response.status_code", status)
 
@@ -41,10 +41,10 @@ def is_traced() -> bool:
 
 @contextmanager
 def call_span(kind: str, method: str, path: str) -> Iterator[CallSpan]:
-    """A span for one call (`list`, `create`, `delete`, `restore`) with all of its attempts.
+    """A span around all attempts of one call; `kind` is part of its name.
 
-    What is sent meanwhile becomes its children. It holds the method, the path without its query,
-    the status, how often it was sent again, and the class of an error, not its words.
+    Spans of the requests become its children. It holds the method, the path without the query, the
+    status, the number of repeats, and the class of an error, but not its text.
     """
     trace = _loaded_api()
     if trace is None:
@@ -70,7 +70,7 @@ def call_span(kind: str, method: str, path: str) -> Iterator[CallSpan]:
 
 
 def tag_attempt(number: int) -> None:
-    """Note on the HTTP client's own span, if one is current, that the request is sent again."""
+    """Set the number of repeats on the current span, which is the HTTP client's own, if any."""
     if number > 1 and (trace := _loaded_api()) is not None:
         trace.get_current_span().set_attribute(_RESENT, number - 1)
 

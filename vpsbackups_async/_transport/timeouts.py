@@ -12,9 +12,9 @@ class Timeouts:
     """How long things may take, in seconds.
 
     `connect` is for reaching the server (DNS, TCP and TLS), `attempt` for one request from its
-    start to the last byte of its answer, `deadline` for a whole call with its wait for a turn, its
-    attempts and the pauses between them. `keepalive` is how long an idle connection is kept for the
-    next request.
+    start to the last byte of its answer, `deadline` for a whole call: its wait in the limiter, its
+    attempts and the pauses between them. `keepalive` is how long the client keeps an idle
+    connection for the next request. Raises `ValueError` for anything but numbers above 0.
     """
 
     connect: float = 10.0

@@ -85,7 +85,7 @@ class Transport:
             session.log.retrying(
                 step.error, request.kind, call.attempts, step.pause, deadlines.now()
             )
-            if not step.in_gate:
+            if not step.in_limiter:
                 await asyncio.sleep(step.pause)
 
     def _situation(self, call: Call, deadlines: Deadlines) -> Situation:
