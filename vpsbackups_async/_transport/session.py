@@ -73,11 +73,7 @@ class Session:
         max_response_bytes: int,
     ) -> None:
         self.root = root
-        if not isinstance(ssl_context, ssl_module.SSLContext | None):
-            # aiohttp would take False for "do not verify".
-            raise ConfigurationError(
-                f"ssl_context must be an ssl.SSLContext or None, not {ssl_context!r}"
-            )
+        self._ssl = _fitting_ssl(ssl_context)
         self.limiter = limiter = _fitting_limiter(limiter, given)
         # Whether a request may start without a wait. Only for the exact class: a subclass or
         # wrapper must see every request in its `acquire`.
@@ -97,7 +93,6 @@ class Session:
         self._token = token
         self._given = given
         self._keepalive = keepalive
-        self._ssl = ssl_context or True
         self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
         self._max_bytes = max_response_bytes
         # Each URL caches what aiohttp asks it for, such as the Host header. Not a method: a client
@@ -202,6 +197,15 @@ class Session:
 
 def _never() -> bool:
     return False
+
+
+def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:
+    """What aiohttp takes as `ssl`: True is the default verification, False would be none."""
+    if not isinstance(ssl_context, ssl_module.SSLContext | None):
+        raise ConfigurationError(
+            f"ssl_context must be an ssl.SSLContext or None, not {ssl_context!r}"
+        )
+    return ssl_context or True
 
 
 def _fitting_limiter(limiter: Limiter | None, given: ClientSession | None) -> Limiter:

@@ -1,0 +1,88 @@
+"""Several transports on one session: what they share, and what each has for itself."""
+
+import asyncio
+
+import pytest
+from helpers_transport import at_once
+
+from vpsbackups_async import (
+    AdaptiveLimiter,
+    BackupsClient,
+    DeadlineExceededError,
+    RateLimitedError,
+    RequestTimeoutError,
+    ServerError,
+    Timeouts,
+    _wire,
+)
+from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
+
+pytestmark = pytest.mark.virtual_time
+
+LIST = _wire.list_request("")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_counters_budget_and_connections_are_shared_and_attempts_are_not(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(ServerFault(503))
+    retry = at_once(3, budget=3)
+    async with BackupsClient(fake.token, base_url=fake.url, retry=retry) as client:
+        session = client._session
+        # Its budget has no effect: the session has one.
+        other = Transport(session, Timeouts(), at_once(2, budget=1000))
+        with pytest.raises(ServerError) as first:
+            await client._transport.send(LIST)
+        with pytest.raises(ServerError) as second:
+            await other.send(LIST)
+        with pytest.raises(ServerError) as third:
+            await other.send(LIST)
+        assert [caught.value.attempts for caught in (first, second, third)] == [3, 2, 1]
+        assert [caught.value.retries_refused for caught in (first, second, third)] == [
+            *(False, False, True)
+        ]
+        assert (client.stats.requests, client.stats.retries) == (6, 3)
+        await client.close()
+        with pytest.raises(Exception, match="closed"):
+            other.send(LIST)
+
+
+async def test_each_has_its_own_timeouts(fake: FakeVPS) -> None:
+    fake.inject(Latency(8))
+    async with BackupsClient(fake.token, base_url=fake.url, retry=at_once(1)) as client:
+        hasty = Transport(client._session, Timeouts(attempt=3), at_once(1))
+        brief = Transport(client._session, Timeouts(deadline=5), at_once(1))
+        began = now()
+        with pytest.raises(RequestTimeoutError):
+            await hasty.send(LIST)
+        assert now() - began == pytest.approx(3, abs=0.01)
+        with pytest.raises(DeadlineExceededError):
+            await brief.send(LIST)
+        assert now() - began == pytest.approx(8, abs=0.01)
+        assert (await client._transport.send(LIST)).status == 200
+
+
+async def test_a_429_sends_away_those_in_line_that_would_not_wait_so_long(fake: FakeVPS) -> None:
+    fake.inject(RateLimit(30, times=1))
+    limiter = AdaptiveLimiter(1)
+    client = BackupsClient(
+        fake.token, base_url=fake.url, limiter=limiter, retry=at_once(3, max_retry_after=60)
+    )
+    async with client:
+        hasty = Transport(client._session, Timeouts(), at_once(3, max_retry_after=10))
+        began = now()
+        first = asyncio.create_task(client._transport.send(LIST))
+        await asyncio.sleep(0)
+        in_line = [asyncio.create_task(one.send(LIST)) for one in (client._transport, hasty)]
+        with pytest.raises(RateLimitedError, match="not sent") as caught:
+            await in_line[1]
+        assert now() - began < 1
+        assert caught.value.retry_after == pytest.approx(30, abs=0.1)
+        await asyncio.gather(first, in_line[0])
+        assert 30 <= now() - began <= 37
+        assert limiter.running == 0
