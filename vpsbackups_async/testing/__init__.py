@@ -1,7 +1,7 @@
-"""A VPS.org server to test against: in memory, on a loopback port, as faulty as asked for.
+"""A fake VPS.org server for tests: it runs in memory on a loopback port and fails on request.
 
-It shares no code with the client, so that one mistake cannot cancel itself out. `VirtualTime` lets
-a test of a ten-minute wait take milliseconds; the pytest plugin has fixtures for both.
+It shares no code with the client, so that one mistake cannot hide in both. `VirtualTime` lets a
+test of a ten-minute wait take milliseconds. The pytest plugin has fixtures for both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Huge bodies that are cheap to make: a valid empty list, padded with blanks."""
+"""Huge bodies that are cheap to produce: a valid empty list, padded with spaces."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
 
 
 def padded_size(size: int) -> int:
-    """The bytes that `padded_list` really gives for ``size``: never less than an empty list."""
+    """The number of bytes that `padded_list` yields for ``size``: at least an empty list."""
     return max(size, len(_HEAD) + len(_TAIL))
 
 
 def padded_list(size: int) -> Iterator[bytes]:
-    """The blocks of a valid list of ``size`` bytes."""
+    """The body of a valid, empty list of ``size`` bytes, in blocks."""
     yield _HEAD
     left = padded_size(size) - len(_HEAD) - len(_TAIL)
     while left > 0:
@@ -33,19 +33,19 @@ def padded_list(size: int) -> Iterator[bytes]:
 
 @functools.lru_cache(maxsize=4)
 def bomb(size: int) -> bytes:
-    """The list of `padded_list`, gzip-encoded: about a thousandth of ``size``."""
-    squeezed = [_GZIP_HEAD]
+    """The body of `padded_list`, gzip-encoded: about a thousandth of ``size`` bytes."""
+    compressed = [_GZIP_HEAD]
     crc = 0
     for block in padded_list(size):
         crc = zlib.crc32(block, crc)
-        squeezed.append(_squeeze(block))
+        compressed.append(_compress(block))
     end = zlib.compressobj(9, wbits=-15).flush()
-    return b"".join([*squeezed, end, struct.pack("<II", crc, padded_size(size) % 2**32)])
+    return b"".join([*compressed, end, struct.pack("<II", crc, padded_size(size) % 2**32)])
 
 
 @functools.lru_cache(maxsize=4)
-def _squeeze(block: bytes) -> bytes:
-    # A full flush makes a block independent of what came before, so equal blocks are squeezed
-    # once: compressing 200 MB for real takes most of a second.
-    squeeze = zlib.compressobj(9, wbits=-15)
-    return squeeze.compress(block) + squeeze.flush(zlib.Z_FULL_FLUSH)
+def _compress(block: bytes) -> bytes:
+    # A full flush makes a block independent of the blocks before it, so the cache can return the
+    # same bytes for equal blocks. Compressing all of 200 MB takes most of a second.
+    compressor = zlib.compressobj(9, wbits=-15)
+    return compressor.compress(block) + compressor.flush(zlib.Z_FULL_FLUSH)

@@ -1,4 +1,4 @@
-"""The server's clock, and the rate that is measured by it."""
+"""The server's clock, date formats, and a token bucket for the rate limit."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ START = datetime(2025, 1, 16, 15, 45, tzinfo=UTC)
 
 
 def iso(seconds: float) -> str:
-    """The moment in the API's form, such as ``2025-01-16T15:45:00Z``; fractions are cut off."""
+    """A time in the API's format, such as ``2025-01-16T15:45:00Z``, truncated to whole seconds."""
     return _iso(int(seconds))
 
 
 def http_date(moment: datetime) -> str:
-    """The moment as HTTP headers give it, in whole seconds; fractions are cut off."""
+    """A time in the format of HTTP headers, truncated to whole seconds."""
     return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
 def parse_iso(text: object) -> float | None:
-    """Seconds since 1970, or None if ``text`` is no ISO 8601 moment; a naive one is UTC."""
+    """Seconds since 1970, or None if ``text`` is not ISO 8601; a time without offset is UTC."""
     return _parse_iso(text) if isinstance(text, str) else None
 
 
-# Thousands of backups share a second, and formatting it costs more than all the rest of one.
+# Cached because thousands of backups share a second, and formatting a time costs more than
+# everything else about creating a backup.
 @functools.lru_cache(maxsize=1024)
 def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -47,10 +48,11 @@ def _parse_iso(text: str) -> float | None:
 
 @attrs.define(eq=False)
 class Clock:
-    """Seconds since 1970 by the server's clock.
+    """The server's clock: calling it returns seconds since 1970.
 
-    It starts at `START` and follows the event loop's time while the server runs, so that a loop
-    with virtual time moves it. A ``source`` of one's own replaces both.
+    It starts at `START` and follows the event loop's time while the server runs, so virtual time
+    moves it too. With a ``source``, a function that returns seconds since 1970, it follows that
+    function instead.
     """
 
     source: Callable[[], float] | None = None
@@ -59,18 +61,18 @@ class Clock:
     _origin: float = 0.0
 
     def start(self) -> None:
-        """Follow the running loop from here on."""
+        """Follow the running event loop from now on."""
         self._loop = asyncio.get_running_loop()
         self._origin = self._loop.time()
 
     def stop(self) -> None:
-        """Stand still from here on."""
+        """Stop the clock, unless it follows a ``source``."""
         if self._loop is not None and self.source is None:
             self._base += self._loop.time() - self._origin
         self._loop = None
 
     def advance(self, seconds: float) -> None:
-        """Be that many seconds further."""
+        """Move the clock forward by ``seconds``."""
         self._base += seconds
 
     def __call__(self) -> float:
@@ -84,17 +86,17 @@ class Clock:
 
 @attrs.define(eq=False)
 class Bucket:
-    """A token bucket: a rate per second, and a burst of one second's worth, at least one."""
+    """A token bucket that allows a burst of one second's requests, at least one."""
 
     _tokens: float | None = None
     _at: float = 0.0
 
     def take(self, rate: float, now: float) -> bool:
-        """Whether a request at ``now`` (seconds) is within ``rate`` (requests per second)."""
+        """Take a token at ``now`` (s); return False if that exceeds ``rate`` (requests/s)."""
         burst = max(1.0, float(int(rate)))
-        held = burst if self._tokens is None else self._tokens + (now - self._at) * rate
-        # The slack keeps requests that come exactly at the rate from failing by rounding.
-        held, self._at = min(burst, held), now
-        allowed = held >= 1.0 - 1e-6
-        self._tokens = held - 1.0 if allowed else held
+        tokens = burst if self._tokens is None else self._tokens + (now - self._at) * rate
+        tokens, self._at = min(burst, tokens), now
+        # The slack absorbs rounding errors for requests that arrive exactly at the rate.
+        allowed = tokens >= 1.0 - 1e-6
+        self._tokens = tokens - 1.0 if allowed else tokens
         return allowed

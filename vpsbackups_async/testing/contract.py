@@ -1,4 +1,4 @@
-"""The contract of the backups API as an OpenAPI 3.1 document."""
+"""The backups API as an OpenAPI 3.1 document."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ __all__ = ["openapi"]
 
 
 def openapi() -> dict[str, Any]:
-    """The contract that the fake server keeps: what the provider documents and what is observed.
+    """The OpenAPI 3.1 document of the API that the fake server implements.
 
-    It is read anew from the package's ``openapi.json`` each time, so the caller may change it.
+    It covers what the provider documents and what was observed. Each call reads the package's
+    ``openapi.json`` again, so the caller may modify the result.
     """
     text = resources.files(__package__).joinpath("openapi.json").read_text("utf-8")
     document: dict[str, Any] = json.loads(text)

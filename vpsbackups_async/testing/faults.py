@@ -1,4 +1,4 @@
-"""Faults: values that say what goes wrong, with which requests, and how often."""
+"""Faults: what goes wrong, for which requests and how often."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ _GATEWAY_PAGE = (
 
 @attrs.frozen
 class Fault:
-    """What goes wrong, and with which requests; the base of all kinds.
+    """The base class of all faults: something that goes wrong with matching requests.
 
-    Args (keywords, of every kind):
-        method: only this method; None is any.
-        path: only targets (path and query) that contain this text, such as ``"restore"`` or
-            ``"page=3"``; None is any.
-        times: how often it strikes; None is for ever.
-        after: how many matching requests are let through first.
-        chance: how likely it strikes a matching request, 0 to 1, by the server's ``seed``.
-        when: ``"before"``: the server does no work and the fault is all there is; ``"after"``:
-            the work (a create, a delete) is done and the client does not learn of it.
+    All faults take these keyword arguments:
+        method: the HTTP method that matches; None matches any.
+        path: text that the target (path and query) contains, such as ``"restore"`` or
+            ``"page=3"``; None matches any.
+        times: the number of requests that the fault applies to; None is unlimited.
+        after: the number of matching requests to let through first.
+        chance: the probability, 0 to 1, that the fault applies to a matching request; the
+            server's ``seed`` makes it repeatable.
+        when: with ``"before"`` the server does not process the request. With ``"after"`` it does
+            (it creates or deletes the backup), but the client gets the fault as the reply.
 
-    A kind of one's own overrides `strike`.
+    To write your own fault, subclass this and override `strike`.
     """
 
     method: str | None = attrs.field(default=None, kw_only=True)
@@ -63,25 +64,28 @@ class Fault:
     when: Literal["before", "after"] = attrs.field(default="before", kw_only=True)
 
     def strike(self, answer: Answer | None, now: datetime, /) -> Sendable:
-        """What goes out instead of ``answer``, which is None if no work was done.
+        """The reply to send instead of ``answer``; the base class raises NotImplementedError.
 
-        ``now`` is the moment by the server's clock.
+        Args:
+            answer: the server's reply; None if the server did not process the request.
+            now: the current time by the server's clock.
+
         """
         raise NotImplementedError
 
 
 @attrs.frozen
 class Latency(Fault):
-    """A delay in seconds, or a callable that gives it for a `SeenRequest`.
+    """A delay of ``seconds``, or of as many seconds as a function returns for a `SeenRequest`.
 
-    The only kind that goes together with others: all that match add up, and one more fault may
-    strike. ``when="after"`` delays the reply instead of the work.
+    Unlike other faults it combines: the delays of all that match add up, and one other fault may
+    apply to the same request. ``when="after"`` delays the reply; the default delays the processing.
     """
 
     seconds: float | Callable[[SeenRequest], float]
 
     def delay(self, seen: SeenRequest) -> float:
-        """Seconds for this request."""
+        """The delay for this request, in seconds."""
         return self.seconds(seen) if callable(self.seconds) else self.seconds
 
 
@@ -89,15 +93,18 @@ class Latency(Fault):
 class RateLimit(Fault):
     """A 429 with ``Retry-After``.
 
-    ``retry_after`` is in seconds, None leaves the header out. ``form`` is ``"seconds"``,
-    ``"date"`` (an HTTP date by the server's clock), or any other text, sent as it is.
+    Args:
+        retry_after: seconds; None omits the header.
+        form: the form of the header: ``"seconds"``, ``"date"`` (an HTTP date by the server's
+            clock), or any other text, which is sent unchanged.
+
     """
 
     retry_after: float | None = 1.0
     form: str = "seconds"
 
     def strike(self, _answer: Answer | None, now: datetime, /) -> Sendable:
-        """A 429 in the API's form."""
+        """The 429, with a detail as the API sends it."""
         seconds = self.retry_after
         if seconds is None:
             return problem(429, "Request was throttled.")
@@ -114,14 +121,21 @@ class RateLimit(Fault):
 
 @attrs.frozen
 class ServerFault(Fault):
-    """A 5xx as JSON, or as a gateway's HTML page; ``retry_after`` is in seconds."""
+    """A server error (5xx), as JSON or as a gateway's HTML page.
+
+    Args:
+        status: the HTTP status.
+        html: send an HTML page instead of JSON.
+        retry_after: seconds for ``Retry-After``; None omits the header.
+
+    """
 
     status: int = 503
     html: bool = False
     retry_after: float | None = None
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The error page."""
+        """The error reply."""
         headers = {}
         if self.retry_after is not None:
             headers["Retry-After"] = f"{self.retry_after:g}"
@@ -132,38 +146,39 @@ class ServerFault(Fault):
 
 @attrs.frozen
 class Drop(Fault):
-    """The connection is dropped with no byte of a reply, before or after the work was done."""
+    """Drop the connection without sending a byte, before or after processing the request."""
 
     when: Literal["before", "after"] = "before"
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """No byte."""
+        """Nothing to send; the connection is dropped."""
         return Raw()
 
 
 @attrs.frozen
 class Garbage(Fault):
-    """Bytes that are no HTTP, and then the end of the connection."""
+    """Send ``data``, bytes that are not HTTP, and close the connection."""
 
     data: bytes = b"\x00\x01 this is no HTTP \xff\r\n\r\n"
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The bytes."""
+        """The bytes, unchanged."""
         return Raw(self.data)
 
 
 @attrs.frozen
 class Truncate(Fault):
-    """The work is done; the head promises the whole body, of which only ``keep`` (0 to 1) comes.
+    """Process the request, but cut off the reply within its body.
 
-    A reply without a body is cut in its head.
+    ``Content-Length`` states the full length, but only the fraction ``keep`` (0 to 1) of the body
+    is sent, and always less than all of it. A reply without a body is cut in its status line.
     """
 
     keep: float = 0.5
     when: Literal["before", "after"] = attrs.field(default="after", init=False)
 
     def strike(self, answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The reply, cut off."""
+        """The reply, cut short."""
         if answer is None or not answer.body:
             return Raw(b"HTTP/1.1 20")
         size = len(answer.body)
@@ -172,42 +187,49 @@ class Truncate(Fault):
 
 @attrs.frozen
 class Reply(Fault):
-    """Any answer of one's own: a status, body bytes and headers."""
+    """Send a reply of your choice.
+
+    Args:
+        status: the HTTP status.
+        body: the bytes of the body; sent as ``application/json`` unless ``headers`` say otherwise.
+        headers: further headers of the reply.
+
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The answer."""
+        """The reply."""
         headers = {"Content-Type": JSON_TYPE} if self.body else {}
         return Answer(self.status, self.body, {**headers, **self.headers})
 
 
 @attrs.frozen
 class NotJSON(Fault):
-    """A body that is no JSON under a status that promises some."""
+    """Send an HTML page where the client expects JSON; by default with status 200."""
 
     status: int = 200
     body: bytes = b"<html><body>Please sign in to the network.</body></html>"
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The page."""
+        """The HTML page."""
         return Answer(self.status, self.body, {"Content-Type": HTML_TYPE})
 
 
 @attrs.frozen
 class Oversized(Fault):
-    """A 200 whose body is a valid list, blown up to ``size`` bytes by blanks.
+    """A 200 whose body is a valid list, padded with spaces to ``size`` bytes.
 
-    It is streamed in chunks with no length given, or with one if ``chunked`` is False.
+    With ``chunked`` (the default) it is sent chunked, without ``Content-Length``.
     """
 
     size: int = 64 * MEBIBYTE
     chunked: bool = True
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The endless page."""
+        """The padded list, streamed."""
         blocks = functools.partial(padded_list, self.size)
         length = None if self.chunked else padded_size(self.size)
         return Streamed(200, blocks, {"Content-Type": JSON_TYPE}, length)
@@ -215,26 +237,26 @@ class Oversized(Fault):
 
 @attrs.frozen
 class GzipBomb(Fault):
-    """A 200 of a few kilobytes, gzip-encoded, that unfolds to a valid list of ``size`` bytes."""
+    """A small gzip-encoded 200 that decompresses to a valid list of ``size`` bytes."""
 
     size: int = 200 * MEBIBYTE
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The small page."""
+        """The compressed list."""
         headers = {"Content-Type": JSON_TYPE, "Content-Encoding": "gzip"}
         return Answer(200, bomb(self.size), headers)
 
 
 @attrs.frozen
 class HostileNext(Fault):
-    """A list reply whose ``next`` is this value, a link to anywhere; other replies stay."""
+    """Replace the ``next`` link of a list reply by any value; other replies are unchanged."""
 
     next: object
     method: str | None = attrs.field(default="GET", kw_only=True)
     when: Literal["before", "after"] = attrs.field(default="after", init=False)
 
     def strike(self, answer: Answer | None, _now: datetime, /) -> Sendable:
-        """The page with the other link."""
+        """The list with the replaced link."""
         page = _list_page(answer)
         if answer is None or page is None:
             return answer or Raw()
@@ -244,7 +266,7 @@ class HostileNext(Fault):
 
 @attrs.frozen
 class Redirect(Fault):
-    """A redirect to ``location``, any URL."""
+    """A redirect to ``location``, which can be any URL."""
 
     location: str
     status: int = 301

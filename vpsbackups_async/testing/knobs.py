@@ -1,6 +1,4 @@
-"""The knobs of the fake server, as one value that its parts read while it runs."""
-
-from __future__ import annotations
+"""The settings of the fake server, in one object that its parts read while it runs."""
 
 import secrets
 import ssl

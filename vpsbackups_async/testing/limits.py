@@ -1,4 +1,4 @@
-"""What a gateway in front of the API refuses: too many requests, or too many at a time."""
+"""Rate and concurrency limits, as a gateway in front of the API enforces them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ __all__ = ["Limits"]
 
 
 class Limits:
-    """Counts requests in flight, and refuses by number and by rate.
+    """Counts requests in flight and refuses those beyond a limit.
 
-    ``peak`` is the most that were in flight at one time, refused ones included.
+    ``peak`` is the highest number in flight at the same time, including refused requests.
     """
 
     def __init__(self) -> None:
         self.peak = 0
-        self._flying = 0
+        self._in_flight = 0
         self._admitted = 0
         self._bucket = Bucket()
 
     @contextmanager
-    def flight(self, most: int | None) -> Iterator[bool]:
-        """Whether one more request is within ``most`` at a time; it is in flight meanwhile."""
-        admitted = most is None or self._admitted < most
-        self._flying += 1
+    def track(self, maximum: int | None) -> Iterator[bool]:
+        """Count a request as in flight during the block; yield whether ``maximum`` allows it."""
+        admitted = maximum is None or self._admitted < maximum
+        self._in_flight += 1
         self._admitted += admitted
-        self.peak = max(self.peak, self._flying)
+        self.peak = max(self.peak, self._in_flight)
         try:
             yield admitted
         finally:
-            self._flying -= 1
+            self._in_flight -= 1
             self._admitted -= admitted
 
     def refuse(self, admitted: bool, rate: float | None, now: float) -> Answer | None:
-        """A 429 for a request at ``now`` (seconds) that is too much, or None."""
+        """A 429 if a request exceeds a limit, else None.
+
+        ``admitted`` is what `track` yielded for it, ``rate`` the limit in requests per second, and
+        ``now`` its time of arrival in seconds.
+        """
         if not admitted:
             return problem(429, "Too many requests at a time.", {"Retry-After": "1"})
         if rate is not None and not self._bucket.take(rate, now):

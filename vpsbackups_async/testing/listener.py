@@ -1,4 +1,4 @@
-"""The fake server's sockets: it records a request, lets faults strike, and sends the answer."""
+"""The fake server's HTTP side: records requests, applies faults and sends the answers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Protocol
 
 from aiohttp import web
 
+from .active_faults import ActiveFaults
 from .clock import Clock, http_date
 from .faults import Latency
 from .knobs import Knobs
 from .limits import Limits
 from .replies import Raw, Sendable, deliver
-from .script import Script
-from .seen import SeenRequest, settle_status
+from .seen import SeenRequest, record_status
 from .views import Api
 
 __all__ = ["Listener"]
 
-# Nothing worth waiting for is left once every connection has been cut.
+# Every connection has been cut before the shutdown, so no request is worth waiting for.
 SHUTDOWN_SECONDS = 0.05
 
 
-class Ledger(Protocol):
-    """Where requests are written down, and who is told of them."""
+class RequestLog(Protocol):
+    """Stores the received requests; ``on_request``, if set, is called with each."""
 
     requests: list[SeenRequest]
     on_request: Callable[[SeenRequest], None] | None
@@ -35,36 +35,36 @@ class Ledger(Protocol):
 class Listener:
     """The HTTP side of `FakeVPS`.
 
-    ``url`` is None until it has listened once. ``mishaps`` holds the errors that functions given
-    by the caller raised: the client only sees a 500.
+    ``url`` is None until the first start. ``errors`` collects exceptions raised while answering a
+    request, for example by the caller's functions; the client only gets a 500.
     """
 
     def __init__(
-        self, knobs: Knobs, api: Api, script: Script, clock: Clock, ledger: Ledger
+        self, knobs: Knobs, api: Api, active_faults: ActiveFaults, clock: Clock, log: RequestLog
     ) -> None:
         self.url: str | None = None
-        self.mishaps: list[Exception] = []
+        self.errors: list[Exception] = []
         self._knobs = knobs
         self._api = api
-        self._script = script
+        self._active_faults = active_faults
         self._clock = clock
-        self._ledger = ledger
+        self._log = log
         self._limits = Limits()
         self._number = 0
         self._port = knobs.port
         self._date = (0, "")
-        self._parked: set[asyncio.Future[None]] = set()
+        self._delayed: set[asyncio.Future[None]] = set()
         self._closing = False
         self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
 
     @property
     def peak(self) -> int:
-        """The most requests that were in flight at one time."""
+        """The highest number of requests that were in flight at the same time."""
         return self._limits.peak
 
     async def start(self) -> None:
-        """Listen on a free port, or on the one it had before."""
+        """Listen on the knobs' port, or on the same port as before a `stop`."""
         if self._runner is not None:
             raise RuntimeError("the fake server runs already")
         knobs = self._knobs
@@ -87,13 +87,13 @@ class Listener:
         self.url = f"{scheme}://{knobs.host}:{self._port}{knobs.prefix.rstrip('/')}"
 
     async def stop(self) -> None:
-        """Stop listening, and leave no connection and no task."""
+        """Stop listening, cut every connection and end every request."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
         self._closing = True
-        for parked in self._parked:
-            _wake(parked)
+        for delayed in self._delayed:
+            _wake(delayed)
         self.drop_connections()
         await runner.cleanup()
         self._server = None
@@ -105,18 +105,18 @@ class Listener:
                 connection.transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        with self._limits.flight(self._knobs.max_concurrent) as admitted:
+        with self._limits.track(self._knobs.max_concurrent) as admitted:
             body = await request.read() if request.body_exists else b""
             seen = self._record(request, body)
             try:
-                sendable = await self._outcome(request, seen, admitted)
+                sendable = await self._choose_reply(request, seen, admitted)
             except Exception as error:
-                self.mishaps.append(error)
-                settle_status(seen, 500)
+                self.errors.append(error)
+                record_status(seen, 500)
                 raise
-            gone = request.transport is None or request.transport.is_closing()
-            if not gone and not isinstance(sendable, Raw):
-                settle_status(seen, sendable.status)
+            disconnected = request.transport is None or request.transport.is_closing()
+            if not disconnected and not isinstance(sendable, Raw):
+                record_status(seen, sendable.status)
             common = {"Date": self._date_header(), "X-Request-ID": f"fake-{seen.number}"}
             return await deliver(request, sendable, common)
 
@@ -133,21 +133,21 @@ class Listener:
             body=body,
             at=self._clock(),
         )
-        self._ledger.requests.append(seen)
+        self._log.requests.append(seen)
         return seen
 
-    async def _outcome(
+    async def _choose_reply(
         self, request: web.BaseRequest, seen: SeenRequest, admitted: bool
     ) -> Sendable:
-        if self._ledger.on_request is not None:
-            self._ledger.on_request(seen)
+        if self._log.on_request is not None:
+            self._log.on_request(seen)
         refused = self._limits.refuse(admitted, self._knobs.rate_limit, seen.at)
         if refused is not None:
             return refused
         sendable: Sendable
-        delays, fault = self._script.pick(seen)
+        delays, fault = self._active_faults.pick(seen)
         if delays:
-            await self._park(delays, "before", seen)
+            await self._delay(delays, "before", seen)
         if self._closing:
             return Raw()
         if fault is not None and fault.when == "before":
@@ -157,23 +157,23 @@ class Listener:
             if fault is not None:
                 sendable = fault.strike(answer, self._now())
         if delays:
-            await self._park(delays, "after", seen)
+            await self._delay(delays, "after", seen)
         return Raw() if self._closing else sendable
 
-    async def _park(self, delays: list[Latency], when: str, seen: SeenRequest) -> None:
+    async def _delay(self, delays: list[Latency], when: str, seen: SeenRequest) -> None:
         seconds = sum(latency.delay(seen) for latency in delays if latency.when == when)
         if seconds <= 0 or self._closing:
             return
         loop = asyncio.get_running_loop()
-        # Not a sleep: stopping the server must be able to end it without cancelling a task.
-        parked = loop.create_future()
-        timer = loop.call_later(seconds, _wake, parked)
-        self._parked.add(parked)
+        # A future instead of a sleep, so that `stop` can end the delay without cancelling a task.
+        delayed = loop.create_future()
+        timer = loop.call_later(seconds, _wake, delayed)
+        self._delayed.add(delayed)
         try:
-            await parked
+            await delayed
         finally:
             timer.cancel()
-            self._parked.discard(parked)
+            self._delayed.discard(delayed)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -185,7 +185,7 @@ class Listener:
         return self._date[1]
 
 
-def _wake(parked: asyncio.Future[None]) -> None:
-    # The timer and the end of the server may come in the same turn of the loop.
+def _wake(delayed: asyncio.Future[None]) -> None:
+    # The timer and `stop` may both wake it in the same iteration of the loop.
     with suppress(asyncio.InvalidStateError):
-        parked.set_result(None)
+        delayed.set_result(None)

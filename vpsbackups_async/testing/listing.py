@@ -1,4 +1,4 @@
-"""The list endpoint in its four styles of paging, as Django REST framework gives them."""
+"""The list endpoint with four styles of pagination, modelled on Django REST framework."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ from .state import Account, Key
 
 __all__ = ["listing"]
 
-KINDS = ("manual", "automatic")
+BACKUP_TYPES = ("manual", "automatic")
 
 
 class _Unset(enum.Enum):
-    """A link that the reply does not even name."""
+    """The type of `_UNSET`: a link whose key is missing from the reply."""
 
     UNSET = enum.auto()
 
 
 _UNSET = _Unset.UNSET
-# The parameters that a link changes; one that it drops is None.
+# The query parameters that a link changes; None removes the parameter.
 _Change = dict[str, str | None]
 _Link = _Change | _Unset | None
 
 
 class _BadPageError(Exception):
-    """The page asked for is not there; the text is what the server says."""
+    """The requested page does not exist; the text is the detail of the reply."""
 
 
 @attrs.frozen
 class _Window:
-    """The part of the list that a reply holds; a link is None or the parameters to change."""
+    """The part of the list that a reply contains.
+
+    A link is the query parameters to change, None for null, or `_UNSET` to leave its key out.
+    """
 
     keys: Sequence[Key]
     count: int | None
@@ -47,18 +50,18 @@ class _Window:
 
 
 def listing(account: Account, knobs: Knobs, query: dict[str, str], url: str) -> Answer:
-    """The reply to a GET of the list at ``url`` with ``query``."""
-    server_id = kind = None
+    """The reply to a GET of the list at ``url`` with the parameters ``query``."""
+    server_id = backup_type = None
     if text := query.get("server_id"):
         server_id = _whole_number(text)
         if server_id is None:
             return _bad_filter("server_id", "Enter a number.")
     if text := query.get("backup_type"):
-        if text not in KINDS:
-            words = f"Select a valid choice. {text} is not one of the available choices."
-            return _bad_filter("backup_type", words)
-        kind = text
-    keys = account.rows(server_id, kind)
+        if text not in BACKUP_TYPES:
+            message = f"Select a valid choice. {text} is not one of the available choices."
+            return _bad_filter("backup_type", message)
+        backup_type = text
+    keys = account.keys(server_id, backup_type)
     try:
         window = _STYLES[knobs.paging](keys, account.descending, knobs, query)
     except _BadPageError as bad:
@@ -75,13 +78,13 @@ def _body(account: Account, window: _Window, query: dict[str, str], url: str) ->
             link = None if change is None else _link(url, query, change)
             head.append(f'"{name}":{json.dumps(link)}')
     head.append('"results":[')
-    # Each backup keeps its own text, so a page is put together without encoding anything.
-    results = b",".join([account.text(key) for key in window.keys])
+    # Each backup caches its encoded JSON, so a page is built without encoding any again.
+    results = b",".join([account.encoded(key) for key in window.keys])
     return b"".join([b"{", ",".join(head).encode(), results, b"]}"])
 
 
-def _bad_filter(name: str, words: str) -> Answer:
-    body = json.dumps({name: [words]}).encode()
+def _bad_filter(name: str, message: str) -> Answer:
+    body = json.dumps({name: [message]}).encode()
     return Answer(400, body, {"Content-Type": JSON_TYPE})
 
 
@@ -99,7 +102,7 @@ def _whole_number(text: str) -> int | None:
 
 
 def _size(query: dict[str, str], name: str, knobs: Knobs) -> int:
-    # Django REST framework takes its default for anything that is not a positive number.
+    # Django REST framework uses its default for anything that is not a positive number.
     asked = _whole_number(query.get(name, "")) or 0
     return min(asked, knobs.max_page_size) if asked > 0 else knobs.page_size
 
@@ -134,14 +137,16 @@ def _page_number(query: dict[str, str], pages: int) -> int:
 def _by_limit(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
     limit = _size(query, "limit", knobs)
     offset = max(_whole_number(query.get("offset", "")) or 0, 0)
-    further: _Change | None = None
-    back: _Change | None = None
+    next_link: _Change | None = None
+    previous_link: _Change | None = None
     if offset + limit < len(keys):
-        further = {"limit": str(limit), "offset": str(offset + limit)}
+        next_link = {"limit": str(limit), "offset": str(offset + limit)}
     if offset > 0:
         start = offset - limit
-        back = {"limit": str(limit), "offset": str(start) if start > 0 else None}
-    return _Window(_slice(keys, descending, offset, offset + limit), len(keys), further, back)
+        previous_link = {"limit": str(limit), "offset": str(start) if start > 0 else None}
+    return _Window(
+        _slice(keys, descending, offset, offset + limit), len(keys), next_link, previous_link
+    )
 
 
 def _by_cursor(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
@@ -151,7 +156,8 @@ def _by_cursor(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str,
         raise _BadPageError("Invalid cursor")
     start = 0
     if mark is not None:
-        # Positions count in the order of the list: what stands before the mark, without it.
+        # `first` and `after` are positions in the order of the list: that of the mark, and the one
+        # just after it.
         before = bisect.bisect_left(keys, mark)
         through = bisect.bisect_right(keys, mark)
         first, after = before, through
@@ -159,14 +165,14 @@ def _by_cursor(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str,
             first, after = len(keys) - through, len(keys) - before
         start = max(first - size, 0) if backwards else after
         size = min(size, first) if backwards else size
-    shown = _slice(keys, descending, start, start + size)
-    further: _Change | None = None
-    back: _Change | None = None
-    if shown and start + size < len(keys):
-        further = {"cursor": _cursor(False, shown[-1])}
-    if shown and start > 0:
-        back = {"cursor": _cursor(True, shown[0])}
-    return _Window(shown, None, further, back)
+    page = _slice(keys, descending, start, start + size)
+    next_link: _Change | None = None
+    previous_link: _Change | None = None
+    if page and start + size < len(keys):
+        next_link = {"cursor": _cursor(False, page[-1])}
+    if page and start > 0:
+        previous_link = {"cursor": _cursor(True, page[0])}
+    return _Window(page, None, next_link, previous_link)
 
 
 def _cursor(backwards: bool, key: Key) -> str:
@@ -183,7 +189,7 @@ def _read_cursor(text: str | None) -> tuple[bool, Key | None]:
         raise _BadPageError("Invalid cursor") from None
 
 
-def _whole(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
+def _unpaged(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str]) -> _Window:
     size = knobs.truncate_to
     if size is None:
         return _Window(_slice(keys, descending, 0, len(keys)), len(keys))
@@ -193,4 +199,4 @@ def _whole(keys: list[Key], descending: bool, knobs: Knobs, query: dict[str, str
     return _Window(_slice(keys, descending, (page - 1) * size, page * size), len(keys))
 
 
-_STYLES = {"page": _by_page, "limit": _by_limit, "cursor": _by_cursor, "none": _whole}
+_STYLES = {"page": _by_page, "limit": _by_limit, "cursor": _by_cursor, "none": _unpaged}

@@ -1,4 +1,4 @@
-"""What the fake server puts on the wire: whole replies, streamed ones, and broken ones."""
+"""Replies of the fake server: complete, streamed and broken ones, and how they are sent."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HTML_TYPE = "text/html; charset=utf-8"
 
 @attrs.frozen
 class Answer:
-    """A reply: a status, its body and its headers.
+    """A reply with a status, a body and headers.
 
-    With ``cut`` the head promises the whole body and the connection ends after that many bytes
-    of it.
+    With ``cut``, ``Content-Length`` states the full length, but the connection is closed after
+    ``cut`` bytes of the body.
     """
 
     status: int
@@ -32,9 +32,10 @@ class Answer:
 
 @attrs.frozen
 class Streamed:
-    """A reply whose body is made block by block, so that its size costs no memory.
+    """A reply whose body is produced block by block, to keep a large one out of memory.
 
-    Without ``length`` it is sent chunked, and the client learns the size only by reading.
+    ``length`` is the size of the body in bytes. If it is None, the body is sent chunked, and the
+    client learns its size only by reading it.
     """
 
     status: int
@@ -45,7 +46,7 @@ class Streamed:
 
 @attrs.frozen
 class Raw:
-    """Bytes that go out as they are before the connection is closed; none at all is a drop."""
+    """Bytes to send unchanged before closing the connection; empty bytes abort it."""
 
     data: bytes = b""
 
@@ -54,7 +55,7 @@ Sendable = Answer | Streamed | Raw
 
 
 def answer_json(status: int, value: Any, headers: Mapping[str, str] | None = None) -> Answer:
-    """An `Answer` that carries ``value`` as JSON, or no body at all for None."""
+    """An `Answer` with ``value`` as its JSON body; with no body if ``value`` is None."""
     if value is None:
         return Answer(status, b"", headers or {})
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
@@ -62,16 +63,16 @@ def answer_json(status: int, value: Any, headers: Mapping[str, str] | None = Non
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """An `Answer` in the form the API gives its errors: ``{"detail": …}``."""
+    """An `Answer` in the API's format for errors: ``{"detail": …}``."""
     return answer_json(status, {"detail": detail}, headers)
 
 
 async def deliver(
     request: web.BaseRequest, sendable: Sendable, common: Mapping[str, str]
 ) -> web.StreamResponse:
-    """The response to hand to aiohttp after ``sendable`` went out, wholly or in part.
+    """Send ``sendable``, or prepare it, and return the response that aiohttp's handler returns.
 
-    ``common`` are headers that every reply carries; those of the reply itself win.
+    ``common`` are headers for every reply; the reply's own headers override them.
     """
     if isinstance(sendable, Raw):
         return _deliver_raw(request, sendable)
@@ -93,8 +94,8 @@ async def _deliver_cut(
         await response.prepare(request)
         await response.write(answer.body[: answer.cut])
     except ConnectionError:
-        pass  # the client has gone: there is nobody to cut short
-    # aiohttp closes the connection now, without missing the bytes that were promised.
+        pass  # the client has disconnected already
+    # aiohttp now closes the connection and does not check that the full length was sent.
     return response
 
 
@@ -110,7 +111,7 @@ async def _deliver_blocks(
         await response.prepare(request)
         for block in streamed.blocks():
             await response.write(block)
-            # A client that stops reading must be noticed, and others served meanwhile.
+            # Give the loop a turn, to notice a client that disconnects and to serve others.
             await asyncio.sleep(0)
     except ConnectionError:
         response.force_close()
@@ -124,5 +125,5 @@ def _deliver_raw(request: web.BaseRequest, raw: Raw) -> web.StreamResponse:
         transport.close()
     elif transport is not None:
         transport.abort()
-    # aiohttp wants a response back; writing it fails quietly on the closed transport.
+    # aiohttp requires a response; writing it to the closed transport fails silently.
     return web.Response()

@@ -1,4 +1,4 @@
-"""One request as the fake server saw it."""
+"""A record of one request that the fake server received."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ __all__ = ["SeenRequest"]
 
 @attrs.frozen(eq=False)
 class SeenRequest:
-    """One request as the server saw it, in the order of arrival.
+    """One request that the server received.
 
-    ``number`` counts from 1. ``path`` is decoded, ``target`` is the path and query as sent.
-    ``at`` is the server's clock in seconds since 1970. ``status`` is what was answered: None
-    while the request is under way, and for ever if the connection was dropped or the client had
-    gone. The headers are left out of the repr: they hold the token.
+    Args:
+        number: counts the requests from 1, in order of arrival.
+        method: the HTTP method.
+        path: the percent-decoded path.
+        target: the path and query as sent.
+        query: the decoded query parameters.
+        headers: the headers; the repr omits them, because they contain the token.
+        body: the bytes of the body.
+        at: the time of arrival by the server's clock, in seconds since 1970.
+        status: the HTTP status of the reply. None while the request is in progress, and
+            afterwards if the connection was dropped or the client had disconnected.
+
     """
 
     number: int
@@ -33,20 +41,21 @@ class SeenRequest:
 
     @property
     def json(self) -> Any:
-        """The body read as JSON, or None if it is empty or no JSON."""
+        """The body parsed as JSON, or None if it is empty or not valid JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
             return None
 
     def matches(self, method: str | None, path: str | None) -> bool:
-        """Whether this is such a request: None is any, ``path`` is a part of the target."""
+        """Whether the method is ``method`` and the target contains ``path``; None matches any."""
         if method is not None and method.upper() != self.method:
             return False
         return path is None or path in self.target or path in self.path
 
 
-def settle_status(seen: SeenRequest, status: int | None) -> None:
-    """Let ``seen`` tell how it was answered."""
-    # Frozen for everybody but the server, which knows the answer only after the value was shared.
+def record_status(seen: SeenRequest, status: int | None) -> None:
+    """Set the status of the reply on ``seen``."""
+    # The class is frozen for callers. The server knows the status only after it has shared the
+    # value, so it bypasses that here.
     object.__setattr__(seen, "status", status)

@@ -1,4 +1,4 @@
-"""`FakeVPS`: a VPS.org backups API in memory, on a port of the loopback interface."""
+"""`FakeVPS`: the VPS.org backups API in memory, on a loopback port."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import attrs
 
+from .active_faults import ActiveFaults
 from .clock import Clock, iso
 from .faults import Fault
 from .knobs import JSON, Knobs
 from .listener import Listener
-from .script import Script
 from .seen import SeenRequest
-from .state import DAY, Account, Held
+from .state import DAY, Account
 from .views import Api
 
 __all__ = ["FakeVPS"]
@@ -23,50 +23,64 @@ __all__ = ["FakeVPS"]
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class FakeVPS(Knobs):
-    """A server that behaves as the VPS.org backups API, with state in memory.
+    """A server that behaves like the VPS.org backups API and keeps its state in memory.
 
         async with FakeVPS(servers=50) as fake:
             client = BackupsClient(fake.token, base_url=fake.url)
 
-    Every argument is a keyword. Those marked * may also be set while it runs.
+    All arguments are keywords. Those marked * are also attributes that may be set at any time.
+    ``requests`` is the list of the received requests, each a `SeenRequest`. If ``on_request`` is
+    set to a function, it is called with each request before the server answers.
 
     The account:
-        servers: a number (ids from 1, names ``server-0001``), ids, or a mapping of id to name.
-        backups: completed automatic backups on each server, made within the last day; or
-            mappings with any fields of a backup, to hold exactly those.
-        token: the token to accept; a random one by default.
-    How backups go:
-        backup_seconds*: how long a new one takes, or a function of its JSON that tells.
-        fails*: ids of servers whose new backups fail, or a function of the JSON that tells.
-        failed_status*: the status of a failed one.
-        visible_after*: seconds until a new one shows in the list.
-        one_at_a_time*: answer 409 to a create while one of the server is in progress.
-        quota*, quota_status*: manual backups per server, and the status of a refusal.
-        retention_days*: how long an automatic one is kept.
-        restore_reply*: status and JSON (or bytes, or None for no body) of a restore.
-    How the list comes:
-        paging*: ``"page"``, ``"limit"`` (and offset), ``"cursor"``, or ``"none"``: the whole
-            list with no link, as in the provider's example.
-        page_size*, max_page_size*: the default, and the most a client can ask for.
-        truncate_to*: with ``"none"``, backups that come at once while ``count`` tells of all;
-            honours_page*: whether the others can be had with ``?page=``.
-        order: ``"id"``, ``"created_at"``, either with a minus, or ``"random"``.
-        next_base*: scheme, host and port for the links, such as ``"http://h"``, instead of those
-            that the request came to.
+        servers: a number of servers (ids from 1, names such as ``server-0001``), their ids, or
+            a mapping of id to name.
+        backups: the number of completed automatic backups that each server starts with, created
+            within the last day; or mappings of fields, one for each backup to start with. A
+            ``server_id`` or ``server`` names the server; a ``server`` with ``id`` and ``name`` is
+            added if it does not exist.
+        token: the token to accept; random by default.
+    New backups:
+        backup_seconds*: seconds until a new backup ends, or a function that computes them from
+            its JSON.
+        fails*: ids of servers whose new backups fail, or a function that decides from the JSON.
+        failed_status*: the status of a failed backup.
+        visible_after*: seconds until a new backup appears in the list.
+        one_at_a_time*: answer 409 to a create while a backup of that server is in progress.
+        quota*, quota_status*: the most manual backups per server, and the HTTP status of the
+            reply to one more.
+        retention_days*: days until an automatic backup expires.
+        restore_reply*: the HTTP status of a restore's reply, and its body: a value to send as
+            JSON, bytes, or None for no body.
+    The list:
+        paging*: ``"page"``, ``"limit"`` (with offset), ``"cursor"``, or ``"none"``: the whole
+            list without links, as in the provider's example.
+        page_size*, max_page_size*: backups per page by default, and the most a client can ask
+            for.
+        truncate_to*: with ``"none"``, send only this many backups although ``count`` states the
+            full number.
+        honours_page*: whether ``?page=`` returns the rest of a truncated list.
+        order: ``"id"``, ``"created_at"``, either with a minus for descending, or ``"random"``.
+        next_base*: scheme, host and port for the links, such as ``"http://h"``; by default those
+            of the request.
     Limits and faults:
-        rate_limit*: requests per second, beyond which a 429 with ``Retry-After: 1`` comes.
-        max_concurrent*: requests at a time, beyond which a 429 comes.
-        faults: `Fault` values; see also `inject`.
-        seed: for all that is random.
-    Where it listens:
-        ssl_context: serve https. host: the name in `url`; it always listens on 127.0.0.1.
-        port: the port to listen on; 0 is any free one.
+        rate_limit*: requests per second; more get a 429 with ``Retry-After: 1``.
+        max_concurrent*: requests at a time; more get a 429 with ``Retry-After: 1``.
+        faults: the `Fault` values to start with; see also `inject`.
+        seed: the seed of everything random but the token.
+    The address and the clock:
+        ssl_context: serve https with this context.
+        host: the host name in `url`; the server always listens on 127.0.0.1.
+        port: the port to listen on; 0 picks a free one.
         prefix*: a path in front of ``/api/v1``.
-        keepalive_seconds: how long an idle connection is kept.
-        clock: a function that gives seconds since 1970. By default the clock starts at
-            2025-01-16T15:45:00Z and follows the time of the event loop, virtual or not.
+        keepalive_seconds: seconds until an idle connection is closed.
+        clock: a function that returns seconds since 1970. By default the clock starts at
+            2025-01-16T15:45:00Z and follows the event loop's time, virtual or not.
 
-    Raises ValueError for an unknown ``order`` and for a backup of a server that is not there.
+    Raises ValueError for an unknown ``order`` and for a backup in ``backups`` whose server does not
+    exist or whose id occurs twice. If one of the caller's functions raises while a request is
+    answered, the client gets a 500, and leaving the ``async with`` block raises the first of these
+    errors.
     """
 
     requests: list[SeenRequest] = attrs.field(factory=list, init=False)
@@ -74,15 +88,15 @@ class FakeVPS(Knobs):
 
     def __attrs_post_init__(self) -> None:
         self._time = Clock(self._clock)
-        servers = _named(self._servers)
+        servers = _with_names(self._servers)
         self._account = Account(self, self._time, servers, self._order, self._seed)
         self._api = Api(self._account, self)
-        self._script = Script(self._faults, self._seed)
-        self._wire = Listener(self, self._api, self._script, self._time, self)
-        self._fill()
+        self._active_faults = ActiveFaults(self._faults, self._seed)
+        self._listener = Listener(self, self._api, self._active_faults, self._time, self)
+        self._add_first_backups()
 
     def __repr__(self) -> str:
-        return f"<FakeVPS {self._wire.url or 'not started'}>"
+        return f"<FakeVPS {self._listener.url or 'not started'}>"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -95,57 +109,67 @@ class FakeVPS(Knobs):
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
-        if error is None and self._wire.mishaps:
-            raise self._wire.mishaps[0]
+        if error is None and self._listener.errors:
+            raise self._listener.errors[0]
 
     async def start(self) -> None:
-        """Listen; after a `stop`, on the same port as before, with the state kept."""
+        """Listen for requests; after a `stop`, on the same port and with the same backups.
+
+        Raises RuntimeError if the server is already running, and OSError if the port is in use.
+        """
         self._time.start()
-        await self._wire.start()
+        await self._listener.start()
 
     async def stop(self) -> None:
-        """Cut every connection, those of parked requests too, and close the port."""
-        await self._wire.stop()
+        """Cut every connection, including those of delayed requests, and close the port."""
+        await self._listener.stop()
         self._time.stop()
 
     @property
     def url(self) -> str:
         """The base URL for a client, such as ``http://127.0.0.1:40123``.
 
-        Raises RuntimeError before the first start, when there is no port yet.
+        Raises RuntimeError before the first start, when the port is not known yet.
         """
-        if self._wire.url is None:
+        if self._listener.url is None:
             raise RuntimeError("the fake server has no URL before it is started")
-        return self._wire.url
+        return self._listener.url
 
     @property
     def now(self) -> datetime:
-        """The moment by the server's clock, aware, in UTC."""
+        """The current time by the server's clock, timezone-aware in UTC."""
         return datetime.fromtimestamp(self._time(), UTC)
 
     @property
     def peak(self) -> int:
-        """The most requests that were in flight at one time."""
-        return self._wire.peak
+        """The highest number of requests that were in flight at the same time."""
+        return self._listener.peak
 
     @property
     def backups(self) -> list[JSON]:
-        """The JSON of every backup held now, by ascending id, those not listed yet too."""
-        return [dict(held.data) for held in self._account.all()]
+        """The JSON of every backup by ascending id, including those not yet in the list."""
+        return [dict(backup.data) for backup in self._account.all()]
 
     @property
     def restores(self) -> list[tuple[int, int]]:
-        """The (server id, backup id) of every restore that was accepted."""
+        """The (server id, backup id) of every accepted restore, in order of arrival."""
         return self._api.restores
 
     def advance(self, seconds: float) -> None:
-        """Move the server's clock on by so many seconds; the event loop's stays."""
+        """Move the server's clock forward by ``seconds``, but not the event loop's."""
         self._time.advance(seconds)
 
     def count(
         self, method: str | None = None, path: str | None = None, status: int | None = None
     ) -> int:
-        """How many requests were seen; None is any, ``path`` a part of path and query."""
+        """The number of received requests that match; None matches everything.
+
+        Args:
+            method: the HTTP method, in either case.
+            path: text that the path or the query contains.
+            status: the HTTP status of the reply.
+
+        """
         return sum(
             seen.matches(method, path) and (status is None or seen.status == status)
             for seen in self.requests
@@ -164,26 +188,29 @@ class FakeVPS(Knobs):
         seconds: float | None = None,
         **extra_fields: Any,
     ) -> JSON:
-        """The JSON of a backup that the server holds from now on, in the list at once.
+        """Add a backup, which the list shows at once, and return its JSON.
 
         Args:
-            server_id: the server it is of.
+            server_id: the id of its server.
             backup_type: any text.
             status: any text.
-            created_at: the server's now if None; a text is taken as it is.
-            size_mb: left out, a completed backup gets some size and another gets null.
+            created_at: the server's current time if None; text is sent unchanged.
+            size_mb: if not given, a completed backup gets some size and any other gets null.
             description: any text, or None for null.
             omit: names of fields to leave out of the JSON.
-            seconds: how long one ``in_progress`` takes from now; None is until `finish`.
-            extra_fields: more fields, or other values for those of the API, ``id`` included.
+            seconds: seconds from now until a backup with the status ``in_progress`` ends; with
+                None it runs until `finish`.
+            extra_fields: more fields of the JSON, or other values for the usual ones, ``id``
+                included.
 
         Raises:
-            ValueError: the server is not there, or the id is taken.
+            ValueError: the server does not exist, or the id is in use.
+            KeyError: ``omit`` names a field that the JSON does not have.
 
         """
         if server_id not in self._account.servers:
             raise ValueError(f"the fake server has no server {server_id}")
-        held = self._account.add(
+        backup = self._account.add(
             server_id,
             backup_type=backup_type,
             status=status,
@@ -194,49 +221,49 @@ class FakeVPS(Knobs):
             **extra_fields,
         )
         if seconds is not None:
-            self._account.end_later(held, seconds)
-        return dict(held.data)
+            self._account.end_later(backup, seconds)
+        return dict(backup.data)
 
     def remove_backup(self, backup_id: int) -> None:
-        """Take the backup away. Raises KeyError if it is not there."""
+        """Delete the backup. Raises KeyError if it does not exist."""
         if self._account.remove(backup_id) is None:
             raise KeyError(backup_id)
 
     def finish(self, backup_id: int, status: str = "completed") -> None:
-        """Give the backup this status at once. Raises KeyError if it is not there."""
-        held: Held | None = self._account.get(backup_id)
-        if held is None:
+        """Give the backup this status at once. Raises KeyError if it does not exist."""
+        backup = self._account.get(backup_id)
+        if backup is None:
             raise KeyError(backup_id)
-        held.become(status)
+        backup.set_status(status)
 
     def inject(self, *faults: Fault) -> None:
-        """Put these faults in force, after those that are."""
-        self._script.add(faults)
+        """Add these faults; earlier ones are tried first."""
+        self._active_faults.add(faults)
 
     def clear_faults(self) -> None:
-        """Leave no fault in force."""
-        self._script.clear()
+        """Remove every fault."""
+        self._active_faults.clear()
 
     def revoke(self) -> None:
-        """Refuse the token with 401 from now on."""
+        """Answer 401 to the token from now on."""
         self._api.revoked = True
 
     def forbid(self) -> None:
-        """Refuse every request that has the token with 403 from now on."""
+        """Answer 403 to every request with the token from now on."""
         self._api.forbidden = True
 
     def allow(self) -> None:
-        """Undo `revoke` and `forbid`."""
+        """Accept the token again after `revoke` or `forbid`."""
         self._api.revoked = self._api.forbidden = False
 
     def drop_connections(self) -> None:
-        """Cut every open connection, idle or not; new ones are welcome."""
-        self._wire.drop_connections()
+        """Cut every open connection, idle or not; new connections are accepted."""
+        self._listener.drop_connections()
 
-    def _fill(self) -> None:
+    def _add_first_backups(self) -> None:
         if not isinstance(self._backups, int):
             for fields in self._backups:
-                self._fill_one(fields)
+                self._add_from(fields)
             return
         for number in range(self._backups):
             age = DAY * (self._backups - number) / (self._backups + 1)
@@ -249,7 +276,7 @@ class FakeVPS(Knobs):
                     description="Automatic daily backup",
                 )
 
-    def _fill_one(self, fields: Mapping[str, Any]) -> None:
+    def _add_from(self, fields: Mapping[str, Any]) -> None:
         rest = dict(fields)
         server = rest.get("server", rest.pop("server_id", None))
         if isinstance(server, Mapping):
@@ -265,7 +292,7 @@ def _name(server_id: int) -> str:
     return f"server-{server_id:04d}"
 
 
-def _named(servers: int | Iterable[int] | Mapping[int, str]) -> dict[int, str]:
+def _with_names(servers: int | Iterable[int] | Mapping[int, str]) -> dict[int, str]:
     if isinstance(servers, Mapping):
         return dict(servers)
     ids = range(1, servers + 1) if isinstance(servers, int) else servers

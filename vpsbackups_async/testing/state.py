@@ -1,4 +1,4 @@
-"""The account that the fake server holds in memory, and what time does to its backups."""
+"""The account in memory: servers and backups, which end, appear and expire as time passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import attrs
 from .clock import iso, parse_iso
 from .knobs import JSON, Knobs
 
-__all__ = ["Account", "Held", "Key", "Rows"]
+__all__ = ["Account", "Key", "SortedKeys", "StoredBackup"]
 
 DAY = 86_400.0
 RUNNING = "in_progress"
@@ -27,60 +27,61 @@ Key = tuple[Any, int]
 
 
 @attrs.define(eq=False)
-class Held:
-    """One backup as the server holds it; ``data`` is its JSON."""
+class StoredBackup:
+    """One backup of the account; ``data`` is its JSON."""
 
     id: int
     server_id: int
     data: JSON
     key: Key
-    _text: bytes | None = None
+    _encoded: bytes | None = None
 
     @property
-    def kind(self) -> object:
-        """The type of the backup."""
+    def backup_type(self) -> object:
+        """The type of the backup, or None if its JSON omits it."""
         return self.data.get("backup_type")
 
     @property
-    def text(self) -> bytes:
-        """The JSON as it goes into a list, made once for each state of the backup."""
-        if self._text is None:
-            self._text = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False).encode()
-        return self._text
+    def encoded(self) -> bytes:
+        """The encoded JSON, cached until the status changes."""
+        if self._encoded is None:
+            text = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False)
+            self._encoded = text.encode()
+        return self._encoded
 
-    def become(self, status: str) -> None:
-        """Take on this status, and a size if that is ``completed``."""
+    def set_status(self, status: str) -> None:
+        """Set the status, and a size if the backup is ``completed`` and has none."""
         self.data["status"] = status
         if status == DONE and self.data.get("size_mb") is None:
             self.data["size_mb"] = 4000 + self.id * 7 % 1000
-        self._text = None
+        self._encoded = None
 
 
-class Rows:
-    """Keys of backups in ascending order; adding at the end, the usual case, costs nothing."""
+class SortedKeys:
+    """Keys of backups in ascending order. Appending the largest key, the usual case, is O(1)."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.keys: list[Key] = list(keys)
 
     def add(self, key: Key) -> None:
-        """Put the key in its place."""
+        """Insert the key at its sorted position."""
         if not self.keys or key > self.keys[-1]:
             self.keys.append(key)
         else:
             bisect.insort(self.keys, key)
 
     def discard(self, key: Key) -> None:
-        """Take the key out, if it is there."""
-        place = bisect.bisect_left(self.keys, key)
-        if place < len(self.keys) and self.keys[place] == key:
-            del self.keys[place]
+        """Remove the key if it is present."""
+        index = bisect.bisect_left(self.keys, key)
+        if index < len(self.keys) and self.keys[index] == key:
+            del self.keys[index]
 
 
 class Account:
-    """Servers and backups, with indexes by server and type.
+    """Servers and backups, with indexes by server and by type.
 
-    Nothing runs in the background: what falls due (a backup ends, shows in the list, expires) is
-    settled when somebody looks.
+    Nothing runs in the background. A backup that is due to end, to appear in the list or to expire
+    does so at the next access.
     """
 
     def __init__(
@@ -97,78 +98,82 @@ class Account:
         self._knobs = knobs
         self._clock = clock
         self._shuffle = random.Random(seed)
-        self._held: dict[int, Held] = {}
-        self._on_server: dict[int, dict[int, Held]] = defaultdict(dict)
-        self._rows = Rows()
-        self._rows_by_server: dict[int, Rows] = defaultdict(Rows)
-        self._rows_by_type: dict[object, Rows] = defaultdict(Rows)
+        self._backups: dict[int, StoredBackup] = {}
+        self._by_server: dict[int, dict[int, StoredBackup]] = defaultdict(dict)
+        self._keys = SortedKeys()
+        self._keys_by_server: dict[int, SortedKeys] = defaultdict(SortedKeys)
+        self._keys_by_type: dict[object, SortedKeys] = defaultdict(SortedKeys)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._turn = itertools.count()
+        self._sequence = itertools.count()
         self._last_id = 0
 
-    def settle(self) -> None:
-        """Let all happen that fell due until now."""
+    def run_due(self) -> None:
+        """Apply every change that is due by now."""
         while self._due and self._due[0][0] <= self._clock():
             heapq.heappop(self._due)[2]()
 
-    def get(self, backup_id: int) -> Held | None:
-        """The backup with this id, in the list or not yet, or None."""
-        self.settle()
-        return self._held.get(backup_id)
+    def get(self, backup_id: int) -> StoredBackup | None:
+        """The backup with this id, in the list or not yet; None if it does not exist."""
+        self.run_due()
+        return self._backups.get(backup_id)
 
-    def all(self) -> list[Held]:
-        """Every backup, by ascending id, those not yet in the list too."""
-        self.settle()
-        return sorted(self._held.values(), key=lambda held: held.id)
+    def all(self) -> list[StoredBackup]:
+        """Every backup in ascending order of id, including those not yet in the list."""
+        self.run_due()
+        return sorted(self._backups.values(), key=lambda backup: backup.id)
 
-    def rows(self, server_id: int | None = None, kind: str | None = None) -> list[Key]:
-        """Keys of the listed backups, ascending; a filter costs no look at other servers."""
-        self.settle()
+    def keys(self, server_id: int | None = None, backup_type: str | None = None) -> list[Key]:
+        """Keys of the listed backups, ascending; a filter by server reads only that server's."""
+        self.run_due()
         if server_id is None:
-            rows = self._rows if kind is None else self._rows_by_type.get(kind, _NONE)
-            return rows.keys
-        keys = self._rows_by_server.get(server_id, _NONE).keys
-        return keys if kind is None else [k for k in keys if self._held[k[1]].kind == kind]
+            if backup_type is None:
+                return self._keys.keys
+            return self._keys_by_type.get(backup_type, _NO_KEYS).keys
+        keys = self._keys_by_server.get(server_id, _NO_KEYS).keys
+        if backup_type is None:
+            return keys
+        return [key for key in keys if self._backups[key[1]].backup_type == backup_type]
 
-    def text(self, key: Key) -> bytes:
-        """The JSON of a listed backup."""
-        return self._held[key[1]].text
+    def encoded(self, key: Key) -> bytes:
+        """The encoded JSON of a listed backup."""
+        return self._backups[key[1]].encoded
 
-    def on_server(self, server_id: int) -> Iterable[Held]:
-        """Every backup of one server."""
-        self.settle()
-        return self._on_server.get(server_id, {}).values()
+    def on_server(self, server_id: int) -> Iterable[StoredBackup]:
+        """Every backup of one server, including those not yet in the list."""
+        self.run_due()
+        return self._by_server.get(server_id, {}).values()
 
-    def remove(self, backup_id: int) -> Held | None:
-        """The backup that is gone now, or None if there was none with this id."""
-        self.settle()
-        held = self._held.pop(backup_id, None)
-        if held is not None:
-            del self._on_server[held.server_id][held.id]
-            self._rows.discard(held.key)
-            self._rows_by_server[held.server_id].discard(held.key)
-            self._rows_by_type[held.kind].discard(held.key)
-        return held
+    def remove(self, backup_id: int) -> StoredBackup | None:
+        """Remove a backup and return it, or return None if it does not exist."""
+        self.run_due()
+        backup = self._backups.pop(backup_id, None)
+        if backup is not None:
+            del self._by_server[backup.server_id][backup.id]
+            self._keys.discard(backup.key)
+            self._keys_by_server[backup.server_id].discard(backup.key)
+            self._keys_by_type[backup.backup_type].discard(backup.key)
+        return backup
 
-    def create(self, server_id: int, description: str) -> Held:
-        """A manual backup that has just begun and will end by the knobs."""
+    def create(self, server_id: int, description: str) -> StoredBackup:
+        """Start a manual backup, which appears in the list and ends as the knobs say."""
         knobs = self._knobs
-        held = self.add(server_id, status=RUNNING, description=description, listed=False)
-        takes = knobs.backup_seconds
-        seconds = takes(dict(held.data)) if callable(takes) else takes
-        self._later(self._clock() + knobs.visible_after, lambda: self._show(held))
-        self.end_later(held, seconds)
-        self.settle()
-        return held
+        backup = self.add(server_id, status=RUNNING, description=description, listed=False)
+        seconds = knobs.backup_seconds
+        if callable(seconds):
+            seconds = seconds(dict(backup.data))
+        self._schedule(self._clock() + knobs.visible_after, lambda: self._show(backup))
+        self.end_later(backup, seconds)
+        self.run_due()
+        return backup
 
-    def end_later(self, held: Held, seconds: float) -> None:
-        """Have the backup complete then, or fail by the knobs, if it still runs."""
+    def end_later(self, backup: StoredBackup, seconds: float) -> None:
+        """End the backup in ``seconds``, completed or failed as the knobs say, if it still runs."""
 
         def end() -> None:
-            if held.data.get("status") == RUNNING:
-                held.become(self._knobs.failed_status if self._fails(held) else DONE)
+            if backup.data.get("status") == RUNNING:
+                backup.set_status(self._knobs.failed_status if self._fails(backup) else DONE)
 
-        self._later(self._clock() + seconds, end)
+        self._schedule(self._clock() + seconds, end)
 
     def add(
         self,
@@ -182,10 +187,10 @@ class Account:
         omit: Iterable[str] = (),
         listed: bool = True,
         **fields: Any,
-    ) -> Held:
-        """A backup with these fields; see `FakeVPS.add_backup`."""
+    ) -> StoredBackup:
+        """Add a backup with these fields and return it; see `FakeVPS.add_backup`."""
         backup_id = int(fields.pop("id", self._last_id + 1))
-        if backup_id in self._held:
+        if backup_id in self._backups:
             raise ValueError(f"backup {backup_id} is there already")
         if isinstance(created_at, datetime):
             created_at = iso(created_at.timestamp())
@@ -201,44 +206,44 @@ class Account:
             "description": description,
             **fields,
         }
-        held = Held(backup_id, server_id, data, self._key(backup_id, created_at))
+        backup = StoredBackup(backup_id, server_id, data, self._key(backup_id, created_at))
         if size_mb is ...:
-            held.become(status)
+            backup.set_status(status)
         for name in omit:
             del data[name]
-        self._keep(held, listed)
-        return held
+        self._store(backup, listed)
+        return backup
 
-    def _keep(self, held: Held, listed: bool) -> None:
-        self._last_id = max(self._last_id, held.id)
-        self._held[held.id] = held
-        self._on_server[held.server_id][held.id] = held
+    def _store(self, backup: StoredBackup, listed: bool) -> None:
+        self._last_id = max(self._last_id, backup.id)
+        self._backups[backup.id] = backup
+        self._by_server[backup.server_id][backup.id] = backup
         if listed:
-            self._show(held)
-        expires = parse_iso(held.data.get("expires_at"))
+            self._show(backup)
+        expires = parse_iso(backup.data.get("expires_at"))
         if expires is not None:
-            self._later(expires, lambda: self._expire(held))
+            self._schedule(expires, lambda: self._expire(backup))
 
-    def _later(self, when: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (when, next(self._turn), what))
+    def _schedule(self, when: float, change: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (when, next(self._sequence), change))
 
-    def _show(self, held: Held) -> None:
-        if self._held.get(held.id) is held:
-            self._rows.add(held.key)
-            self._rows_by_server[held.server_id].add(held.key)
-            self._rows_by_type[held.kind].add(held.key)
+    def _show(self, backup: StoredBackup) -> None:
+        if self._backups.get(backup.id) is backup:
+            self._keys.add(backup.key)
+            self._keys_by_server[backup.server_id].add(backup.key)
+            self._keys_by_type[backup.backup_type].add(backup.key)
 
-    def _expire(self, held: Held) -> None:
-        if self._held.get(held.id) is held:
-            self.remove(held.id)
+    def _expire(self, backup: StoredBackup) -> None:
+        if self._backups.get(backup.id) is backup:
+            self.remove(backup.id)
 
-    def _fails(self, held: Held) -> bool:
+    def _fails(self, backup: StoredBackup) -> bool:
         fails = self._knobs.fails
-        return fails(dict(held.data)) if callable(fails) else held.server_id in fails
+        return fails(dict(backup.data)) if callable(fails) else backup.server_id in fails
 
-    def _expiry(self, kind: str, created_at: str) -> str | None:
+    def _expiry(self, backup_type: str, created_at: str) -> str | None:
         created = parse_iso(created_at)
-        if kind != "automatic" or created is None:
+        if backup_type != "automatic" or created is None:
             return None
         return iso(created + self._knobs.retention_days * DAY)
 
@@ -252,4 +257,4 @@ class Account:
                 return 0, backup_id
 
 
-_NONE = Rows()
+_NO_KEYS = SortedKeys()

@@ -1,4 +1,4 @@
-"""The endpoints of the backups API, over an account in memory."""
+"""The endpoints of the backups API, backed by an account in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MISSING = object()
 
 
 class _RefusedError(Exception):
-    """The body is refused with this answer."""
+    """The request's body is invalid; ``answer`` is the reply."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer)
@@ -33,9 +33,10 @@ class _RefusedError(Exception):
 
 
 class Api:
-    """Answers to requests, as the provider's Django server would give them.
+    """Answers requests as the provider's Django server would.
 
-    ``restores`` collects the (server id, backup id) of every restore that was accepted.
+    ``restores`` collects the (server id, backup id) of every accepted restore. ``revoked`` and
+    ``forbidden`` make it answer 401 and 403.
     """
 
     def __init__(self, account: Account, knobs: Knobs) -> None:
@@ -44,30 +45,30 @@ class Api:
         self.forbidden = False
         self._account = account
         self._knobs = knobs
-        self._verbs: dict[str, dict[str, Callable[..., Answer]]] = {
+        self._handlers: dict[str, dict[str, Callable[..., Answer]]] = {
             "backups": {"GET": self._list, "POST": self._create},
             "backup": {"DELETE": self._delete},
             "restore": {"POST": self._restore},
         }
 
     def answer(self, seen: SeenRequest, base: str) -> Answer:
-        """The answer to a request; ``base`` is the scheme, host and port that it came to."""
+        """The answer to a request; ``base`` is the scheme, host and port it was sent to."""
         root = self._knobs.prefix.rstrip("/") + "/api/v1"
         tail = seen.path[len(root) :] if seen.path.startswith(root) else ""
         name, ids = _route(tail)
         if name is None:
             if not tail.endswith("/") and _route(tail + "/")[0] is not None:
-                return _with_slash(seen)
+                return _redirect_to_slash(seen)
             return Answer(404, b"<h1>Not Found</h1>", {"Content-Type": HTML_TYPE})
         if refused := self._refuse(seen):
             return refused
-        verbs = self._verbs[name]
-        verb = verbs.get(seen.method)
-        if verb is None:
-            allow = ", ".join([*verbs, "OPTIONS"])
+        handlers = self._handlers[name]
+        handler = handlers.get(seen.method)
+        if handler is None:
+            allow = ", ".join([*handlers, "OPTIONS"])
             return problem(405, f'Method "{seen.method}" not allowed.', {"Allow": allow})
         try:
-            return verb(seen, base, *ids)
+            return handler(seen, base, *ids)
         except _RefusedError as refusal:
             return refusal.answer
 
@@ -89,16 +90,17 @@ class Api:
         knobs, account = self._knobs, self._account
         if server_id not in account.servers:
             return problem(404, "Server not found.")
-        held = [backup.data for backup in account.on_server(server_id)]
-        if knobs.one_at_a_time and any(data.get("status") == RUNNING for data in held):
+        backups = [backup.data for backup in account.on_server(server_id)]
+        if knobs.one_at_a_time and any(data.get("status") == RUNNING for data in backups):
             return problem(409, "A backup of this server is already in progress.")
-        if sum(data.get("backup_type") == "manual" for data in held) >= knobs.quota:
-            words = f"A server can have at most {knobs.quota} manual backups."
-            return problem(knobs.quota_status, words)
-        # A backup that takes no time is completed in the list, yet the reply still says it runs.
-        made = account.create(server_id, description)
+        if sum(data.get("backup_type") == "manual" for data in backups) >= knobs.quota:
+            detail = f"A server can have at most {knobs.quota} manual backups."
+            return problem(knobs.quota_status, detail)
+        backup = account.create(server_id, description)
+        # With backup_seconds=0 the backup is completed already, but the reply always shows it in
+        # progress.
         started = {"status": RUNNING, "size_mb": None, "message": STARTED}
-        return answer_json(201, {**made.data, **started})
+        return answer_json(201, {**backup.data, **started})
 
     def _delete(self, _seen: SeenRequest, _base: str, backup_id: int) -> Answer:
         if self._account.remove(backup_id) is None:
@@ -109,8 +111,8 @@ class Api:
         backup_id = _integer(_fields(seen), "backup_id")
         if server_id not in self._account.servers:
             return problem(404, "Server not found.")
-        held = self._account.get(backup_id)
-        if held is None or held.server_id != server_id:
+        backup = self._account.get(backup_id)
+        if backup is None or backup.server_id != server_id:
             return problem(404, "Backup not found.")
         self.restores.append((server_id, backup_id))
         status, body = self._knobs.restore_reply
@@ -124,7 +126,7 @@ def _route(tail: str) -> tuple[str | None, list[int]]:
     return None, []
 
 
-def _with_slash(seen: SeenRequest) -> Answer:
+def _redirect_to_slash(seen: SeenRequest) -> Answer:
     path, mark, query = seen.target.partition("?")
     return Answer(301, b"", {"Location": f"{path}/{mark}{query}"})
 
@@ -138,13 +140,13 @@ def _fields(seen: SeenRequest) -> dict[str, Any]:
         raise _RefusedError(problem(400, "JSON parse error - the body is not valid JSON."))
     if not isinstance(fields, dict):
         given = type(fields).__name__
-        words = f"Invalid data. Expected a dictionary, but got {given}."
-        raise _bad_field("non_field_errors", words)
+        message = f"Invalid data. Expected a dictionary, but got {given}."
+        raise _bad_field("non_field_errors", message)
     return fields
 
 
-def _bad_field(name: str, words: str) -> _RefusedError:
-    return _RefusedError(answer_json(400, {name: [words]}))
+def _bad_field(name: str, message: str) -> _RefusedError:
+    return _RefusedError(answer_json(400, {name: [message]}))
 
 
 def _integer(fields: dict[str, Any], name: str) -> int:

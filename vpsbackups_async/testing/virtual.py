@@ -1,4 +1,4 @@
-"""Virtual time on asyncio's own event loop: what would be slept through is skipped."""
+"""Virtual time for asyncio's own event loop: its clock skips the time spent waiting."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from typing import Any, Self
 
 __all__ = ["VirtualTime"]
 
-# Bytes on loopback arrive before `send` returns on some systems and a moment later on others.
-ON_THEIR_WAY = 0.0002
+# Seconds. On some systems bytes on loopback arrive only a moment after `send` has returned.
+LOOPBACK_DELAY = 0.0002
 
 
 class VirtualTime:
-    """Virtual time for the running event loop: a wait of ten minutes takes no time.
+    """Virtual time for the running event loop: waiting ten minutes takes no real time.
 
         with VirtualTime() as virtual_time:
             await asyncio.sleep(600)
         assert virtual_time.elapsed == 600
 
-    The loop's clock stands still while code runs, and jumps to the next timer as soon as nothing
-    is left to do and no byte is under way. Clients and servers of the same loop talk to each other
-    over real sockets. While the loop also waits for something outside, a thread, a subprocess, or
-    a connection whose other end is elsewhere, its clock goes at the real pace.
+    The loop's clock stands still while code runs. It jumps to the next timer as soon as nothing is
+    left to do and no bytes are in transit. Clients and servers on the same loop talk to each other
+    over real sockets. While the loop waits for something outside of it (a thread, a subprocess, or
+    a connection to a peer outside of the loop), its clock runs at real speed.
 
-    It starts at 0 on a loop without timers, and else where the loop's clock is. Afterwards the
-    loop's clock goes on at the real pace from where it is. `time.time`, `time.monotonic` and
-    `datetime.now` are left alone.
+    The clock starts at 0 on a new loop that has no timers, and at the loop's own time otherwise.
+    After the block it continues from there at real speed. `time.time`, `time.monotonic` and
+    `datetime.now` are not changed.
 
-    Raises RuntimeError outside of a running loop, on a loop that is no `asyncio.SelectorEventLoop`
-    (uvloop's, for example), and on one that is on virtual time already.
+    Entering the block raises RuntimeError if no loop is running, if the loop is not an
+    `asyncio.SelectorEventLoop` (uvloop's is not), or if it is on virtual time already.
     """
 
     _loop: Any = None
 
     def __enter__(self) -> Self:
-        loop = self._loop = _fitting(asyncio.get_running_loop())
-        self._outside = _Outside(loop)
+        loop = self._loop = _checked(asyncio.get_running_loop())
+        self._outside = _OutsideWork(loop)
         self._poll = loop._selector.select
         is_new = "time" not in vars(loop) and not loop._scheduled
-        self._began = self._now = 0.0 if is_new else loop.time()
-        self._put_back = ExitStack()
-        self._put(loop, "time", self._time)
-        self._put(loop._selector, "select", self._select)
-        self._put(loop, "run_in_executor", self._outside.run_in_executor)
-        self._put(loop, "subprocess_exec", self._outside.subprocess_exec)
-        self._put(loop, "subprocess_shell", self._outside.subprocess_shell)
+        self._started_at = self._now = 0.0 if is_new else loop.time()
+        self._patches = ExitStack()
+        self._patch(loop, "time", self._time)
+        self._patch(loop._selector, "select", self._select)
+        self._patch(loop, "run_in_executor", self._outside.run_in_executor)
+        self._patch(loop, "subprocess_exec", self._outside.subprocess_exec)
+        self._patch(loop, "subprocess_shell", self._outside.subprocess_shell)
         return self
 
     def __exit__(
@@ -59,21 +59,21 @@ class VirtualTime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._put_back.close()
-        # A loop that other tests use too must not see its clock jump.
+        self._patches.close()
+        # The clock must not jump on a loop that other tests use too.
         real_time = type(self._loop).time.__get__(self._loop)
         ahead = self._now - real_time()
         self._loop.time = lambda: real_time() + ahead
 
     @property
     def elapsed(self) -> float:
-        """Seconds of virtual time since the start, in whole microseconds.
+        """Seconds of virtual time since the block was entered, rounded to microseconds.
 
-        Raises RuntimeError before the start.
+        Raises RuntimeError if the block has not been entered.
         """
         if self._loop is None:
             raise RuntimeError("virtual time is not on")
-        return round(self._now - self._began, 6)
+        return round(self._now - self._started_at, 6)
 
     def _time(self) -> float:
         return self._now
@@ -86,32 +86,32 @@ class VirtualTime:
             began = time.monotonic()
             events = self._poll(timeout)
             took = time.monotonic() - began
-            self._move_on(took if events or timeout is None else timeout)
+            self._advance(took if events or timeout is None else timeout)
             return events
         if timeout is None:
             return self._poll(None)
         if self._outside.has_connections:
-            time.sleep(ON_THEIR_WAY)  # a selector's own timeout is in whole milliseconds
+            time.sleep(LOOPBACK_DELAY)  # a selector's timeout has only millisecond resolution
             events = self._poll(0)
         if not events:
-            self._move_on(timeout)
+            self._advance(timeout)
         return events
 
-    def _move_on(self, seconds: float) -> None:
-        # In whole microseconds, so that many short waits add up to a long one; but never short of
-        # a timer by a rounding, for who waits until a moment would wait for ever.
+    def _advance(self, seconds: float) -> None:
+        # Round to microseconds, so that many short waits add up exactly. Never round down: the
+        # clock would stay just short of a timer, which would then never fire.
         then = self._now + seconds
         self._now = max(then, round(then, 6))
 
-    def _put(self, target: Any, name: str, value: Any) -> None:
+    def _patch(self, target: Any, name: str, value: Any) -> None:
         if name in vars(target):
-            self._put_back.callback(setattr, target, name, vars(target)[name])
+            self._patches.callback(setattr, target, name, vars(target)[name])
         else:
-            self._put_back.callback(delattr, target, name)
+            self._patches.callback(delattr, target, name)
         setattr(target, name, value)
 
 
-def _fitting(loop: Any) -> Any:
+def _checked(loop: Any) -> Any:
     if not isinstance(loop, asyncio.SelectorEventLoop):
         kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
         raise RuntimeError(f"virtual time needs an asyncio.SelectorEventLoop, not {kind}")
@@ -120,8 +120,8 @@ def _fitting(loop: Any) -> Any:
     return loop
 
 
-class _Outside:
-    """What a loop waits for that does not happen in the loop itself."""
+class _OutsideWork:
+    """Keeps track of threads, subprocesses and connections that a loop waits for."""
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
@@ -130,7 +130,7 @@ class _Outside:
         self._subprocess_shell = loop.subprocess_shell
         self._threads: set[asyncio.Future[Any]] = set()
         self._processes: list[asyncio.SubprocessTransport] = []
-        self._here: set[Any] = set()
+        self._local_addresses: set[Any] = set()
         anyio_threads = sys.modules.get("anyio.to_thread")
         self._anyio_threads = anyio_threads and anyio_threads.current_default_thread_limiter()
         self.has_connections = False
@@ -142,44 +142,49 @@ class _Outside:
         return future
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
-        return self._started(await self._subprocess_exec(*args, **kwargs))
+        return self._track(await self._subprocess_exec(*args, **kwargs))
 
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
-        return self._started(await self._subprocess_shell(*args, **kwargs))
+        return self._track(await self._subprocess_shell(*args, **kwargs))
 
-    def _started(self, process: Any) -> Any:
-        self._processes.append(process[0])
-        return process
+    def _track(self, started: tuple[Any, Any]) -> tuple[Any, Any]:
+        transport, _protocol = started
+        self._processes.append(transport)
+        return started
 
     def is_awaited(self) -> bool:
-        """Whether anything outside is under way; `has_connections` is up to date afterwards."""
+        """Whether the loop waits for anything outside of it; also updates `has_connections`."""
         self._processes = [each for each in self._processes if each.get_returncode() is None]
         try:
-            ends = list(self._ends())
-        except OSError:  # a pipe, or a connection in the making
+            pairs = list(self._address_pairs())
+        except OSError:  # a pipe, or a connection that is still being opened
             return True
-        self.has_connections = bool(ends)
-        # An end whose other end was here and is closed has nothing to wait for outside.
-        self._here.update(name for name, _ in ends)
+        self.has_connections = bool(pairs)
+        # Addresses are never removed: a peer that was on this loop and has closed its end is not
+        # outside of the loop either.
+        self._local_addresses.update(local for local, _ in pairs)
         return (
             bool(self._threads or self._processes)
             or bool(self._anyio_threads and self._anyio_threads.borrowed_tokens)
-            or any(peer not in self._here for _, peer in ends)
+            or any(peer not in self._local_addresses for _, peer in pairs)
         )
 
-    def _ends(self) -> Iterator[tuple[Any, Any]]:
-        """Both ends of every connection. Raises OSError for what has no two ends."""
+    def _address_pairs(self) -> Iterator[tuple[Any, Any]]:
+        """The local and peer address of every connection.
+
+        Raises OSError for a descriptor that has no such addresses.
+        """
         watched = set(self._loop._selector.get_map())
         for descriptor, transport in list(self._loop._transports.items()):
-            # Those that are closed stay until the garbage is collected.
+            # Closed transports stay in the mapping until they are garbage-collected.
             if transport.get_extra_info("socket").fileno() == descriptor:
                 yield transport.get_extra_info("sockname"), transport.get_extra_info("peername")
                 watched.discard(descriptor)
         for descriptor in watched - {self._loop._ssock.fileno()}:
-            yield from _ends_of(descriptor)
+            yield from _addresses_of(descriptor)
 
 
-def _ends_of(descriptor: int) -> Iterator[tuple[Any, Any]]:
+def _addresses_of(descriptor: int) -> Iterator[tuple[Any, Any]]:
     connection = socket(fileno=descriptor)
     try:
         if not connection.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):

@@ -1,7 +1,7 @@
-"""The pytest plugin of vpsbackups_async: a fake VPS.org, a client of it, and virtual time.
+"""The pytest plugin of vpsbackups_async: fixtures for a fake VPS.org, its client and virtual time.
 
-pytest loads this module at every start, so it imports neither the library nor anything that the
-library needs, until a fixture is used. That is why it lies outside of the package once installed.
+pytest imports this module in every run, so the library and its dependencies are imported only when
+a fixture is used. For the same reason it is installed as a top-level module, outside the package.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from vpsbackups_async import BackupsClient
     from vpsbackups_async.testing import FakeVPS, VirtualTime
 
-OURS = "fake_vps, backups_client and virtual_time"
+FIXTURES = "fake_vps, backups_client and virtual_time"
 MARKER = """\
-fake_vps(virtual_time=True, **knobs): the arguments of `FakeVPS` for the fixture fake_vps, such as \
-servers=3, backup_seconds=600, quota=10; virtual_time=False for a test at the real pace."""
+fake_vps(virtual_time=True, **knobs): arguments of `FakeVPS` for the fixture fake_vps, such as \
+servers=3, backup_seconds=600, quota=10; virtual_time=False runs the test in real time."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known, for `--strict-markers` and `pytest --markers`."""
+    """Register the marker, for `--strict-markers` and `pytest --markers`."""
     config.addinivalue_line("markers", MARKER)
 
 
 @pytest.fixture
 async def virtual_time(request: pytest.FixtureRequest) -> AsyncIterator[VirtualTime]:
-    """Virtual time for the test: it waits ten minutes in no time, see `VirtualTime`.
+    """Virtual time for the test: waiting ten minutes takes no real time; see `VirtualTime`.
 
-    On for every test that uses `fake_vps` or `backups_client`, unless
-    `@pytest.mark.fake_vps(virtual_time=False)` says otherwise.
+    `fake_vps` and `backups_client` use it too. `@pytest.mark.fake_vps(virtual_time=False)` turns
+    it off. The test fails if its event loop does not support virtual time.
     """
     from vpsbackups_async.testing import VirtualTime  # noqa: PLC0415
 
@@ -53,14 +53,14 @@ async def virtual_time(request: pytest.FixtureRequest) -> AsyncIterator[VirtualT
 
 @pytest.fixture
 async def fake_vps(
-    virtual_time: VirtualTime,  # noqa: ARG001  # its clock follows the loop's from the start
+    virtual_time: VirtualTime,  # noqa: ARG001  # first, as its clock follows the loop's
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[FakeVPS]:
-    """A started `FakeVPS`, on virtual time, with the knobs of `@pytest.mark.fake_vps(...)`.
+    """A started `FakeVPS` on virtual time, with the knobs of `@pytest.mark.fake_vps(...)`.
 
-    VPS_API_TOKEN and VPS_API_URL lead to it, so that a `BackupsClient()` that the tested code
-    makes for itself finds it, and never the real API.
+    During the test VPS_API_TOKEN and VPS_API_URL point to it, so that a `BackupsClient()` in the
+    tested code uses it and never the real API. The test fails if the marker has an unknown knob.
     """
     from vpsbackups_async.testing import FakeVPS  # noqa: PLC0415
 
@@ -81,7 +81,7 @@ async def fake_vps(
 
 @pytest.fixture
 async def backups_client(fake_vps: FakeVPS) -> AsyncIterator[BackupsClient]:
-    """A `BackupsClient` of `fake_vps`, with everything else as by default."""
+    """A `BackupsClient` for `fake_vps` with default options."""
     from vpsbackups_async import BackupsClient  # noqa: PLC0415
 
     async with BackupsClient(fake_vps.token, base_url=fake_vps.url) as client:
@@ -89,7 +89,7 @@ async def backups_client(fake_vps: FakeVPS) -> AsyncIterator[BackupsClient]:
 
 
 def _knobs(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What the markers of the test say, the closest last."""
+    """The keywords of the test's markers; the closest marker overrides the others."""
     knobs: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("fake_vps"))):
         if marker.args:
@@ -102,41 +102,41 @@ def _knobs(request: pytest.FixtureRequest) -> dict[str, Any]:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Hand a fixture of ours to whatever runs the test: pytest-asyncio, or anyio's plugin."""
+    """Set up our async fixtures with the plugin that runs the test: pytest-asyncio or anyio."""
     if getattr(fixturedef.func, "__module__", None) == __name__:
         function = inspect.unwrap(fixturedef.func)
-        # For the whole test: pytest-asyncio looks again when it comes to the call.
-        fixturedef.func = _as_the_runner_takes_it(function, request)  # type: ignore[misc]
+        # Not restored afterwards: pytest-asyncio reads it again when it calls the test.
+        fixturedef.func = _adapted_to_runner(function, request)  # type: ignore[misc]
     return (yield)
 
 
-def _as_the_runner_takes_it(
+def _adapted_to_runner(
     function: Callable[..., Any], request: pytest.FixtureRequest
 ) -> Callable[..., Any]:
     test = getattr(request.node, "obj", None)
     test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
     if not inspect.iscoroutinefunction(test):
-        words = f"{OURS} are for tests on an event loop: write the test as `async def`"
-        return _refusing(function, words)
+        message = f"{FIXTURES} are for tests on an event loop: write the test as `async def`"
+        return _failing(function, message)
     if "anyio_backend" in request.fixturenames:
         return _for_anyio(function, request)
     marker = request.node.get_closest_marker("asyncio")
     if marker is not None and request.config.pluginmanager.has_plugin("asyncio"):
         return _for_pytest_asyncio(function, request, marker)
-    words = (
-        f"{OURS} need a runner of async tests: install pytest-asyncio and mark the test with"
+    message = (
+        f"{FIXTURES} need a runner of async tests: install pytest-asyncio and mark the test with"
         " @pytest.mark.asyncio, or install anyio and mark it with @pytest.mark.anyio"
     )
-    return _refusing(function, words)
+    return _failing(function, message)
 
 
-def _refusing(function: Callable[..., Any], words: str) -> Callable[..., Any]:
-    # pytest keeps no failure but that of the fixture itself: one of a hook confuses it.
+def _failing(function: Callable[..., Any], message: str) -> Callable[..., Any]:
+    # pytest reports a failure correctly only if the fixture raises it, and not if a hook does.
     @functools.wraps(function)
-    def refuse(**_: object) -> None:
-        pytest.fail(words, pytrace=False)
+    def fail(**_: object) -> None:
+        pytest.fail(message, pytrace=False)
 
-    return refuse
+    return fail
 
 
 def _for_anyio(function: Callable[..., Any], request: pytest.FixtureRequest) -> Callable[..., Any]:
@@ -144,22 +144,24 @@ def _for_anyio(function: Callable[..., Any], request: pytest.FixtureRequest) -> 
     kind = backend if isinstance(backend, str) else backend[0]
     if kind == "asyncio":
         return function
-    words = f'{OURS} work on asyncio, not on {kind}: let a fixture anyio_backend return "asyncio"'
-    return _refusing(function, words)
+    message = (
+        f'{FIXTURES} work on asyncio, not on {kind}: let a fixture anyio_backend return "asyncio"'
+    )
+    return _failing(function, message)
 
 
 def _for_pytest_asyncio(
     function: Callable[..., Any], request: pytest.FixtureRequest, marker: pytest.Mark
 ) -> Callable[..., Any]:
-    import pytest_asyncio  # noqa: PLC0415  # it is there, and in use
+    import pytest_asyncio  # noqa: PLC0415  # optional, but known to be in use here
 
-    # On the loop of the test, wherever the project has its other fixtures run.
+    # Run on the test's loop, whatever loop the project configures for its fixtures.
     scope = (
         marker.kwargs.get("loop_scope")
         or marker.kwargs.get("scope")
         or request.config.getini("asyncio_default_test_loop_scope")
     )
-    # The mark is on a function of its own, so that a test of anyio's is free of it.
+    # Mark a new function instead of the original, which a test under anyio may use as well.
     marked = functools.update_wrapper(functools.partial(function), function)
     pytest_asyncio.fixture(marked, loop_scope=scope)
     return marked
