@@ -27,7 +27,7 @@ POLL = 0.05
 
 def recipe(framework: str) -> str:
     """The README's code for this framework; a test that needs one that is missing is skipped."""
-    pytest.importorskip(framework, reason=f"{framework} comes with the dev extra")
+    pytest.importorskip(framework, reason=f"{framework} comes with the dev group")
     [block] = [app for app in APPS if re.search(rf"^from {framework}\b", app, re.MULTILINE)]
     return block
 
@@ -76,7 +76,7 @@ async def serving(
         finally:
             await runner.cleanup()
         return
-    uvicorn = pytest.importorskip("uvicorn", reason="uvicorn comes with the dev extra")
+    uvicorn = pytest.importorskip("uvicorn", reason="uvicorn comes with the dev group")
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
     # The socket listens already: who comes too early waits in line.
     running = asyncio.create_task(server.serve(sockets=[sock]))

@@ -301,7 +301,7 @@ def test_real_time_is_there_for_tests_that_ask_for_it(project: pytest.Pytester) 
 
 
 def test_uvloop_is_refused_for_virtual_time_and_fine_without(project: pytest.Pytester) -> None:
-    pytest.importorskip("uvloop", reason="uvloop comes with the dev extra")
+    pytest.importorskip("uvloop", reason="uvloop comes with the dev group")
     project.makeconftest("""
         import pytest
 

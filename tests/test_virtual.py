@@ -249,7 +249,7 @@ def test_it_needs_a_running_loop() -> None:
 
 
 def test_it_needs_asyncios_own_loop() -> None:
-    uvloop = pytest.importorskip("uvloop", reason="uvloop comes with the dev extra")
+    uvloop = pytest.importorskip("uvloop", reason="uvloop comes with the dev group")
 
     async def enter() -> None:
         with VirtualTime():

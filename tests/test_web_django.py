@@ -49,7 +49,7 @@ async def fake() -> AsyncIterator[FakeVPS]:
 @asynccontextmanager
 async def serving(fake: FakeVPS, folder: Path) -> AsyncIterator[int]:
     """The port of the recipe under uvicorn, which must end cleanly and say nothing."""
-    pytest.importorskip("uvicorn", reason="uvicorn comes with the dev extra")
+    pytest.importorskip("uvicorn", reason="uvicorn comes with the dev group")
     (folder / "recipe.py").write_text(recipe("django") + MORE, "utf-8")
     command = [sys.executable, "-W", "error", "-X", "dev", "-m", "uvicorn", "recipe:app"]
     with listening_socket() as sock:
