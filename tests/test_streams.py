@@ -603,3 +603,12 @@ async def test_a_body_that_is_cancelled_as_its_chunk_is_taken_sends_no_further_r
         with pytest.raises(asyncio.CancelledError):
             await going_on
         assert long.count() == client.stats.requests == 1
+
+
+async def test_a_stream_and_a_fleet_show_what_they_are_for(client: BackupsClient) -> None:
+    stream = client.list(server_id=2, backup_type="manual", page_size=5, prefetch=3)
+    asked = "/backups/?server_id=2&backup_type=manual&page_size=5"
+    assert repr(stream) == f"<BackupStream of {asked}, prefetch=3>"
+    assert repr(client.list()) == "<BackupStream of /backups/, prefetch=0>"
+    assert repr(client.fleet([1, 2], concurrency=8)) == "<Fleet of 2 servers, concurrency=8>"
+    assert repr(client.fleet(iter([1]))) == "<Fleet of servers, concurrency=64>"

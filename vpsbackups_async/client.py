@@ -59,13 +59,13 @@ DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0
 
 @frozen
 class ClientStats:
-    """What a client has done so far.
+    """What a client has done so far, and the state of its limiter.
 
-    `requests` counts every attempt that went out, `retries` those that followed a failure,
-    `rate_limited` the answers with 429, `bytes_received` the decoded bodies in bytes. Of the
-    limiter now, with all that share it: `limit` is how many requests it lets run at once, `running`
-    how many do, `waiting` how many are in line (each None where the limiter does not tell), and
-    `gate_closed_for` the seconds until it opens again after a 429, 0 while it is open.
+    `requests` counts all attempts, `retries` those that followed a failure, `rate_limited` the
+    answers with 429, `bytes_received` the decoded bodies in bytes. The limiter, which other clients
+    may share, lets `limit` requests run at once; `running` are running and `waiting` wait for it
+    (each None if the limiter does not tell). `gate_closed_for` is the time in seconds until it
+    opens again after a 429, 0 while it is open.
     """
 
     requests: int = 0
@@ -81,18 +81,24 @@ class ClientStats:
 class BackupsClient:
     """A client of the VPS.org backups API for one token, made once and shared by all tasks.
 
-    It may be made anywhere, at import time as well: it opens its connections on first use, in the
-    event loop that runs then. Close it with `async with` or `await client.close()`.
+    It may be created at import time: it opens its connections on first use, in the event loop that
+    runs then. Close it with `async with` or `await client.close()`.
 
-    `token` and `base_url` come from `VPS_API_TOKEN` and `VPS_API_URL` where they are not given;
-    the URL may end in `/api/v1` or not. `timeouts` and `retry` hold for each call; `limiter`
-    decides how many requests run at once and may be shared. `session` is an
-    `aiohttp.ClientSession` of your own, which is used and never closed. `ssl_context` brings a CA
-    of your own. `proxy` is a URL, or "env" for the usual variables (`.netrc` is never read).
-    `max_response_bytes` bounds one decoded reply. `on_event` is called with each event of
-    `vpsbackups_async.events`, in the event loop; what it raises is logged.
+    - `token` and `base_url` default to the environment's `VPS_API_TOKEN` and `VPS_API_URL`; the URL
+      may end in `/api/v1` or not.
+    - `timeouts` and `retry` hold for each call.
+    - `limiter` decides how many requests run at once; several clients may share one.
+    - `session` is an `aiohttp.ClientSession` of your own; it is used and never closed.
+    - `ssl_context` is for a CA of your own.
+    - `proxy` is a URL, or "env" for the usual variables (`.netrc` is never read).
+    - `allow_insecure` allows a plain `http://` URL to another machine, where anybody on the way can
+      read the token; to this machine (loopback) it is always allowed.
+    - `max_response_bytes` is the largest decoded body of a reply, in bytes.
+    - `on_event` is called with each event of `vpsbackups_async.events`, in the event loop; what it
+      raises is logged.
 
-    Raises `ConfigurationError` for a token or URL that cannot work, `ValueError` for bad numbers.
+    Raises `ConfigurationError` for a token, URL, proxy or `ssl_context` that cannot work, and
+    `ValueError` for numbers out of range.
     """
 
     def __init__(
@@ -110,7 +116,7 @@ class BackupsClient:
         max_response_bytes: int = 16 * 2**20,
         on_event: OnEvent | None = None,
     ) -> None:
-        # Wrapped before anything can fail: a traceback may show the locals of this frame.
+        # Wrapped before anything can fail: a traceback may show this frame's locals.
         token = Secret.wrap(os.environ.get("VPS_API_TOKEN", "") if token is None else token)
         check_int("max_response_bytes", max_response_bytes)
         if on_event is not None:
@@ -141,7 +147,7 @@ class BackupsClient:
         self._jobs = Jobs()
 
     def __repr__(self) -> str:
-        # A traceback that shows locals asks for it while `__init__` fails, too.
+        # A traceback with locals also calls it if `__init__` fails.
         session = getattr(self, "_session", None)
         return f"<BackupsClient of {session.root if session else 'nothing yet'}>"
 
@@ -206,21 +212,24 @@ class BackupsClient:
         description: str | None = None,
         if_running: Literal["raise", "wait", "adopt"] = "raise",
     ) -> Backup:
-        """Start a manual backup; the backup as the API begins it, `in_progress`.
+        """A new manual backup as the API starts it, `in_progress`; `wait` waits for its end.
 
-        `await client.wait(backup)` waits for its end. Where the answer is lost (a cut connection, a
-        timeout, a 5xx), the server's backups are looked at: the new one, if there is one, is what
-        you get, and only if `RetryPolicy.create_grace` seconds show none is it asked for again.
-        A client starts one backup at a time on a server. While another one runs there, `if_running`
-        decides: "raise" leaves it to the server to refuse, "wait" waits for its end and creates
-        then, "adopt" gives you the running one.
+        `description` is any text. If the answer is lost (a cut connection, a timeout, a 5xx), the
+        server's backups are looked at: if there is a new one, it is returned; only if looks over
+        `RetryPolicy.create_grace` seconds show none is the create sent again.
 
-        A caller that is cancelled while the request is under way does not stop it: it ends in the
-        background, is logged with its id, and `close()` waits for it.
+        A client starts one backup at a time on a server. `if_running` says what to do if another
+        one runs there already: "raise" leaves it to the server to refuse, "wait" waits for its end
+        and creates then, "adopt" returns the running one.
 
-        Raises `ManualBackupLimitError` or `BackupInProgressError` where what the server holds does
-        not allow another, `CreateOutcomeUnknownError` where it cannot be told whether a backup was
-        made, and other `ApiError` and `TransportError`.
+        Cancelling the caller while the request is under way does not stop it: it ends in the
+        background, is logged and emitted as an event with the backup's id, and `close()` waits for
+        it.
+
+        Raises `ManualBackupLimitError` if the server has ten manual backups,
+        `BackupInProgressError` if one is running, `CreateOutcomeUnknownError` if nobody can tell
+        whether a backup was made, and other `ApiError` and `TransportError`; `ValueError` for bad
+        arguments.
         """
         check_int("server_id", server_id)
         if if_running not in {"raise", "wait", "adopt"}:
@@ -240,14 +249,15 @@ class BackupsClient:
     ) -> Backup:
         """The backup once it is completed; all waits of a client share their looks at the list.
 
-        `backoff` says when to look next, the first time included (default: 5 s, growing to 30 s).
-        `timeout` is in seconds of real time, None for no end. `on_poll` is called with an `Attempt`
-        after each look. A status that this library does not know is waited out, unless `on_unknown`
-        is "raise". A backup that is never listed is given `appear_grace` seconds to appear. Failed
-        looks are not the end of a wait, except for 401 and 403.
+        `backoff` gives the delay before each look, the first included (default: 5 s, growing to
+        30 s). `timeout` is in seconds, None for no limit. `on_poll` is called with an `Attempt`
+        after each look. A status that this library does not know does not end the wait, unless
+        `on_unknown` is "raise". A backup that is not listed has `appear_grace` seconds to appear.
+        A failed look does not end the wait, except for 401 and 403.
 
         Raises `BackupFailedError`, `BackupDisappearedError`, `BackupNeverAppearedError` or
-        `WaitTimeoutError`, each with the ref to wait for again; `ValueError` for bad arguments.
+        `WaitTimeoutError`, each with the ref to wait for again; `AuthenticationError` or
+        `PermissionDeniedError` if the token is refused; `ValueError` for bad arguments.
         """
         known, ref = _known_and_ref(backup)
         if timeout is not None:
@@ -276,8 +286,10 @@ class BackupsClient:
     async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
         """Delete a backup for good; this cannot be undone.
 
-        Raises `NotFoundError` if there is no such backup, unless `missing_ok`. A second attempt
-        that finds it gone counts as done.
+        A 404 after an attempt whose answer was lost counts as done.
+
+        Raises `NotFoundError` if there is no such backup, unless `missing_ok`; other `ApiError` and
+        `TransportError`; `ValueError` for an id out of range.
         """
         request = _wire.delete_request(backup_id)
         try:
@@ -289,8 +301,10 @@ class BackupsClient:
     async def restore(self, server_id: int, backup_id: int) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
 
-        Sent again only where nothing was sent, or a 429 refused it. An error whose `sent` is True,
-        or a `ServerError`, may mean that the restore is running: look at the server first.
+        It is sent again only if nothing was sent, or a 429 refused it. After an error whose `sent`
+        is True, or a `ServerError`, the restore may be running: look at the server first.
+
+        Raises `ApiError` and `TransportError`, `ValueError` for ids out of range.
         """
         reply = await self._transport.send(_wire.restore_request(server_id, backup_id))
         return _wire.read_restore(reply, server_id, backup_id)
@@ -298,7 +312,11 @@ class BackupsClient:
     def fleet(
         self, server_ids: Iterable[int] | AsyncIterable[int], *, concurrency: int | None = None
     ) -> Fleet:
-        """The same verbs over many servers at once, `concurrency` of them at a time."""
+        """The same verbs over many servers, `concurrency` of them at a time (None: 64).
+
+        `server_ids` is any iterable or async iterable; it is read lazily. Raises `ValueError` for
+        anything else, and for a `concurrency` below 1.
+        """
         return Fleet(self, server_ids, concurrency=concurrency, lists=self._lists)
 
     # --- In a web application ------------------------------------------------------------------
@@ -306,12 +324,12 @@ class BackupsClient:
     def background(
         self, work: Coroutine[Any, Any, T], *, name: str | None = None
     ) -> asyncio.Task[T]:
-        """Let work go on by itself, after a web handler has answered for example.
+        """A task that runs the work in the background, after a web handler has answered say.
 
-        The client keeps the task, and logs its end by its `name`: at INFO, with the backup if that
-        is what the work gives, or what it failed with at WARNING (ERROR with a traceback where that
-        is no `VPSBackupsError`). `close()` ends the waits of such work with an error that has the
-        ref to wait for again, cancels what still runs a second later, and waits for its end.
+        The client keeps the task and logs how it ends, by its `name`: the result at INFO, with the
+        backup if it is one, or the error at WARNING (ERROR with a traceback if it is not a
+        `VPSBackupsError`). `close()` ends the waits within such work with an error that has the ref
+        to wait for again, cancels what still runs a second later, and waits for its end.
 
         Raises `ConfigurationError` once the client is closed, `WrongEventLoopError` in another
         event loop than its own.
@@ -326,7 +344,8 @@ class BackupsClient:
     def asgi_lifespan(self, app: ASGIApp) -> ASGIApp:
         """The ASGI application, with this client open from its startup to its shutdown.
 
-        For one that knows no lifespan of its own, as Django's: the events of the lifespan end here.
+        For an application without a lifespan of its own, such as Django's: lifespan events are not
+        passed on to it.
         """
         return with_lifespan(app, self)
 
@@ -334,7 +353,7 @@ class BackupsClient:
 
     @property
     def stats(self) -> ClientStats:
-        """What this client has done so far, and the state of its limiter."""
+        """What this client has done so far, and the state of its limiter; sends nothing."""
         done, limiter = self._session.counters, self._session.limiter
         return ClientStats(
             done.requests,
@@ -350,12 +369,12 @@ class BackupsClient:
     async def close(self) -> None:
         """End all waits, lists and background jobs, and close the connections.
 
-        A create under way whose caller was cancelled, a background job for example, is waited for.
+        It waits for creates under way whose callers were cancelled, for example in background jobs.
         Closing twice does no harm.
         """
         try:
-            # In this order: a job whose wait ends says which backup it was, and one that is
-            # cancelled in a create leaves that to the creator.
+            # In this order, so that jobs whose waits end can say which backup they waited for, and
+            # creates whose jobs are cancelled are waited for.
             self._creator.stop()
             await self._hub.close()
             await self._jobs.close()

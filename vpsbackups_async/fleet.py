@@ -1,6 +1,6 @@
 """The verbs over many servers at once."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import aclosing
 from typing import Literal, Protocol
 
@@ -38,12 +38,12 @@ class Verbs(Protocol):
 class Fleet:
     """Many servers, `concurrency` of them at a time; made by `BackupsClient.fleet`.
 
-    `server_ids` is any iterable or async iterable and read lazily, so that a million is fine; one
-    that can be iterated once serves one verb once. An id that cannot be one is the outcome of its
-    own item and does not stop the rest; a server named twice is served twice.
+    `server_ids` is any iterable or async iterable. It is read lazily, so a million ids are fine; an
+    iterator serves one verb once. An id out of range fails as an item of its own and does not stop
+    the rest; a server named twice is served twice.
 
-    After the first 401 nothing more is sent: what runs ends, and the rest of the servers are not
-    attempted (`NotAttemptedError`). A 403 is a matter of its own server and stops nothing.
+    After the first 401 nothing more is sent: running items end, and the other servers are not
+    attempted (`NotAttemptedError`). A 403 fails its own server only.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class Fleet:
         self._concurrency = concurrency or DEFAULT_CONCURRENCY
         self._lists = lists
 
+    def __repr__(self) -> str:
+        ids = self._server_ids
+        servers = f"{len(ids)} servers" if isinstance(ids, Sized) else "servers"
+        return f"<Fleet of {servers}, concurrency={self._concurrency}>"
+
     def list(
         self,
         *,
@@ -71,20 +76,20 @@ class Fleet:
     ) -> AsyncGenerator[Backup]:
         """The backups of all servers as they come; a server named twice gives its backups twice.
 
-        Where the whole list has fewer pages than there are servers, it is read instead and filtered
-        here: one request tells its length, and up to 4,096 ids are read ahead to see (for up to a
-        second, where they take time to come). If that reading fails, or the list moves three times
-        while it is read, each server is asked after all, and gives what has not come before. In
-        this way the backups come in the list's order, and a server that is not there has none; in
-        the other those of one server come together.
+        If the whole list has fewer pages than there are servers, it is read instead of each
+        server's list, and filtered here. One request tells its length, and up to 4,096 ids are read
+        ahead to compare (for up to a second, if they take time to come). The backups come in the
+        list's order then, and a server that does not exist has none; otherwise the backups of a
+        server come together. If the whole list cannot be read, or changes each of three times that
+        it is read, each server's list is read after all, without the backups given before.
 
-        A server that fails does not stop the rest: `FleetError` with all failures is raised at the
-        end, when everything else was handed out, what a failing server gave before included. After
-        a 401 the failures name up to a million servers that were not attempted.
+        A server that fails does not stop the others: `FleetError` with all failures is raised at
+        the end, after all backups that could be read, those of failing servers included. After a
+        401 the failures name up to a million servers that were not attempted.
 
         `on_progress` is called with a `Progress`, in servers, at most four times a second and at
-        the end. While the whole list is read, the servers count as done in proportion to it; that
-        goes back if it must be read again.
+        the end; what it raises is logged. While the whole list is read, servers count as done in
+        proportion to the pages; if it must be read again, they count from zero again.
 
         Raises `ValueError` for an unknown `backup_type`.
         """
@@ -103,18 +108,18 @@ class Fleet:
         on_error: OnError = "collect",
         on_progress: OnProgress | None = None,
     ) -> AsyncGenerator[Outcome[int, Backup]]:
-        """Start a backup of every server, and wait for its end if `wait`; one outcome each.
+        """One outcome for each server: its new backup, completed if `wait`, or the error.
 
-        The outcomes come as they end. With `wait` a server keeps its place among the `concurrency`
-        at a time until its backup is completed; `backoff` and `timeout` (seconds) are those of
-        `BackupsClient.wait`. An outcome whose error is a `WaitError` has the id of the backup that
-        was started in its `ref`; another error of a wait (a refused token, say) has it in a note.
+        With `wait` a server keeps its place among the `concurrency` at a time until its backup is
+        completed; `backoff` and `timeout` (seconds) are those of `BackupsClient.wait`. The error of
+        a failed wait has the id of the started backup: a `WaitError` in its `ref`, any other (a
+        refused token, say) in a note.
 
-        With `on_error="stop"` nothing is started after the first failure, as after a 401 in any
-        case: what runs is finished, and the rest of the servers are `NotAttemptedError` outcomes,
-        whose `__cause__` is that failure. The ids are still read to their end; where they have
-        none, leave the loop. `on_progress` is called with a `Progress` at most four times a second
-        and at the end; what it raises is logged.
+        With `on_error="stop"` nothing is started after the first failure, and after a 401 in any
+        case: running items are finished, and the other servers end as `NotAttemptedError` whose
+        `__cause__` is that failure. The ids are still read to their end; if they have none, leave
+        the loop. `on_progress` is called with a `Progress` at most four times a second and at the
+        end; what it raises is logged.
 
         Raises `ValueError` for bad arguments, before anything is started.
         """
@@ -151,7 +156,7 @@ class Fleet:
 
 
 def _refuses_all(error: VPSBackupsError) -> bool:
-    """Whether the token is no good; a create whose answer was lost tells so in its cause."""
+    """Whether the token is refused, for a create whose answer was lost by its cause."""
     return isinstance(error, AuthenticationError) or isinstance(
         error.__cause__, AuthenticationError
     )
