@@ -33,7 +33,6 @@ __all__ = [
     "RequestTimeoutError",
     "ResponseTooLargeError",
     "ServerError",
-    "StalePlanError",
     "TransportError",
     "UnexpectedRedirectError",
     "VPSBackupsError",
