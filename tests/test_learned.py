@@ -1,4 +1,4 @@
-"""`LearnedBackoff`: what it learns, when it looks, and what that saves."""
+"""`LearnedBackoff`: what it learns, when it looks, and what that saves; other learners."""
 
 import asyncio
 import copy
@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -302,3 +303,48 @@ async def test_a_wait_that_times_out_teaches_nothing() -> None:
         with pytest.raises(WaitTimeoutError):
             await client.wait(await client.create(2), backoff=strategy, timeout=50)
     assert len(strategy.history) == 0
+
+
+class Recorder:
+    """A backoff with a `learn` method that keeps what a wait tells it."""
+
+    def __init__(self) -> None:
+        self.lessons: list[tuple[Backup, float, float]] = []
+
+    def __call__(self, attempt: Attempt) -> float:
+        return 30.0
+
+    def learn(self, backup: Backup, running: float, completed: float) -> None:
+        self.lessons.append((backup, running, completed))
+
+
+@pytest.mark.virtual_time
+@pytest.mark.fake_vps(backup_seconds=100)
+async def test_a_wait_teaches_any_strategy_with_a_learn_method(client: BackupsClient) -> None:
+    strategy = Recorder()
+    done = await client.wait(await client.create(2), backoff=strategy)
+    assert strategy.lessons == [(done, pytest.approx(90, abs=1), pytest.approx(120, abs=1))]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.fake_vps(backup_seconds=10)
+async def test_a_strategy_that_saw_only_the_end_learns_that_it_ran_when_the_wait_began(
+    client: BackupsClient,
+) -> None:
+    strategy = Recorder()
+    done = await client.wait(await client.create(2), backoff=strategy)
+    assert strategy.lessons == [(done, 0, pytest.approx(30, abs=1))]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.fake_vps(backup_seconds=100)
+@pytest.mark.parametrize("known", ["ref", "unknown status"])
+async def test_a_wait_that_began_with_an_unknown_state_teaches_no_strategy(
+    client: BackupsClient, known: str
+) -> None:
+    strategy = Recorder()
+    backup = await client.create(2)
+    queued = evolve(backup, status=BackupStatus("queued"))
+    done = await client.wait(backup.ref if known == "ref" else queued, backoff=strategy)
+    assert done.is_completed
+    assert strategy.lessons == []

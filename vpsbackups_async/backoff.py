@@ -1,4 +1,7 @@
-"""How long to wait before the next try: the `Backoff` protocol and three stateless strategies."""
+"""How long to wait before the next attempt: the `Backoff` protocol and three stateless strategies.
+
+A backoff is used between the polls of a wait and between the attempts of a request.
+"""
 
 import random
 import sys
@@ -21,12 +24,12 @@ __all__ = [
 
 @frozen
 class Attempt:
-    """What a `Backoff` may know about the wait that it is asked for.
+    """What a `Backoff` is told when it is asked for the next delay.
 
-    `number` counts from 1: the first delay comes before the first look at a backup, or after the
-    first failed attempt of a request. `elapsed` is the time since the beginning, in seconds.
-    `previous_delay` is what the strategy answered last, in seconds, None the first time. `backup`
-    is the backup as it was last seen, None if it was not seen yet or there is none.
+    `number` counts from 1: the first delay precedes the first poll of a wait, or follows the first
+    failed attempt of a request. `elapsed` is the time in seconds since the wait or the call began.
+    `previous_delay` is the delay in seconds that the strategy returned last, None the first time.
+    `backup` is the backup as it was last seen; None if it has not been seen yet, and for requests.
     """
 
     number: int
@@ -36,17 +39,32 @@ class Attempt:
 
 
 class Backoff(Protocol):
-    """Any callable that answers an `Attempt` with a delay in seconds, zero or more."""
+    """Any callable that takes an `Attempt` and returns a delay in seconds, zero or more.
+
+    A strategy may also have a method `learn(backup, running, completed)`. It is not part of the
+    protocol, so a plain function is a backoff too. A wait that begins with the backup `in_progress`
+    calls it once, when the backup is completed:
+
+    - `backup` is the completed `Backup`;
+    - `running` is the time in seconds since the wait began at which the backup was last seen
+      running, 0 if no poll saw it running;
+    - `completed` is the time in seconds since the wait began at which it was seen completed.
+
+    A wait that began with a `BackupRef` or another status, or that ends with an error, does not
+    call it. It is called in the event loop: it must return promptly and must not raise.
+    `LearnedBackoff` is a strategy with this method.
+    """
 
     def __call__(self, attempt: Attempt, /) -> float:
-        """The delay in seconds before the next try."""
+        """The delay in seconds before the next attempt."""
         ...
 
 
 def delay_of(backoff: Backoff, attempt: Attempt) -> float:
-    """The strategy's delay in seconds.
+    """The delay in seconds that the strategy returns for this attempt.
 
-    Raises `ValueError` naming the strategy if it answers anything but a finite number >= 0.
+    Raises `ValueError`, which names the strategy, if it returns anything but a finite number of
+    zero or more.
     """
     return float(
         check_number(f"the answer of {backoff!r} to attempt {attempt.number}", backoff(attempt))
@@ -55,7 +73,10 @@ def delay_of(backoff: Backoff, attempt: Attempt) -> float:
 
 @frozen
 class ConstantBackoff:
-    """The same delay every time, in seconds."""
+    """A backoff that always returns the same delay.
+
+    `delay` is in seconds. Raises `ValueError` unless it is a finite number of zero or more.
+    """
 
     delay: float
 
@@ -63,16 +84,20 @@ class ConstantBackoff:
         check_number("delay", self.delay)
 
     def __call__(self, _: Attempt, /) -> float:
-        """The delay, whatever the attempt."""
+        """The constant delay in seconds."""
         return self.delay
 
 
 @frozen
 class ExponentialBackoff:
-    """`first` seconds, then `factor` times as much each time, up to `maximum` seconds.
+    """A backoff whose delays grow by a constant factor up to a maximum.
 
-    `jitter` is the share of each delay that is left to chance, 0 to 1: with 0.5 a delay of 8
-    seconds becomes anything from 4 to 8.
+    The first delay is `first` seconds, and each further one is `factor` times as long, up to
+    `maximum` seconds. `jitter` is the fraction of each delay that is random, from 0 to 1: with 0.5,
+    a delay of 8 seconds becomes a random one between 4 and 8 seconds.
+
+    Raises `ValueError` if `first` or `maximum` is negative, `factor` is below 1, `jitter` is not
+    between 0 and 1, or any of them is not a finite number.
     """
 
     first: float = 1.0
@@ -89,7 +114,7 @@ class ExponentialBackoff:
             raise ValueError(f"jitter must be a share from 0 to 1, not {self.jitter!r}")
 
     def __call__(self, attempt: Attempt, /) -> float:
-        """The delay for this attempt; never above `maximum`."""
+        """The delay in seconds for this attempt; never above `maximum`."""
         try:
             power = float(self.factor) ** (attempt.number - 1)
         except OverflowError:
@@ -102,10 +127,13 @@ class ExponentialBackoff:
 
 @frozen
 class DecorrelatedJitterBackoff:
-    """A delay by chance between `first` and three times the previous one, up to `maximum` seconds.
+    """A backoff with random delays between `first` and three times the previous delay.
 
-    It spreads many callers that failed at the same moment better than a jittered power does; see
-    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    `first` and `maximum`, which no delay exceeds, are in seconds. It spreads callers that failed at
+    the same moment better than an exponential backoff with jitter does; see "Exponential Backoff
+    And Jitter", AWS Architecture Blog, 2015.
+
+    Raises `ValueError` if either is negative or not a finite number, or `maximum` is below `first`.
     """
 
     first: float = 1.0
@@ -118,7 +146,7 @@ class DecorrelatedJitterBackoff:
             raise ValueError(f"maximum {self.maximum!r} is below first {self.first!r}")
 
     def __call__(self, attempt: Attempt, /) -> float:
-        """The delay after `attempt.previous_delay`; never above `maximum`."""
+        """The delay in seconds after `attempt.previous_delay`; never above `maximum`."""
         previous = self.first if attempt.previous_delay is None else attempt.previous_delay
         upper = max(self.first, min(self.maximum, previous * 3))
-        return min(self.maximum, random.uniform(self.first, upper))  # which may round up
+        return min(self.maximum, random.uniform(self.first, upper))  # uniform may round up
