@@ -1,13 +1,13 @@
-"""Arguments checked before anything is sent: a clear `ValueError` that names the value."""
+"""Checks of arguments before anything is sent; each raises a `ValueError` that names the value."""
 
 import sys
 
 
 def check_int(name: str, value: object, least: int = 1) -> int:
-    """The value as a plain int; raises `ValueError` for anything but an int of at least `least`.
+    """The value as a plain int; raises `ValueError` unless it is an int of at least `least`.
 
-    A bool is none: `True` as an id is a mistake. An int that prints as something else (an enum's
-    member) loses that, for the value may become part of a path.
+    A bool is refused: `True` as an id is a mistake. A subclass of int, such as an enum member, is
+    converted, because it may print as other text and the value may become part of a path.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         wanted = "a positive int" if least == 1 else f"an int of at least {least}"
@@ -18,14 +18,15 @@ def check_int(name: str, value: object, least: int = 1) -> int:
 def check_number(
     name: str, value: object, *, above: float | None = None, unit: str = "number of seconds"
 ) -> float:
-    """The value itself; raises `ValueError` for anything but a finite number of zero or more.
+    """The value itself; raises `ValueError` unless it is a finite number of zero or more.
 
-    With `above` it must be greater than that.
+    With `above`, the number must be greater than that instead. `unit` names the kind of number in
+    the message.
     """
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or not value <= sys.float_info.max  # NaN, too; an int beyond it is no float
+        or not value <= sys.float_info.max  # also refuses NaN, and an int too large for a float
         or (value < 0 if above is None else value <= above)
     ):
         wanted = "zero or more" if above is None else f"above {above:g}"
@@ -34,6 +35,6 @@ def check_number(
 
 
 def check_callable(name: str, value: object) -> None:
-    """Raise `ValueError` for anything that cannot be called."""
+    """Raise `ValueError` unless the value can be called."""
     if not callable(value):
         raise ValueError(f"{name} must be callable, not {value!r}")

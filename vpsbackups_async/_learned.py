@@ -14,18 +14,23 @@ from vpsbackups_async.models import Backup
 
 __all__ = ["DurationHistory", "LearnedBackoff"]
 
-_ENOUGH: Final = 5
-"""So many durations speak for themselves."""
-_AROUND: Final = (0.8, 0.87, 0.93, 0.97, 1.0, 1.03, 1.07, 1.15, 1.25)
-"""What a duration known from fewer backups stands for."""
+_ENOUGH_DURATIONS: Final = 5
+"""With this many durations, the next one is expected to be like one of them."""
+_SPREAD: Final = (0.8, 0.87, 0.93, 0.97, 1.0, 1.03, 1.07, 1.15, 1.25)
+"""With fewer durations of a server, these multiples of their median are expected instead."""
 
 
 @define
 class DurationHistory:
-    """How long recent backups took, in seconds, with their sizes in MB as the API counts them.
+    """How long past backups took, for a `LearnedBackoff`.
 
-    It keeps the last `per_server` of each of the last `servers` servers, and `overall` by chance
-    out of all. (The last ones would not do: those of one night end with its longest backups.)
+    It keeps the last `per_server` durations and sizes of each server, for the `servers` servers
+    that had a backup last; durations are in seconds, sizes in MB as the API counts them. It also
+    keeps a random sample of `overall` durations of all servers. The latest durations would be a
+    biased sample: of the backups that start on one night, the longest end last.
+
+    `len()` gives the number of backups added so far. A history can be pickled. Raises `ValueError`
+    unless the three limits are positive ints.
     """
 
     per_server: int = 5
@@ -43,7 +48,10 @@ class DurationHistory:
         return self._added
 
     def add(self, server_id: int, seconds: float, size_mb: int | None) -> None:
-        """Remember one backup."""
+        """Add a backup that took so many seconds, with its size in MB (None if it is not known).
+
+        Raises `ValueError` unless `seconds` is a finite number of zero or more.
+        """
         check_number("seconds", seconds)
         own = self._by_server.pop(server_id, ())
         self._by_server[server_id] = (*own, (seconds, size_mb))[-self.per_server :]
@@ -51,41 +59,48 @@ class DurationHistory:
             del self._by_server[next(iter(self._by_server))]
         self._added += 1
         if len(self._sample) == self.overall:
+            # Reservoir sampling: every duration so far is in the sample with the same probability.
             if random.random() * self._added >= self.overall:
                 return
             del self._sample[random.randrange(self.overall)]
         insort(self._sample, seconds)
 
     def of_server(self, server_id: int) -> list[tuple[float, int | None]]:
-        """The durations and sizes of a server's last backups, oldest first."""
+        """The last backups of a server, oldest first: duration in seconds, size in MB or None."""
         return list(self._by_server.get(server_id, ()))
 
     def expected(self, server_id: int | None) -> Sequence[float]:
-        """Durations to expect of a server, shortest first: its own, else those of all; or none."""
+        """The durations in seconds to expect for a server's next backup, shortest first.
+
+        They come from the server's own backups, or from the sample of all servers if the server has
+        none yet. The result is empty if the sample is too small as well.
+        """
         own = () if server_id is None else self._by_server.get(server_id, ())
         if not own:
-            return self._sample if len(self._sample) >= _ENOUGH else ()
+            return self._sample if len(self._sample) >= _ENOUGH_DURATIONS else ()
         seconds = sorted(taken for taken, _ in own)
-        if len(own) >= _ENOUGH:
+        if len(own) >= _ENOUGH_DURATIONS:
             return seconds
         middle = seconds[len(seconds) // 2]
-        return [middle * share for share in _AROUND]
+        return [middle * factor for factor in _SPREAD]
 
 
 @frozen
 class LearnedBackoff:
-    """Looks when backups of this server, or of all servers, usually end.
+    """A backoff that polls when backups of this server, or of all servers, usually end.
 
-    A wait that begins with the backup `in_progress`, as `create` gives it, teaches how long the
-    backup took. The first look comes when there is a fair chance that the backup has ended, and the
-    further ones close in. Looks are about `step` seconds apart at the least, and fall on whole
-    multiples of it on the server's clock, so that many waiters share them. `chance` weighs requests
-    against lag: a look waits until its delay times the chance that the backup ended meanwhile
-    reaches that share of a step; more of it means fewer looks. Until enough is known, `fallback`
-    decides.
+    It learns how long backups take from each wait that begins with the backup `in_progress`, as
+    `create` returns it. The first poll comes when the backup has a fair chance of having ended, and
+    further polls follow at shorter intervals.
 
-    The strategy itself holds no state but its `history`, which many waits may share; pickle it to
-    keep what was learned.
+    `step` is in seconds, at least 0.1. Polls are about one step apart or more, and fall on whole
+    multiples of a step on the server's clock, so that many waiters share them. `chance` weighs
+    requests against lag: the next poll is due when the delay until then, multiplied by the
+    probability that the backup ends within it, reaches `chance` steps. A higher `chance` means
+    fewer polls and more lag. `fallback` is the backoff to use until the history holds enough.
+
+    `history` is the only state. Many waits may share one strategy; pickle it to keep what it
+    learned. Raises `ValueError` for values out of range.
     """
 
     step: float = 30.0
@@ -100,39 +115,46 @@ class LearnedBackoff:
         check_callable("fallback", self.fallback)
 
     def learn(self, backup: Backup, running: float, completed: float) -> None:
-        """Take in that a backup still ran after so many seconds, and was completed after so many.
+        """Add a completed backup to the history; a wait calls this by itself, see `Backoff`.
 
-        A wait does this by itself.
+        `running` and `completed` are the times in seconds since the wait began at which the backup
+        was last seen running and first seen completed. The duration is taken to be halfway between
+        them. If they are more than a step apart and the history says what to expect of the server,
+        it is the value between them that is closest to the expected median.
         """
         seconds = (running + completed) / 2
-        if completed - running > self.step:  # too vague to correct what is known already
+        if completed - running > self.step:
+            # Halfway is too rough a guess here to correct what the history says.
             expected = self.history.expected(backup.server.id)
             middle = expected[len(expected) // 2] if expected else seconds
             seconds = min(max(middle, running), completed)
         self.history.add(backup.server.id, seconds, backup.size_mb)
 
     def __call__(self, attempt: Attempt, /) -> float:
-        """The delay until the first moment at which a look is worth its request, in seconds."""
+        """The delay in seconds until the first time at which a poll is worth its request."""
         backup, elapsed = attempt.backup, attempt.elapsed
         expected = self.history.expected(None if backup is None else backup.server.id)
         if not expected:
             return self.fallback(attempt)
-        over = bisect_right(expected, elapsed)
-        still = len(expected) - over + 1  # one for those that take longer than any before
-        worth = self.chance * self.step * still
+        remaining = expected[bisect_right(expected, elapsed) :]
+        cases = len(remaining) + 1  # one more: it may take longer than any backup before
+        # By the time `seconds`, the backup has ended in `ended` of these cases. The wanted delay is
+        # the first for which delay * ended / cases reaches chance * step.
+        threshold = self.chance * self.step * cases
         delay = min(
             (
-                max(seconds - elapsed, worth / ended)
-                for ended, seconds in enumerate(expected[over:], 1)
+                max(seconds - elapsed, threshold / ended)
+                for ended, seconds in enumerate(remaining, 1)
             ),
             default=0.0,
         )
         delay = min(delay, max(0.0, expected[-1] - elapsed))
         clock = elapsed if backup is None else backup.created_at.timestamp() + elapsed
-        return self._to_a_whole_step(clock, delay)
+        return self._round_up(clock, delay)
 
-    def _to_a_whole_step(self, clock: float, delay: float) -> float:
-        # Not a moment that is all but here: what was looked at just before it has hardly changed.
+    def _round_up(self, clock: float, delay: float) -> float:
+        """The delay that ends at a whole multiple of the step; `clock` is the server's time (s)."""
+        # At least 0.3 of a step away: sooner after a poll, the backup has hardly changed.
         steps = math.ceil(max((clock + delay) / self.step, clock / self.step + 0.3))
         return max(0.3 * self.step, self.step * steps - clock)
 

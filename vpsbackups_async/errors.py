@@ -1,7 +1,7 @@
-"""The whole error tree, one root: whatever goes wrong with the API is a `VPSBackupsError`.
+"""The errors that the library raises; `VPSBackupsError` is the base class of all of them.
 
-Each error carries its data as attributes, prints as one line that says what to do next, and can be
-pickled and copied. None of them ever holds the token. Bad arguments are a plain `ValueError`.
+Each error has its data as attributes, prints as one line that says what to do next, and can be
+pickled and copied. No error contains the token. Bad arguments raise a plain `ValueError` instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,23 +43,24 @@ __all__ = [
 
 
 class VPSBackupsError(Exception):
-    """The root of all errors that this library raises about the API."""
+    """The base class of all errors that this library raises, except for bad arguments."""
 
     hint: ClassVar[str] = ""
-    """What to do next, in a few words; part of the printed error."""
+    """What to do next; part of the printed error."""
 
     gateway_status: ClassVar[int] = 502
-    """The HTTP status with which a web handler tells its own client of this failure.
+    """The HTTP status with which a web handler can pass this failure on to its own client.
 
-    Not always the API's: a 401 is about the token of the handler, not about one of its client's.
+    It may differ from the API's status: a 401 from the API concerns the handler's token, not its
+    client's.
     """
 
     retries_refused: bool = False
-    """Whether it was not sent again only because the client's retry budget was used up."""
+    """Whether the request was not retried only because the client's retry budget was used up."""
 
     def __init__(self, *fields: object) -> None:
-        # Not super(): where TimeoutError is a base as well, its OSError would read two or more
-        # fields as an errno and a file name, and drop the rest on pickling.
+        # Not super(): in a subclass of TimeoutError, OSError would take two or more fields for an
+        # errno and a file name, and lose the rest on pickling.
         BaseException.__init__(self, *fields)
 
     def describe(self) -> str:
@@ -67,18 +68,18 @@ class VPSBackupsError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
     def __str__(self) -> str:
-        said = _one_line(self.describe())
-        return f"{said.rstrip('.')}. {self.hint}" if self.hint else said
+        text = _one_line(self.describe())
+        return f"{text.rstrip('.')}. {self.hint}" if self.hint else text
 
 
 class ConfigurationError(VPSBackupsError):
-    """The client cannot work as it was set up; the message says what to change."""
+    """The client cannot work with its settings, or was closed; the message says what to change."""
 
     gateway_status = 500
 
 
 class WrongEventLoopError(VPSBackupsError):
-    """The client was used from another event loop than the one that opened it."""
+    """The client was used in another event loop than the one that it was opened in."""
 
     hint = (
         "Make one client per event loop (inside the coroutine that asyncio.run() gets), "
@@ -88,10 +89,10 @@ class WrongEventLoopError(VPSBackupsError):
 
 
 class TransportError(VPSBackupsError):
-    """No usable HTTP answer came.
+    """No usable HTTP response arrived.
 
-    `sent` tells whether the request may have reached the server: False means that it certainly did
-    not, True that nobody can know.
+    `sent` is False if the request certainly did not reach the server, and True if it may have.
+    `method` and `path` are those of the request, `attempts` is the number of attempts so far.
     """
 
     hint = (
@@ -123,9 +124,9 @@ class RequestTimeoutError(TransportError, TimeoutError):
 
 
 class UnexpectedRedirectError(TransportError):
-    """The server redirects, which is never followed: it could turn a POST into a GET.
+    """The server sent a redirect. Redirects are never followed: one could turn a POST into a GET.
 
-    `location` is where it pointed.
+    `location` is the target of the redirect, None if the response names none.
     """
 
     hint = "Check base_url (https, the right host, no missing path)"
@@ -145,16 +146,17 @@ class UnexpectedRedirectError(TransportError):
 
 
 class ResponseTooLargeError(TransportError):
-    """The decoded body of a reply is larger than `max_response_bytes`."""
+    """The body of a response is larger than `max_response_bytes` after decompression."""
 
     hint = "Ask for smaller pages (page_size=...) or raise max_response_bytes"
 
 
 class DeadlineExceededError(VPSBackupsError, TimeoutError):
-    """A call took longer than `Timeouts.deadline` over queue, attempts and pauses together.
+    """A call took longer than `Timeouts.deadline`, or had no time left for another attempt.
 
-    `sent` tells whether any attempt may have reached the server. The last failure of an attempt, if
-    there was one, is the `__cause__`.
+    The deadline covers the wait for the limiter, all attempts and the pauses between them. `sent`
+    says whether any attempt may have reached the server; `method`, `path` and `attempts` are as in
+    `TransportError`. The error of the last failed attempt, if there was one, is the `__cause__`.
     """
 
     hint = "Raise Timeouts(deadline=...), or lower the concurrency if calls queue for long"
@@ -177,11 +179,12 @@ class DeadlineExceededError(VPSBackupsError, TimeoutError):
 
 
 class ApiError(VPSBackupsError):
-    """The server answered with an error status.
+    """The server responded with an error status; subclasses stand for the documented ones.
 
-    `detail` is the server's own text, `field_errors` its messages by field, `request_id` what its
-    reply headers call the request, `attempts` how often it was sent, `retry_after` the seconds that
-    it asked to wait, None where it did not.
+    `status` is the HTTP status, `detail` the server's own text, and `field_errors` its messages by
+    field. `request_id` is the id of the request in the response headers, None if there is none.
+    `method` and `path` are those of the request, `attempts` is the number of attempts so far.
+    `retry_after` is the time in seconds that the server asked to wait, None if it did not.
     """
 
     hint = "If the request is right and this persists, ask the provider's support about it"
@@ -197,7 +200,7 @@ class ApiError(VPSBackupsError):
         attempts: int = 1,
         retry_after: float | None = None,
     ) -> None:
-        fields = {name: list(said) for name, said in (field_errors or {}).items()}
+        fields = {name: list(messages) for name, messages in (field_errors or {}).items()}
         super().__init__(status, detail, fields, request_id, method, path, attempts, retry_after)
         self.status = status
         self.detail = detail
@@ -209,26 +212,26 @@ class ApiError(VPSBackupsError):
         self.retry_after = retry_after
 
     def describe(self) -> str:
-        """The status, the server's words and the request."""
-        words = [self.detail] if self.detail else []
-        words += [f"{name}: {' '.join(said)}" for name, said in self.field_errors.items()]
+        """The status, the server's messages and the request."""
+        reasons = [self.detail] if self.detail else []
+        reasons += [f"{name}: {' '.join(texts)}" for name, texts in self.field_errors.items()]
         request = _request(self.method, self.path, self.attempts)
         if self.request_id:
             request += f", request id {self.request_id}"
         if self.retry_after is not None:
             request += f", to be tried again after {self.retry_after:g} s"
-        return f"{self.status} {'; '.join(words) or 'without a reason'} ({request})"
+        return f"{self.status} {'; '.join(reasons) or 'without a reason'} ({request})"
 
 
 class BadRequestError(ApiError):
-    """400 or 422: the server refuses the parameters; `field_errors` says which."""
+    """400 or 422: the server refuses the request; `field_errors` may name the parameters."""
 
     hint = "Change what the server names, then call again"
     gateway_status = 400
 
 
 class ManualBackupLimitError(BadRequestError):
-    """The server has its ten manual backups, so no further one can be made."""
+    """The server already has ten manual backups, the most that the API allows."""
 
     hint = "Delete a manual backup of this server that is no longer needed, then create again"
     gateway_status = 409
@@ -241,24 +244,24 @@ class AuthenticationError(ApiError):
 
 
 class PermissionDeniedError(ApiError):
-    """403: the token is good, but not for this."""
+    """403: the token is valid, but not allowed to do this."""
 
     hint = "Ask the owner of the account for a token with access to this server's backups"
 
 
 class NotFoundError(ApiError):
-    """404: no such server or backup in this account."""
+    """404: this account has no such server or backup."""
 
     hint = "List the backups to see what there is: it may be deleted already, or not yours"
     gateway_status = 404
 
 
 class NotInListError(NotFoundError):
-    """A list was read and did not have the backup; no request was answered with 404.
+    """The backup was not in a list that the client read; no response had the status 404.
 
-    `backup_id` is the backup, `server_id` the server whose list was read, None for the list of all
-    servers. `moved` is True if the list changed each time that it was read, so that the backup may
-    have been missed.
+    `backup_id` is the id of the backup. `server_id` is the server whose list was read, None for the
+    list of all servers. `moved` is True if the list changed each time that it was read, so that the
+    backup may have been missed.
     """
 
     def __init__(self, backup_id: int, server_id: int | None = None, moved: bool = False) -> None:
@@ -271,40 +274,42 @@ class NotInListError(NotFoundError):
         self.moved = moved
 
     def describe(self) -> str:
-        """Which backup is not in which list."""
+        """Which backup was looked for, and in which list."""
         return self.detail
 
 
 class ConflictError(ApiError):
-    """409: what the server holds does not allow this now."""
+    """409: the present state of the server or its backups does not allow the request."""
 
     hint = "List the server's backups to see what stands in the way, then call again"
     gateway_status = 409
 
 
 class BackupInProgressError(ConflictError):
-    """A backup of this server is running, so no other can be started now."""
+    """A backup of this server is running, so another one cannot be started now."""
 
     hint = "Wait for the running backup, then create again"
 
 
 class RateLimitedError(ApiError):
-    """429: too many requests; `retry_after` says for how many seconds, if the server said so."""
+    """429: too many requests; `retry_after` is the time in seconds to wait, None if not given."""
 
     hint = "Try again after retry_after seconds, with less concurrency"
     gateway_status = 503
 
 
 class ServerError(ApiError):
-    """5xx: the server failed; whether it did the work is not known."""
+    """5xx: the server failed; it may have carried out the request all the same."""
 
     hint = "Try again later"
 
 
 class InvalidResponseError(VPSBackupsError):
-    """A reply does not fit the contract of the API.
+    """The body of a response is not what the API documents.
 
-    `place` is where (`results[3].created_at`), `reason` what was wrong there.
+    `reason` says what is wrong, and `place` where in the body (`results[3].created_at`), empty if
+    that is not known. `status` is the HTTP status, `method` and `path` are those of the request,
+    and `request_id` is its id in the response headers, None if there is none.
     """
 
     hint = "Nothing was taken from this reply; if it persists, report it with this line"
@@ -336,9 +341,10 @@ class InvalidResponseError(VPSBackupsError):
 
 
 class PaginationError(VPSBackupsError):
-    """The links or totals of a paged list cannot be followed without losing or leaking something.
+    """A paged list cannot be read to its end.
 
-    `url` is the link that was refused or came again.
+    Examples are a link that leads to another host or back to a page already read, and a total that
+    the pages do not reach. `url` is the link or query concerned, None if there is none.
     """
 
     hint = "Do not take what was read for the whole list; if it persists, report it with this link"
@@ -349,15 +355,15 @@ class PaginationError(VPSBackupsError):
         self.url = url
 
     def describe(self) -> str:
-        """What is wrong, and the link."""
+        """What is wrong, and the link, if there is one."""
         return f"{self.message}: {self.url!r}" if self.url is not None else self.message
 
 
 class WaitError(VPSBackupsError):
-    """Waiting for a backup ended without a completed one; the backup itself may go on.
+    """A wait ended without a completed backup; the backup itself may still be running.
 
-    `ref` finds it again, `last_status` is the last state that was seen (None if it was never seen),
-    `elapsed` how long was waited, in seconds.
+    `ref` is the backup to wait for again. `last_status` is its last known status, None if it was
+    never seen. `elapsed` is the duration of the wait in seconds. `reason` says why the wait ended.
     """
 
     hint = "Wait for the same ref again, or look at the backup in the server's list"
@@ -376,7 +382,7 @@ class WaitError(VPSBackupsError):
         self.reason = reason
 
     def describe(self) -> str:
-        """Which backup, what was seen of it, after how long."""
+        """Which backup, why the wait ended, the last status and the duration of the wait."""
         where = "" if self.ref.server_id is None else f" of server {self.ref.server_id}"
         seen = "never seen" if self.last_status is None else f"last seen {str(self.last_status)!r}"
         why = self.reason or type(self).__name__
@@ -384,7 +390,7 @@ class WaitError(VPSBackupsError):
 
 
 class BackupFailedError(WaitError):
-    """The backup ended in a failed state; `backup` is it as the server lists it."""
+    """The backup failed; `backup` is the backup as it was last seen."""
 
     hint = "This backup cannot be restored: create another one"
 
@@ -402,7 +408,7 @@ class BackupFailedError(WaitError):
 
 
 class BackupDisappearedError(WaitError):
-    """The backup was listed once and is gone now; `last_seen` is it as it was last listed."""
+    """The backup was listed before and no longer is; `last_seen` is the backup as last listed."""
 
     hint = "Somebody or something deleted it: create another one"
     gateway_status = 404
@@ -421,7 +427,10 @@ class BackupDisappearedError(WaitError):
 
 
 class BackupNeverAppearedError(WaitError):
-    """The backup was never listed, in complete looks over longer than the grace for new ones."""
+    """The backup was never listed, although the wait lasted longer than its `appear_grace`.
+
+    Only a list that was read completely counts as proof.
+    """
 
     hint = "Check its id and the server's id, or list the server's backups"
     gateway_status = 404
@@ -437,9 +446,9 @@ class BackupNeverAppearedError(WaitError):
 
 
 class WaitTimeoutError(WaitError, TimeoutError):
-    """The backup was not completed in time; it may still be running.
+    """The backup was not completed within the `timeout` of the wait; it may still be running.
 
-    If the last look failed, its error is the `__cause__`.
+    If the last poll failed, its error is the `__cause__`.
     """
 
     hint = "It may still be running: wait for the same ref again instead of creating another one"
@@ -456,10 +465,11 @@ class WaitTimeoutError(WaitError, TimeoutError):
 
 
 class CreateOutcomeUnknownError(VPSBackupsError):
-    """A create was sent, and nobody can tell whether a backup was made.
+    """A create was sent, and it is not known whether the server made a backup.
 
-    `candidates` are the backups that may be it, as far as they are known. The failure itself is the
-    `__cause__`.
+    `candidates` are the backups that the create may have made, as far as they are known.
+    `server_id` and `description` are those of the create, `reason` says what happened. The failure
+    of the create is the `__cause__`.
     """
 
     hint = (
@@ -481,7 +491,7 @@ class CreateOutcomeUnknownError(VPSBackupsError):
         self.reason = reason
 
     def describe(self) -> str:
-        """Which server, how many candidates, and what happened."""
+        """Which server, the ids of the candidates, and what happened."""
         where = "" if self.server_id is None else f" for server {self.server_id}"
         ids = ", ".join(str(backup.id) for backup in self.candidates)
         may = f"; it may be backup {ids}" if ids else ""
@@ -490,9 +500,9 @@ class CreateOutcomeUnknownError(VPSBackupsError):
 
 
 class FleetError(VPSBackupsError):
-    """Some servers of a fleet failed; everything that the others gave was handed out before.
+    """Some servers of a fleet failed; the results of the others have been returned already.
 
-    `failures` holds one `Outcome` for each, its key the server's id.
+    `failures` has one `Outcome` for each failed server; its key is the server's id.
     """
 
     hint = "Mend what failed, then run the servers in .failures again"
@@ -502,21 +512,24 @@ class FleetError(VPSBackupsError):
         self.failures = tuple(failures)
 
     def describe(self) -> str:
-        """How many servers failed, and the first few with their errors."""
+        """How many servers failed, and the errors of the first three."""
         shown = "; ".join(f"{failure.key}: {failure.error}" for failure in self.failures[:3])
         more = f"; and {len(self.failures) - 3} more" if len(self.failures) > 3 else ""
         return f"{len(self.failures)} of the servers failed ({shown}{more})"
 
 
 class NotAttemptedError(VPSBackupsError):
-    """Nothing was sent for this item, because the run was stopped before its turn."""
+    """Nothing was sent for this item, because the run was stopped before its turn.
+
+    The error that stopped the run is the `__cause__`.
+    """
 
     hint = "Mend what stopped the run, then run the items that were not attempted"
     gateway_status = 503
 
 
 class StalePlanError(VPSBackupsError):
-    """What the server holds has changed since the plan was made, so it was not carried out."""
+    """The plan was not carried out, because the backups have changed since it was made."""
 
     hint = "Make a new plan and look at it again"
     gateway_status = 409
@@ -527,12 +540,12 @@ def _request(method: str, path: str, attempts: int = 1) -> str:
     return request if attempts <= 1 else f"{request}, attempt {attempts}"
 
 
-_SHOWN_CHARACTERS = 1000
+_MAX_CHARACTERS = 1000
 
 
 def _one_line(text: str) -> str:
-    """The text fit for a log line or a terminal: a server's own words may hold anything."""
-    words = text if text.isprintable() else " ".join(text.split())
-    if len(words) > _SHOWN_CHARACTERS:
-        words = words[: _SHOWN_CHARACTERS - 1] + "…"
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in words)
+    """The text as one printable line; a server's text may contain control characters."""
+    line = text if text.isprintable() else " ".join(text.split())
+    if len(line) > _MAX_CHARACTERS:
+        line = line[: _MAX_CHARACTERS - 1] + "…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -1,6 +1,7 @@
-"""Frozen values: what the API holds and what the library hands out.
+"""The values that the library returns: backups, pages, outcomes and the like.
 
-They hold no client, and reading an attribute never does I/O. All datetimes are aware and in UTC.
+All of them are immutable. They hold no reference to a client, and reading an attribute never does
+I/O. All datetimes are timezone-aware and in UTC.
 """
 
 from collections.abc import Mapping
@@ -29,9 +30,10 @@ V = TypeVar("V")
 
 
 class _OpenEnum(StrEnum):
-    """A string enum that keeps a value it does not know as a member of its own, raw text and all.
+    """A string enum that accepts unknown values and keeps their text.
 
-    The API names only the states it documents; a new one must not break a client of today.
+    The API's documentation names only some statuses and types; a new one must not break this
+    version of the library.
     """
 
     @classmethod
@@ -44,23 +46,28 @@ class _OpenEnum(StrEnum):
 
     @property
     def is_known(self) -> bool:
-        """Whether this library knows the value; an unknown one still carries the server's text."""
-        # Not by name alone: the text "COMPLETED" is no value, yet the name of one.
+        """Whether this library knows the value; an unknown value keeps the server's text."""
+        # Compare the member itself: the unknown text "COMPLETED" has the name of a known member.
         return type(self).__members__.get(self._name_) is self
 
 
 class BackupType(_OpenEnum):
-    """Who asked for a backup: you (`MANUAL`, never expires) or the plan (`AUTOMATIC`, expires)."""
+    """Who asked for a backup: a user (`MANUAL`) or the server's plan (`AUTOMATIC`).
+
+    Manual backups never expire; the plan keeps automatic ones for 7 to 30 days. Any other text is
+    kept as an unknown value, for which `is_known` is False.
+    """
 
     MANUAL = "manual"
     AUTOMATIC = "automatic"
 
 
 class BackupStatus(_OpenEnum):
-    """How far a backup is.
+    """The status of a backup.
 
-    The API documents `completed` and `in_progress`; the name of a failed state is not documented,
-    so every usual word for it counts (`is_failed`). Any other text is kept as it came.
+    The API documents `completed` and `in_progress`. It does not document a failed status, so
+    `is_failed` accepts all the usual words for one. Any other text is kept as an unknown value, for
+    which `is_known` is False.
     """
 
     COMPLETED = "completed"
@@ -69,28 +76,31 @@ class BackupStatus(_OpenEnum):
 
     @property
     def is_completed(self) -> bool:
-        """Whether the backup can be restored."""
+        """Whether the backup is completed, so that it can be restored."""
         return self.casefold() == "completed"
 
     @property
     def is_failed(self) -> bool:
         """Whether the backup ended without becoming usable."""
-        return self.casefold() in _FAILED_WORDS
+        return self.casefold() in _FAILED_STATUSES
 
 
-_FAILED_WORDS = frozenset({
+_FAILED_STATUSES = frozenset({
     "failed", "failure", "error", "errored", "cancelled", "canceled", "aborted",
 })  # fmt: skip
 
 
 def as_utc(when: datetime) -> datetime:
-    """The moment in UTC; a naive one is taken to be in UTC already."""
+    """The datetime converted to UTC; a naive one is taken to be in UTC."""
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 @frozen
 class ServerRef:
-    """The server that a backup belongs to: its id, and its name, empty where the API has none."""
+    """The id and name of the server that a backup belongs to.
+
+    `name` is empty if the API gives none.
+    """
 
     id: int
     name: str
@@ -98,9 +108,10 @@ class ServerRef:
 
 @frozen
 class BackupRef:
-    """The two integers that find a backup again, in this process or a later one.
+    """The ids of a backup and its server: enough to find the backup again in a later process.
 
-    `server_id` may be None where it is not known: looking the backup up then reads the whole list.
+    `server_id` is None if it is not known; finding the backup may then take reading the list of all
+    servers.
     """
 
     id: int
@@ -112,8 +123,8 @@ class Backup:
     """One backup as the API describes it.
 
     `size_mb` is in MB as the API counts them, and None until the backup is completed.
-    `expires_at` is None for manual backups, which never expire. `description` is empty where the
-    API gives none.
+    `expires_at` is None for manual backups, which never expire. `description` is empty if the API
+    gives none.
     """
 
     id: int
@@ -127,41 +138,41 @@ class Backup:
 
     @property
     def message(self) -> str | None:
-        """What the answer to a create says beside the backup; None on a listed backup."""
+        """The message in the response to a create; None on a listed backup."""
         return None
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        """The fields of the reply that this version of the library does not know."""
+        """The fields of the response that this version of the library does not know."""
         return {}
 
     @property
     def ref(self) -> BackupRef:
-        """The integers to store if the backup must be found again after a restart."""
+        """The ids to store if the backup must be found again after a restart."""
         return BackupRef(self.id, self.server.id)
 
     @property
     def is_manual(self) -> bool:
-        """Whether it counts towards the ten manual backups that a server may have."""
+        """Whether the backup is manual; the API allows ten manual backups on a server."""
         return self.backup_type == BackupType.MANUAL
 
     @property
     def is_completed(self) -> bool:
-        """Whether it can be restored."""
+        """Whether the backup is completed, so that it can be restored."""
         return self.status.is_completed
 
     @property
     def is_failed(self) -> bool:
-        """Whether it ended without becoming usable."""
+        """Whether the backup ended without becoming usable."""
         return self.status.is_failed
 
 
 @frozen
 class DetailedBackup(Backup):
-    """A backup whose reply had more than the eight documented fields.
+    """A backup with a message, or with fields beyond the eight that the API documents.
 
-    A class of its own because nearly no backup has more, and a field that is usually missing costs
-    a third of a page's decoding.
+    It is a separate class because few backups have more fields, and a field that is usually absent
+    costs a third of the time to decode a page.
     """
 
     message: str | None = None
@@ -170,10 +181,10 @@ class DetailedBackup(Backup):
 
 @frozen
 class Page(Generic[T]):
-    """One page of a list: its items, and what the server said about the rest.
+    """One page of a list: its items, and what the server said about the other pages.
 
-    `count` is the server's total over all pages, None where it gives none. `next` and `previous`
-    are the links as they came, None where there is none.
+    `count` is the server's total over all pages, None if it gives none. `next` and `previous` are
+    the links to the neighbouring pages as the server sent them, None if there is no such page.
     """
 
     items: tuple[T, ...]
@@ -184,13 +195,16 @@ class Page(Generic[T]):
 
 @frozen
 class Sweep(Generic[T]):
-    """A whole list read at once, and whether it can be trusted to be whole.
+    """A list read from its first page to its last, and whether it is known to be complete.
 
-    `complete` is True only if the server's total was the same on the first and the last page and
-    equals the number of different items read. `count_first` and `count_last` are those totals
-    (None where the server gives none), `duplicates` how many items came more than once, a sign
-    that the list moved while it was read. Code that deletes backups must refuse an incomplete
-    sweep.
+    `complete` is True only if the list was read to its end without starting over, and the server's
+    total was the same on every page and equals the number of different items read. If the server
+    gives no total, no item may have come twice. Code that deletes backups must refuse a sweep that
+    is not complete.
+
+    `count_first` and `count_last` are the server's totals on the first and the last page, None if
+    it gives none. `duplicates` is the number of items that came more than once, a sign that the
+    list changed while it was read. `pages` is the number of pages read.
     """
 
     items: tuple[T, ...]
@@ -203,10 +217,11 @@ class Sweep(Generic[T]):
 
 @frozen
 class Restore:
-    """A restore that the API accepted; what its reply says beside that is not documented.
+    """A restore that the API accepted.
 
-    `status` is the HTTP status, `message` the reply's `message` or `detail` if it has one, and
-    `data` the decoded JSON body, None where there was none or it was no JSON.
+    The API does not document the body of the response. `status` is the HTTP status, `message` is
+    the `message` or `detail` of the response if it has one, and `data` is the decoded JSON body,
+    None if there was no body or it was not JSON.
     """
 
     server_id: int
@@ -218,7 +233,11 @@ class Restore:
 
 @frozen
 class Outcome(Generic[K, V]):
-    """How one item of a bulk job ended: its key, and either a value or an error."""
+    """How the work on one item of a bulk job ended.
+
+    `key` is the item. `value` is the result of the work, None if the work failed; `error` is then
+    the exception.
+    """
 
     key: K
     value: V | None = None
@@ -226,22 +245,24 @@ class Outcome(Generic[K, V]):
 
     @property
     def ok(self) -> bool:
-        """Whether there is a value."""
+        """Whether the work succeeded."""
         return self.error is None
 
     def unwrap(self) -> V:
-        """The value; raises the error instead if there is one."""
+        """The value; raises `error` if the work failed."""
         if self.error is not None:
             raise self.error
-        return self.value  # type: ignore[return-value]  # no error means that V was set
+        return self.value  # type: ignore[return-value]  # without an error, the value is a V
 
 
 @frozen
 class Progress:
-    """How far a bulk job is: items that ended, well or not, and those being worked on.
+    """How far a bulk job has got, in items.
 
-    `total` is the number of items, None where the input does not tell it. `failed` counts what was
-    not attempted, too. `elapsed` is in seconds since the job began.
+    `done` is the number of items that ended, `ok` and `failed` how many of them succeeded and
+    failed; items that were not attempted count as failed. `running` is the number of items being
+    worked on. `total` is the number of all items, None if the input has no length. `elapsed` is the
+    time since the job began, in seconds.
     """
 
     done: int
@@ -253,12 +274,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Items a second on average so far, 0 before the first."""
+        """Items done per second so far, on average; 0 at the very beginning."""
         return self.done / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def remaining(self) -> float | None:
-        """Seconds to the end at this rate; None where the total or the rate is not known yet."""
+        """Seconds to the end at this rate; None if the total or the rate is not known."""
         if self.total is None:
             return None
         left = max(0, self.total - self.done)
