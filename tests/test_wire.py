@@ -1,4 +1,4 @@
-"""What goes over the wire: request values, error replies, `Retry-After`, places of misfits."""
+"""Requests and responses: request values, errors, `Retry-After`, places of invalid values."""
 
 import enum
 import json

@@ -1,7 +1,8 @@
-"""The one converter: JSON to values and back, strict about types.
+"""The converter between JSON and values, strict about types.
 
-It is loaded on first use, for most pages need nothing of it: msgspec decodes them straight into the
-same values. What msgspec cannot tell, such as a field that is not known, comes here.
+`_wire` imports this module on first use, because most pages do not need it: msgspec decodes them
+directly into the same values. The converter handles what msgspec does not, such as unknown fields,
+and names the place of a value that is invalid.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from vpsbackups_async.models import (
     as_utc,
 )
 
-__all__ = ["converter", "misfit"]
+__all__ = ["converter", "reason_and_place"]
 
 _FIELDS: Final = frozenset({
     "id", "server", "backup_type", "status", "size_mb", "created_at", "expires_at", "description",
@@ -35,9 +36,9 @@ _FIELDS: Final = frozenset({
 
 @cache
 def converter(page_doc: type) -> MsgspecJsonConverter:
-    """The converter, for `page_doc` with its `results` as well.
+    """The converter for backups, refs and pages; `page_doc` is the class of a page in JSON.
 
-    It is strict about types, since cattrs would turn null into "None" and "7" into 7.
+    It refuses values of the wrong type: by default, cattrs turns null into "None" and "7" into 7.
     """
     codec = make_converter()
     for kind in (int, str):
@@ -48,33 +49,33 @@ def converter(page_doc: type) -> MsgspecJsonConverter:
     server_fields = make_dict_structure_fn(ServerRef, codec)
 
     def structure_server(value: Any, _: type) -> ServerRef:
-        said = _object(value)
-        return server_fields({**said, "name": _or_empty(said.get("name"))}, ServerRef)
+        fields = _object(value)
+        return server_fields({**fields, "name": _or_empty(fields.get("name"))}, ServerRef)
 
-    # Before the functions below are made: they take the hooks that are there at that time.
+    # Registered first: the functions made below bind the hooks that exist at that time.
     codec.register_structure_hook(ServerRef, structure_server)
     backup_fields = make_dict_structure_fn(Backup, codec)
     detailed_fields = make_dict_structure_fn(DetailedBackup, codec, extra=override(omit=True))
 
     def structure_backup(value: Any, _: type) -> Backup:
-        said = dict(_object(value))
-        extra = {name: said.pop(name) for name in tuple(said) if name not in _FIELDS}
-        said.setdefault("size_mb")
-        said.setdefault("expires_at")
-        said["description"] = _or_empty(said.get("description"))
-        if not extra and said.get("message") is None:
-            said.pop("message", None)
-            return backup_fields(said, Backup)
-        return evolve(detailed_fields(said, DetailedBackup), extra=extra)
+        fields = dict(_object(value))
+        extra = {name: fields.pop(name) for name in tuple(fields) if name not in _FIELDS}
+        fields.setdefault("size_mb")
+        fields.setdefault("expires_at")
+        fields["description"] = _or_empty(fields.get("description"))
+        if not extra and fields.get("message") is None:
+            fields.pop("message", None)
+            return backup_fields(fields, Backup)
+        return evolve(detailed_fields(fields, DetailedBackup), extra=extra)
 
     codec.register_structure_hook(Backup, structure_backup)
     plain_fields = make_dict_unstructure_fn(DetailedBackup, codec, extra=override(omit=True))
 
     def unstructure_detailed(backup: DetailedBackup) -> dict[str, Any]:
-        said = plain_fields(backup)
-        if said["message"] is None:
-            del said["message"]
-        return {**said, **backup.extra}
+        fields = plain_fields(backup)
+        if fields["message"] is None:
+            del fields["message"]
+        return {**fields, **backup.extra}
 
     codec.register_unstructure_hook(DetailedBackup, unstructure_detailed)
     _add_page(codec, page_doc)
@@ -89,9 +90,9 @@ def _add_page(codec: Converter, page_doc: type) -> None:
         for item in _list(value):
             try:
                 items.append(structure_backup(item, Backup))
-            except Exception as error:  # noqa: BLE001  # whatever the hooks raise
-                # The first one will do: cattrs' own hook collects the errors of all items, which
-                # are gigabytes for a megabyte of nonsense.
+            except Exception as error:  # noqa: BLE001  # hooks may raise anything
+                # Stop at the first invalid item: cattrs' own hook collects the errors of all items,
+                # which can take gigabytes for an invalid body of one megabyte.
                 error.add_note(IterableValidationNote("", len(items), Backup))
                 raise IterableValidationError("", [error], kind) from None
         return tuple(items)
@@ -136,8 +137,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def misfit(error: Exception) -> tuple[str, str]:
-    """Why a value does not fit, and where in it."""
+def reason_and_place(error: Exception) -> tuple[str, str]:
+    """Why the converter refused a value, and where in the value (`results[3].id`)."""
     reason, _, place = transform_error(error, "", _explain)[0].rpartition(" @ ")
     return reason, place.lstrip(".")
 

@@ -48,7 +48,7 @@ class DurationHistory:
         return self._added
 
     def add(self, server_id: int, seconds: float, size_mb: int | None) -> None:
-        """Add a backup that took so many seconds, with its size in MB (None if it is not known).
+        """Add a backup that took `seconds`; `size_mb` is its size in MB, None if not known.
 
         Raises `ValueError` unless `seconds` is a finite number of zero or more.
         """

@@ -1,6 +1,6 @@
-"""What goes over the wire, without sending it: requests, replies, `Retry-After`.
+"""The requests and responses of the API: bytes to values or typed errors, and back.
 
-Bytes in, values or typed errors out; no I/O.
+This module does no I/O.
 """
 
 import re
@@ -87,7 +87,7 @@ class Request:
 
 
 def check_backup_type(value: object) -> BackupType:
-    """The type as an enum member; raises `ValueError` naming the known ones for any other."""
+    """The backup type as an enum member; raises `ValueError` unless it is a known one."""
     if isinstance(value, str) and (known := BackupType(value)).is_known:
         return known
     names = " or ".join(repr(str(member)) for member in BackupType)
@@ -124,7 +124,7 @@ def _encode(body: dict[str, object]) -> bytes:
         raise ValueError(f"the request cannot be written as JSON: {error}") from None
 
 
-# --- Replies: errors -----------------------------------------------------------------------------
+# --- Responses: errors ---------------------------------------------------------------------------
 
 _BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
     400: BadRequestError,
@@ -137,10 +137,14 @@ _BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
 }
 _REQUEST_ID_HEADERS: Final = ("X-Request-ID", "X-Correlation-ID", "X-Amzn-Trace-Id", "CF-Ray")
 _DETAIL_LIMIT: Final = 500
-_PAGE_HEAD_BYTES: Final = 4096
-"""A title comes early, and a search for tags in a page of nothing but `<` takes its square."""
+_HTML_HEAD_BYTES: Final = 4096
+"""The part of an HTML page that is searched for its title, which comes early.
+
+The search takes quadratic time in a page that holds nothing but `<`.
+"""
 _DETAIL_KEYS: Final = ("detail", "message", "error")
-_NO_FIELDS: Final = frozenset({*_DETAIL_KEYS, "code", "status", "status_code"})
+_NOT_FIELDS: Final = frozenset({*_DETAIL_KEYS, "code", "status", "status_code"})
+"""Keys of an error body that are not the names of request fields."""
 _BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -174,20 +178,25 @@ def decipher(
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """What the reply's headers call the request, None if nothing."""
+    """The id of the request in the response headers, None if there is none."""
     return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
 
 
 def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
-    """DRF's `{"detail": …}`, `{"field": […]}` or list; the title or first words of a page."""
+    """The message in the body of an error response, and its messages by field.
+
+    The body may have one of the forms that Django REST framework uses: `{"detail": …}`,
+    `{"field": […], …}` or a list. Of anything else, such as an HTML page, the message is the title
+    or the first words.
+    """
     try:
-        said = msgspec.json.decode(body)
+        data = msgspec.json.decode(body)
     except _BAD_JSON:
-        return _page_words(body), {}
-    if not isinstance(said, Mapping):
-        return _clip("; ".join(_flat(said))), {}
-    detail = next((said[name] for name in _DETAIL_KEYS if said.get(name) not in (None, "")), "")
-    fields = {name: _flat(value) for name, value in said.items() if name not in _NO_FIELDS}
+        return _text_of_html(body), {}
+    if not isinstance(data, Mapping):
+        return _clip("; ".join(_flat(data))), {}
+    detail = next((data[name] for name in _DETAIL_KEYS if data.get(name) not in (None, "")), "")
+    fields = {name: _flat(value) for name, value in data.items() if name not in _NOT_FIELDS}
     if isinstance(detail, Mapping | list):
         fields["detail"] = _flat(detail)
         detail = ""
@@ -195,20 +204,24 @@ def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
 
 
 def _flat(value: object, levels: int = 8) -> list[str]:
-    """Messages out of whatever nesting DRF puts them in, down to a depth that no stack minds."""
+    """The messages in a nested error body, as one list.
+
+    Anything nested deeper than `levels` becomes "…", so that no body can exhaust the stack.
+    """
     if isinstance(value, Mapping | list) and not levels:
         return ["…"]
     if isinstance(value, Mapping):
         return [
-            f"{name}: {said}" for name, inner in value.items() for said in _flat(inner, levels - 1)
+            f"{name}: {text}" for name, inner in value.items() for text in _flat(inner, levels - 1)
         ]
     if isinstance(value, list):
-        return [said for inner in value for said in _flat(inner, levels - 1)]
+        return [text for inner in value for text in _flat(inner, levels - 1)]
     return [] if value is None else [_clip(str(value))]
 
 
-def _page_words(body: bytes) -> str:
-    text = body[:_PAGE_HEAD_BYTES].decode("utf-8", "replace")
+def _text_of_html(body: bytes) -> str:
+    """The title of an HTML page, or its first words if it has none; also for plain text."""
+    text = body[:_HTML_HEAD_BYTES].decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     words = title.group(1) if title else re.sub(r"<[^>]*>", " ", text)
     return _clip(" ".join(words.split()))
@@ -218,22 +231,23 @@ def _clip(text: str) -> str:
     return text if len(text) <= _DETAIL_LIMIT else text[: _DETAIL_LIMIT - 1] + "…"
 
 
-# --- Replies: times ------------------------------------------------------------------------------
+# --- Responses: times ----------------------------------------------------------------------------
 
 _SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
-_FOREVER: Final = 1e18
-"""Seconds that stand for any longer time, so that arithmetic with them stays finite."""
+_MAX_SECONDS: Final = 1e18
+"""The longest `Retry-After` in seconds, so that arithmetic with it stays finite."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """The seconds that `Retry-After` asks to wait; None where it says nothing usable.
+    """The time in seconds that `Retry-After` asks to wait; None if it is missing or invalid.
 
-    Both forms of RFC 9110, section 10.2.3, and fractions. A date is measured against the reply's
-    own `Date`, so that a wrong clock on either side does not matter, else against `now`.
+    It may be a number of seconds or a date (RFC 9110, 10.2.3); fractions of seconds are accepted as
+    well. A date is measured from the `Date` of the response, so that a wrong clock on either side
+    does not matter. Without `Date`, it is measured from `now`, by default the current time.
     """
     text = headers.get("Retry-After", "").strip()
     if _SECONDS.fullmatch(text):
-        return min(float(text), _FOREVER)
+        return min(float(text), _MAX_SECONDS)
     when = http_date(text)
     if when is None:
         return None
@@ -242,24 +256,29 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
 
 
 def date_of(headers: Mapping[str, str]) -> datetime | None:
-    """The server's own clock when it answered, from the `Date` header; None without one."""
+    """The server's time when it responded, from the `Date` header; None if there is none."""
     return http_date(headers.get("Date", ""))
 
 
 def http_date(text: str) -> datetime | None:
-    """An HTTP date as aware UTC; None where it is none."""
+    """An HTTP date as an aware datetime in UTC; None if the text is not a date."""
     try:
-        return as_utc(parsedate_to_datetime(text))  # `-0000` parses as naive: UTC, says RFC 5322
+        # A zone of `-0000` parses as naive, and means UTC (RFC 5322).
+        return as_utc(parsedate_to_datetime(text))
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
-# --- Replies: values -----------------------------------------------------------------------------
+# --- Responses: values ---------------------------------------------------------------------------
 
 
 @define
 class Response:
-    """A reply that arrived whole, with the request that it answers."""
+    """A successful response, and its request.
+
+    `body` is empty if it could not be read and the status alone shows the success. `attempts` is
+    the number of attempts that the request took.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -267,8 +286,8 @@ class Response:
     request: Request
     attempts: int = 1
 
-    def misfit(self, reason: str, place: str = "") -> InvalidResponseError:
-        """The error to raise where the body does not fit the contract."""
+    def invalid(self, reason: str, place: str = "") -> InvalidResponseError:
+        """The error to raise if the body is not what the API documents."""
         return InvalidResponseError(
             reason,
             place,
@@ -280,7 +299,7 @@ class Response:
 
 
 class _Absent:
-    """The default of a key that may be missing, to tell it from null."""
+    """The type of the default for missing keys, which tells them from null."""
 
 
 _ABSENT: Any = _Absent()
@@ -288,7 +307,7 @@ _ABSENT: Any = _Absent()
 
 @frozen
 class _PageDoc:
-    """A page as the JSON has it."""
+    """The JSON object of a page."""
 
     results: tuple[Backup, ...]
     count: int | None = _ABSENT
@@ -297,55 +316,61 @@ class _PageDoc:
 
 
 _COMMAS: Final = 9
-"""The commas of a backup with its eight fields and its server's two, and the one after it."""
+"""Commas per backup: between its eight fields, between its server's two, and one after it."""
 _QUOTES: Final = 30
-"""The quotation marks of a backup's ten keys and its five strings that are never null."""
+"""Quotation marks per backup: of its ten keys and of its five strings that are never null."""
 
 
 def read_page(response: Response) -> Page[Backup]:
-    """The page in a list's reply; raises `InvalidResponseError` naming the place that does not fit.
+    """The page of backups in a list's response.
 
-    A bare JSON array counts as the only page. Both paths give equal values; the fast one takes only
-    what needs no repair, and leaves the rest, errors included, to the converter.
+    A bare JSON array counts as the only page. The fast path takes only pages that msgspec decodes
+    as they are. It leaves all others, invalid ones included, to the converter. For a page that both
+    accept, both return equal values.
+
+    Raises `InvalidResponseError`, which names the place of the invalid value.
     """
     return _fast_page(response.body) or _plain_page(response)
 
 
 def _fast_page(body: bytes) -> Page[Backup] | None:
+    """The page decoded by msgspec alone; None if that does not suffice."""
     try:
         doc = _PAGE_DECODER.decode(body)
     except _BAD_JSON:
         return None
-    dated = 0
+    expiring = 0
     for backup in doc.results:
         if backup.created_at.tzinfo is not UTC:
             return None
         if (expires := backup.expires_at) is not None:
-            dated += 1
+            expiring += 1
             if expires.tzinfo is not UTC:
                 return None
-    return _page(doc) if _has_known_fields_only(body, doc, dated) else None
+    return _page(doc) if _has_known_fields_only(body, doc, expiring) else None
 
 
-def _has_known_fields_only(body: bytes, doc: "_PageDoc", dated: int) -> bool:
-    """Whether msgspec, which passes over unknown fields, can have passed over none.
+def _has_known_fields_only(body: bytes, doc: "_PageDoc", expiring: int) -> bool:
+    """Whether the page certainly has no unknown fields, which msgspec skips silently.
 
-    No known field can be missing here, so that every further one makes the sum of commas differ,
-    and that of quotation marks too. Either sum may differ because of what a text holds; that both
-    do is rare. `dated` is how many backups expire.
+    It compares the number of commas in the body with the number that the known fields need, and
+    then the number of quotation marks. All known fields are present at this point, so an unknown
+    field raises both numbers. Commas or quotation marks inside texts raise them too, but rarely
+    both; then the converter decides. `expiring` is the number of backups with an `expires_at`.
     """
     backups = len(doc.results)
     links = (doc.count is not _ABSENT) + (doc.next is not _ABSENT) + (doc.previous is not _ABSENT)
     if body.count(b",") == links + (_COMMAS * backups - 1 if backups else 0):
         return True
     texts = (type(doc.next) is str) + (type(doc.previous) is str)
-    return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * dated
+    return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * expiring
 
 
 def _plain_page(response: Response) -> Page[Backup]:
-    said = _json(response)
+    """The page decoded by the converter."""
+    data = _json(response)
     doc: _PageDoc = _structure(
-        response, {"results": said} if isinstance(said, list) else said, _PageDoc
+        response, {"results": data} if isinstance(data, list) else data, _PageDoc
     )
     return _page(doc)
 
@@ -360,37 +385,37 @@ def _page(doc: _PageDoc) -> Page[Backup]:
 
 
 def read_backup(response: Response) -> Backup:
-    """The backup in a create's reply; raises `InvalidResponseError` where it does not fit."""
+    """The backup in a create's response; raises `InvalidResponseError` if it is invalid."""
     backup: Backup = _structure(response, _json(response), Backup)
     return backup
 
 
 def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
-    """What a restore's reply says: any body is good, for what it holds is not documented."""
+    """The result of a restore; any body is accepted, since the API does not document it."""
     try:
         data = msgspec.json.decode(response.body)
     except _BAD_JSON:
         data = None
-    said = data if isinstance(data, Mapping) else {}
-    texts = (said.get(name) for name in ("message", "detail"))
+    fields = data if isinstance(data, Mapping) else {}
+    texts = (fields.get(name) for name in ("message", "detail"))
     message = next((text for text in texts if isinstance(text, str)), None)
     return Restore(server_id, backup_id, response.status, message, data)
 
 
 @frozen
 class Listing(Generic[T]):
-    """An endpoint that lists: its path below the API's root, and the reader of its pages."""
+    """An endpoint that returns a list: its path below the API's root, and its page reader."""
 
     path: str
     read: Callable[[Response], Page[T]]
 
     def request(self, query: str) -> Request:
-        """The request for a page; `query` is encoded already."""
+        """The request for a page; `query` must be URL-encoded."""
         return Request("list", _LIST, "GET", self.path, query)
 
 
 BACKUPS: Final = Listing("/backups/", read_page)
-"""The list of backups, over all servers or filtered."""
+"""The list of backups, of all servers or filtered by the query."""
 
 
 def _json(response: Response) -> Any:
@@ -399,22 +424,25 @@ def _json(response: Response) -> Any:
     except _BAD_JSON as error:
         reason = str(error)
     kind = response.headers.get("Content-Type") or "no content type"
-    start = _page_words(response.body[:200])
-    raise response.misfit(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
+    start = _text_of_html(response.body[:200])
+    raise response.invalid(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
 
 
-def _structure(response: Response, said: object, kind: type) -> Any:
+def _structure(response: Response, data: object, kind: type) -> Any:
     codec = _codec()
     try:
-        return codec.converter(_PageDoc).structure(said, kind)
-    except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
-        reason, place = codec.misfit(error)
-    raise response.misfit(reason, place)
+        return codec.converter(_PageDoc).structure(data, kind)
+    except Exception as error:  # noqa: BLE001  # a group of the hooks' errors
+        reason, place = codec.reason_and_place(error)
+    raise response.invalid(reason, place)
 
 
 def _codec() -> ModuleType:
-    """The room of the converter, on first use: cattrs would be a sixth of all that we import."""
-    from vpsbackups_async import _codec  # noqa: PLC0415  # few replies need it
+    """The converter's module, imported on first use.
+
+    Importing cattrs would take about a sixth of the package's import time.
+    """
+    from vpsbackups_async import _codec  # noqa: PLC0415  # few responses need it
 
     return _codec
 
@@ -423,19 +451,20 @@ V = TypeVar("V", Backup, BackupRef)
 
 
 def to_json(value: Backup | BackupRef) -> bytes:
-    """The value as one line of JSON in UTF-8, to store, log or stream; `from_json` reads it back.
+    """The value as one line of JSON in UTF-8, to store, log or stream.
 
-    A backup is written as the API writes it, with the fields that this version does not know; times
-    are in UTC.
+    A backup has the form that the API documents, with times in UTC, and keeps the fields that this
+    version of the library does not know. `from_json` reads the value back.
     """
     text: bytes = _codec().converter(_PageDoc).dumps(value)
     return text
 
 
 def from_json(kind: type[V], text: bytes | str) -> V:
-    """The `Backup` or `BackupRef` (`kind`) that `to_json` wrote.
+    """The value that `to_json` wrote; `kind` is its class, `Backup` or `BackupRef`.
 
-    Raises `ValueError` naming the place that does not fit, for stored text may be anybody's.
+    The text is checked as strictly as a response of the API, since stored text may come from
+    anywhere. Raises `ValueError`, which names the place of the invalid value.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     codec = _codec()
@@ -443,8 +472,8 @@ def from_json(kind: type[V], text: bytes | str) -> V:
         value: V = codec.converter(_PageDoc).loads(raw, kind)
     except _BAD_JSON as error:
         reason = str(error)
-    except Exception as error:  # noqa: BLE001  # an ExceptionGroup of whatever the hooks raised
-        why, place = codec.misfit(error)
+    except Exception as error:  # noqa: BLE001  # a group of the hooks' errors
+        why, place = codec.reason_and_place(error)
         reason = f"{why} at {place}" if place else why
     else:
         return value

@@ -179,7 +179,7 @@ class DeadlineExceededError(VPSBackupsError, TimeoutError):
 
 
 class ApiError(VPSBackupsError):
-    """The server responded with an error status; subclasses stand for the documented ones.
+    """The server responded with an error status; most statuses have a class of their own.
 
     `status` is the HTTP status, `detail` the server's own text, and `field_errors` its messages by
     field. `request_id` is the id of the request in the response headers, None if there is none.
