@@ -1,1 +1,1 @@
-"""The same work over many items, a bounded number at once."""
+"""Bulk jobs: the same work on many items, a limited number at once."""

@@ -1,4 +1,4 @@
-"""The same work over many items, a bounded number at once, with one outcome each."""
+"""Does the same work on many items, a limited number at once, with one outcome each."""
 
 import asyncio
 import math
@@ -16,7 +16,8 @@ __all__ = ["fan_out"]
 K = TypeVar("K")
 V = TypeVar("V")
 OnError = Literal["collect", "stop"]
-_SPARED_AT_A_TIME: Final = 64
+_SKIPPED_PER_TURN: Final = 64
+"""Items skipped after a stop before other tasks get a turn."""
 
 
 def fan_out(
@@ -27,21 +28,25 @@ def fan_out(
     on_error: OnError = "collect",
     on_progress: OnProgress | None = None,
 ) -> AsyncGenerator[Outcome[K, V]]:
-    """One `Outcome` for each item, as each ends: its value, or the error that `work` raised.
+    """One `Outcome` for each item, in the order in which they end.
 
-    `items` is read lazily, and no further ahead of the reader than `concurrency`; None is without
-    limit, and for waiting only: `fan_out(client.wait, backups, concurrency=None)`. If reading
-    `items` fails, what runs is finished and handed out, then that error is raised. Leaving the loop
-    early, or `aclose()`, cancels what runs and waits for its end.
+    An outcome has the value that `work(item)` returned, or the exception that it raised.
 
-    With `on_error="stop"` nothing is started after the first failure: what runs is finished and
-    handed out, and every other item of the input gets a `NotAttemptedError` whose `__cause__` is
-    that failure. Items are still read to their end; where they have none, leave the loop.
+    `items` is an iterable or async iterable. It is read lazily, at most `concurrency` items ahead
+    of the reader of the outcomes. `concurrency` is the number of items to work on at once; None
+    means no limit and suits work that only waits:
+    `fan_out(client.wait, backups, concurrency=None)`. If reading `items` raises, the running work
+    is finished and its outcomes are returned before that exception is raised. Leaving the loop
+    early, or `aclose()`, cancels the running work and waits until it has ended.
 
-    `on_progress` is called with a `Progress` at most four times a second, and at the end. What it
-    raises is logged once and stops nothing.
+    With `on_error="stop"`, no work is started after the first failure. The running work is
+    finished, and every further item gets an outcome with a `NotAttemptedError`, whose `__cause__`
+    is that failure. The items are still read to their end; if they are endless, leave the loop.
 
-    Raises `ValueError` for a bad argument, `TypeError` for items that cannot be iterated.
+    `on_progress` is called with a `Progress` at most four times a second, and at the end. An
+    exception that it raises does not stop the work; the first one is logged.
+
+    Raises `ValueError` for a bad argument, `TypeError` if `items` is not iterable.
     """
     if concurrency is not None:
         check_int("concurrency", concurrency)
@@ -51,7 +56,7 @@ def fan_out(
 
 
 class FanOut(Generic[K, V]):
-    """What runs, and what is ready to be handed out."""
+    """One run of `fan_out`: the running work, and the outcomes that are ready to be read."""
 
     def __init__(
         self,
@@ -70,8 +75,8 @@ class FanOut(Generic[K, V]):
         self._meter = meter
         self._stops = on_error == "stop"
         self._halted_by: Exception | None = None
-        self._why = ""  # one text for all: there may be a million of them
-        self._spared = 0
+        self._skip_reason = ""  # shared by all skipped items, which may be a million
+        self._skipped = 0
         self._running: set[asyncio.Task[None]] = set()
         self._ready: deque[Outcome[K, V]] = deque()
         self._reader: asyncio.Future[None] | None = None
@@ -79,17 +84,17 @@ class FanOut(Generic[K, V]):
 
     @property
     def running(self) -> int:
-        """How many items are being worked on."""
+        """The number of items being worked on."""
         return len(self._running)
 
     def halt(self, error: Exception) -> None:
-        """Start nothing any more: the rest of the items is not attempted because of this error."""
+        """Start no further work: because of this error, the remaining items are skipped."""
         if self._halted_by is None:
             self._halted_by = error
-            self._why = f"not attempted, since the run was stopped by: {error}"
+            self._skip_reason = f"not attempted, since the run was stopped by: {error}"
 
     async def outcomes(self) -> AsyncGenerator[Outcome[K, V]]:
-        """One outcome for each item."""
+        """One outcome for each item, in the order in which they end."""
         self._meter.running = self._running.__len__
         self._meter.begin()
         try:
@@ -99,12 +104,13 @@ class FanOut(Generic[K, V]):
                 self._fill()
                 if self._ready:
                     yield self._ready.popleft()
-                    # A reader that never waits would let nothing else run before the items end.
-                    if self._spared >= _SPARED_AT_A_TIME:
-                        self._spared = 0
+                    # Skipping an item suspends nothing, so without this, a reader that never waits
+                    # would keep other tasks from running until the items end.
+                    if self._skipped >= _SKIPPED_PER_TURN:
+                        self._skipped = 0
                         await asyncio.sleep(0)
                 elif self._running or not self._source.ended:
-                    await self._something()
+                    await self._wait()
                 else:
                     break
             if self._source.error is not None:
@@ -115,47 +121,51 @@ class FanOut(Generic[K, V]):
                 task.cancel()
             await asyncio.gather(*self._running, *self._source.stop(), return_exceptions=True)
             self._running.clear()
-            self._halted_by = None  # its traceback leads back here
+            self._halted_by = None  # its traceback refers to this object
             self._meter.end()
 
     def _fill(self) -> None:
-        """Start work on further items, as long as fewer than the limit run or wait to be read."""
+        """Start work on further items, up to the limit of running items and unread outcomes."""
         while not self._source.ended and len(self._running) + len(self._ready) < self._limit:
             taken = self._source.take(self._wake)
             if not taken:
                 return
             if self._halted_by is not None:
-                self._spare(taken[0])
-                return  # one at a time: there is nothing to gain by being ahead
+                self._skip(taken[0])
+                return  # one at a time: reading further ahead gains nothing
             task = asyncio.create_task(self._run(taken[0]))
-            if not task.done():  # it may be where tasks begin eagerly
+            if not task.done():  # with an eager task factory, it may have ended already
                 self._running.add(task)
 
-    def _spare(self, key: K) -> None:
-        error = NotAttemptedError(self._why)
+    def _skip(self, key: K) -> None:
+        """Add a `NotAttemptedError` outcome for an item that is not started."""
+        error = NotAttemptedError(self._skip_reason)
         error.__cause__ = self._halted_by
-        self._spared += 1
-        self._settle(Outcome(key, error=error))
+        self._skipped += 1
+        self._finish(Outcome(key, error=error))
 
     async def _run(self, key: K) -> None:
-        # No local variable for an outcome: its error would lead back to it through this frame.
+        # No local variable may hold an outcome: the traceback of its error holds this frame, so
+        # that would be a reference cycle.
         if self._halted_by is not None:
-            self._spare(key)
+            self._skip(key)
         else:
             try:
-                self._settle(Outcome(key, await self._work(key)))
+                self._finish(Outcome(key, await self._work(key)))
             except asyncio.CancelledError:
                 if self._closing:
                     raise
                 cancelled = VPSBackupsError(f"the work on {key!r} was cancelled")
-                self._settle(Outcome(key, error=cancelled))
-            except Exception as error:  # noqa: BLE001  # an outcome holds whatever the work raised
-                self._settle(Outcome(key, error=error))
-        # Not in a callback: the reader must never find a task here that will not wake it.
+                self._finish(Outcome(key, error=cancelled))
+            except Exception as error:  # noqa: BLE001  # the outcome holds any error of the work
+                self._finish(Outcome(key, error=error))
+        # Not in a done callback, which runs later: the reader waits while `_running` is not empty,
+        # so a task must leave it before it wakes the reader for the last time.
         self._running.discard(asyncio.current_task())
         self._wake()
 
-    def _settle(self, outcome: Outcome[K, V]) -> None:
+    def _finish(self, outcome: Outcome[K, V]) -> None:
+        """Count an outcome and make it ready to be read."""
         self._ready.append(outcome)
         if outcome.error is None:
             self._meter.ok += 1
@@ -165,8 +175,8 @@ class FanOut(Generic[K, V]):
                 self.halt(outcome.error)
         self._meter.changed()
 
-    async def _something(self) -> None:
-        """Return once something is ready, or the source has an item."""
+    async def _wait(self) -> None:
+        """Wait until an outcome is ready, or the source may have an item."""
         self._reader = asyncio.get_running_loop().create_future()
         try:
             await self._reader
@@ -174,5 +184,6 @@ class FanOut(Generic[K, V]):
             self._reader = None
 
     def _wake(self) -> None:
+        """End the reader's wait, if it waits."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

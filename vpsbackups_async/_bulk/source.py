@@ -11,50 +11,53 @@ from typing import Final, Generic, TypeVar
 from vpsbackups_async.errors import VPSBackupsError
 
 K = TypeVar("K")
-_AT_A_TIME: Final = 1024
-"""So many items are read in one go before other tasks get their turn."""
+_ITEMS_PER_TURN: Final = 1024
+"""Items read from an iterable before other tasks get a turn."""
 
 
 class Source(ABC, Generic[K]):
-    """The items, and those of them that were read ahead."""
+    """Reads the items of a bulk job, one at a time or some ahead."""
 
     error: Exception | None = None
-    """What ended the reading early."""
+    """The error that ended the reading early, None if there was none."""
 
     def __init__(self) -> None:
         self._ahead: deque[K] = deque()
-        self._dry = False
+        self._exhausted = False
 
     @property
     def ended(self) -> bool:
-        """Whether there are no more items."""
-        return self._dry and not self._ahead
+        """Whether no item is left to take, because the items ended or reading them failed."""
+        return self._exhausted and not self._ahead
 
     @property
     def known(self) -> int:
-        """How many items there certainly are."""
+        """How many items are left at least: those read ahead."""
         return len(self._ahead)
 
     @abstractmethod
     def take(self, wake: Callable[[], None]) -> list[K]:
-        """One item if there is one now; `wake` is called when asking again makes sense."""
+        """A list with one item, or an empty one if no item is available now.
+
+        After an empty list, `wake` is called when it is time to ask again, unless `ended` is True.
+        """
 
     @abstractmethod
     async def look_ahead(self, count: int, seconds: float) -> None:
-        """Read until so many items are ahead, or the end, or for so long, whatever is first."""
+        """Read until `count` items are ahead, the items end, or `seconds` have passed."""
 
     def take_ahead(self) -> deque[K]:
-        """All that was read ahead."""
+        """Take all items that have been read ahead."""
         ahead, self._ahead = self._ahead, deque()
         return ahead
 
     def stop(self) -> list[asyncio.Task[list[K]]]:
-        """Stop reading; the tasks that must still end."""
+        """Stop reading; returns the cancelled tasks, which the caller must await."""
         return []
 
 
 class _Source(Source[K]):
-    """Items that are there at once."""
+    """The items of an iterable, which are available at once."""
 
     def __init__(self, items: Iterable[K]) -> None:
         super().__init__()
@@ -63,74 +66,74 @@ class _Source(Source[K]):
 
     @property
     def known(self) -> int:
-        """How many items there certainly are."""
+        """How many items are left at least: those read ahead, and the rest of a sized iterable."""
         return len(self._ahead) + (length_hint(self._items) if self._sized else 0)
 
-    def take(self, wake: Callable[[], None]) -> list[K]:  # noqa: ARG002  # the other source's
-        """One item if there is one now; `wake` is called when asking again makes sense."""
+    def take(self, wake: Callable[[], None]) -> list[K]:  # noqa: ARG002  # never waits
+        """A list with one item, or an empty one at the end."""
         if self._ahead:
             return [self._ahead.popleft()]
         try:
             return [next(self._items)]
         except StopIteration:
-            self._dry = True
-        except Exception as error:  # noqa: BLE001  # whatever the caller's iterator raises
-            self._dry, self.error = True, error
+            self._exhausted = True
+        except Exception as error:  # noqa: BLE001  # the caller's iterator may raise anything
+            self._exhausted, self.error = True, error
         return []
 
-    async def look_ahead(self, count: int, seconds: float) -> None:  # noqa: ARG002  # at once
-        """Read until so many items are ahead, or the end."""
-        while not self._dry and (missing := count - len(self._ahead)) > 0:
+    async def look_ahead(self, count: int, seconds: float) -> None:  # noqa: ARG002  # never waits
+        """Read until `count` items are ahead or the items end; lets other tasks run meanwhile."""
+        while not self._exhausted and (missing := count - len(self._ahead)) > 0:
             before = len(self._ahead)
             try:
-                self._ahead.extend(islice(self._items, min(missing, _AT_A_TIME)))
-            except Exception as error:  # noqa: BLE001  # whatever the caller's iterator raises
-                self._dry, self.error = True, error
+                self._ahead.extend(islice(self._items, min(missing, _ITEMS_PER_TURN)))
+            except Exception as error:  # noqa: BLE001  # the caller's iterator may raise anything
+                self._exhausted, self.error = True, error
             else:
-                self._dry = len(self._ahead) == before
+                self._exhausted = len(self._ahead) == before
             await asyncio.sleep(0)
 
 
 class _AsyncSource(Source[K]):
-    """Items that take time to come: one is read ahead."""
+    """The items of an async iterable; a task reads the next one ahead."""
 
     def __init__(self, items: AsyncIterable[K]) -> None:
         super().__init__()
         self._items = aiter(items)
-        self._coming: asyncio.Task[list[K]] | None = None
+        self._pending: asyncio.Task[list[K]] | None = None
         self._stopped = False
         self._wake: Callable[[], None] | None = None
 
     def take(self, wake: Callable[[], None]) -> list[K]:
-        """One item if there is one now; `wake` is called when asking again makes sense."""
+        """A list with one item, or an empty one; then `wake` is called when the next is read."""
         if self._ahead:
             return [self._ahead.popleft()]
         self._wake = wake
-        coming = self._next()
-        if not coming.done():
+        pending = self._next()
+        if not pending.done():
             return []
-        self._coming = None
-        return coming.result()
+        self._pending = None
+        return pending.result()
 
     async def look_ahead(self, count: int, seconds: float) -> None:
-        """Read until so many items are ahead, or the end, or for so long, whatever is first."""
+        """Read until `count` items are ahead, the items end, or `seconds` have passed."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while not self._dry and len(self._ahead) < count:
-            coming = self._next()
-            await asyncio.wait([coming], timeout=max(0, end - loop.time()))
-            if not coming.done():
+        while not self._exhausted and len(self._ahead) < count:
+            pending = self._next()
+            await asyncio.wait([pending], timeout=max(0, end - loop.time()))
+            if not pending.done():
                 return
-            self._coming = None
-            self._ahead.extend(coming.result())
+            self._pending = None
+            self._ahead.extend(pending.result())
 
     def _next(self) -> asyncio.Task[list[K]]:
-        if self._coming is None:
-            self._coming = asyncio.create_task(self._read())
-            self._coming.add_done_callback(self._arrived)
-        return self._coming
+        if self._pending is None:
+            self._pending = asyncio.create_task(self._read())
+            self._pending.add_done_callback(self._on_read)
+        return self._pending
 
-    def _arrived(self, _: asyncio.Task[list[K]]) -> None:
+    def _on_read(self, _: asyncio.Task[list[K]]) -> None:
         if self._wake is not None:
             self._wake()
 
@@ -138,24 +141,25 @@ class _AsyncSource(Source[K]):
         try:
             return [await anext(self._items)]
         except StopAsyncIteration:
-            self._dry = True
+            self._exhausted = True
         except asyncio.CancelledError:
             if self._stopped:
                 raise
-            self._dry, self.error = True, VPSBackupsError("the reading of the items was cancelled")
-        except Exception as error:  # noqa: BLE001  # whatever the caller's iterator raises
-            self._dry, self.error = True, error
+            self._exhausted = True
+            self.error = VPSBackupsError("the reading of the items was cancelled")
+        except Exception as error:  # noqa: BLE001  # the caller's iterator may raise anything
+            self._exhausted, self.error = True, error
         return []
 
     def stop(self) -> list[asyncio.Task[list[K]]]:
-        """Stop reading; the tasks that must still end."""
+        """Stop reading; returns the cancelled tasks, which the caller must await."""
         self._stopped = True
-        if self._coming is None:
+        if self._pending is None:
             return []
-        self._coming.cancel()
-        return [self._coming]
+        self._pending.cancel()
+        return [self._pending]
 
 
 def open_source(items: Iterable[K] | AsyncIterable[K]) -> Source[K]:
-    """The items, to be read as they are needed; raises `TypeError` where they cannot be."""
+    """A source that reads the items lazily; raises `TypeError` if they are not iterable."""
     return _AsyncSource(items) if isinstance(items, AsyncIterable) else _Source(items)

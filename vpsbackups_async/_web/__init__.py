@@ -1,1 +1,1 @@
-"""What a client does inside a web application."""
+"""Parts of a client for use in web applications."""

@@ -1,4 +1,4 @@
-"""Work that goes on after whoever began it has gone: kept, logged when it ends, ended at close."""
+"""Background jobs of a client: kept alive, logged when they end, and cancelled at close."""
 
 import asyncio
 import logging
@@ -12,20 +12,23 @@ logger = logging.getLogger("vpsbackups_async")
 
 T = TypeVar("T")
 
-_LAST_WORDS: Final = 1.0
-"""Seconds that jobs get at close to come out with what just ended them, before a cancellation."""
+_CLOSE_GRACE: Final = 1.0
+"""Seconds that jobs get at close to end by themselves before they are cancelled.
+
+The client ends its waits first, so that a job that waits can still fail with the backup's ref.
+"""
 
 
 class Jobs:
-    """The jobs of one client."""
+    """The background jobs of one client."""
 
     def __init__(self) -> None:
-        # The event loop itself keeps no more than a weak reference to a task.
+        # The event loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     def begin(self, work: Coroutine[Any, Any, T], name: str | None) -> asyncio.Task[T]:
-        """The task that does the work; raises `ConfigurationError` once closed."""
+        """Start a task that does the work; raises `ConfigurationError` once closed."""
         if self._closed:
             raise ConfigurationError("this client is being closed: it begins no background job")
         task = asyncio.create_task(work, name=name)
@@ -41,27 +44,28 @@ class Jobs:
             return
         error = task.exception()
         if error is None:
-            logger.info("background job %s is done%s", name, _with(task.result()))
+            logger.info("background job %s is done%s", name, _result_text(task.result()))
         elif isinstance(error, VPSBackupsError):
             logger.warning("background job %s failed: %s", name, error)
         else:
             logger.error("background job %s failed", name, exc_info=error)
 
     async def close(self) -> None:
-        """Cancel the jobs that do not end by themselves in a moment, and wait until all ended."""
+        """Cancel the jobs that do not end within a second, and wait until all have ended."""
         self._closed = True
-        # A job may be what closes the client.
+        # A job may close the client itself, and must not wait for its own end.
         tasks = self._tasks - {asyncio.current_task()}
         try:
             if tasks:
-                await asyncio.wait(tasks, timeout=_LAST_WORDS)
+                await asyncio.wait(tasks, timeout=_CLOSE_GRACE)
         finally:
             for task in tasks:
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _with(result: object) -> str:
+def _result_text(result: object) -> str:
+    """The backup that a job returned, for its log line; empty for any other result."""
     if not isinstance(result, Backup):
         return ""
     return f": backup {result.id} of server {result.server.id}, {result.status}"
