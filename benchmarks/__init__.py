@@ -1,1 +1,1 @@
-"""What the library promises to cost, measured: `python -m benchmarks` prints it all."""
+"""Measurements of what the library costs, against targets: run `python -m benchmarks`."""

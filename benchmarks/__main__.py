@@ -1,4 +1,4 @@
-"""`python -m benchmarks` runs all, with names some of them; fails if a target is missed."""
+"""`python -m benchmarks [NAME ...]` runs the named benchmarks, or all; fails on a missed target."""
 
 import argparse
 import json
@@ -49,12 +49,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """0 if every target was met; in a smoke run, if all work was done."""
+    """Run the benchmarks; return 0 if every target was met, or in a smoke run all work was done."""
     parser = _parser()
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    logging.getLogger("vpsbackups_async").setLevel(logging.ERROR)  # the faults are on purpose
+    # The injected faults cause warnings.
+    logging.getLogger("vpsbackups_async").setLevel(logging.ERROR)
     verdict = Verdict(smoke=options.smoke)
     for name in options.names or BENCHMARKS:
         began = time.perf_counter()
@@ -66,11 +67,11 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", "utf-8")
     if options.plot is not None:
-        from benchmarks.report import draw  # matplotlib is heavy
+        from benchmarks.report import draw  # imported here because matplotlib is slow to import
 
         draw(said, options.plot)
     return 0 if verdict.met else 1
 
 
-if __name__ == "__main__":  # a benchmark's server process loads this module too
+if __name__ == "__main__":  # the server processes import this module too
     sys.exit(main())

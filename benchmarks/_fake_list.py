@@ -1,4 +1,4 @@
-"""An account's list in memory: cut into pages, on whatever clock the event loop has."""
+"""A backup list in memory, split into pages, whose backups end by the event loop's clock."""
 
 import asyncio
 import math
@@ -17,11 +17,14 @@ from vpsbackups_async._lists.lists import Lists
 
 Order = Literal["newest", "oldest", "random"]
 LATENCY = 0.05
-"""Seconds that a request takes."""
+"""Seconds that each request takes."""
 
 
 class FakeList:
-    """One backup on each of many servers, begun at the same moment; counts the requests."""
+    """One running backup on each server, all started at the same time; counts the requests.
+
+    `durations` are the seconds that each server's backup takes.
+    """
 
     def __init__(
         self, durations: Sequence[float], *, page_size: int = 100, order: Order = "newest"
@@ -39,7 +42,7 @@ class FakeList:
             random.Random(1).shuffle(self._order)
 
     def finder(self) -> Finder:
-        """A finder that looks at this list, through the same walk as a client's."""
+        """A finder that reads this list, with the same code that a client uses."""
         return Finder(Lists(self._fetch, URL("https://example.com")))
 
     async def _fetch(self, listing: object, query: str, on_response: object) -> Any:
@@ -81,11 +84,15 @@ def _running(number: int, begun: datetime) -> Backup:
 def durations(
     count: int, *, night: int, seed: int = 1, sigma: float = 0.5, noise: float = 0.1
 ) -> list[float]:
-    """Seconds that each server's backup takes: lognormal around 240, its habit kept each night."""
-    habits = random.Random(seed)
+    """Seconds that each server's backup takes: lognormal with a median of 240.
+
+    Each server has a typical duration, which depends on `seed` alone; `noise` varies it from night
+    to night. `sigma` is that of the durations as a whole.
+    """
+    typical = random.Random(seed)
     tonight = random.Random(100 * seed + night)
     return [
-        habits.lognormvariate(math.log(240), math.sqrt(sigma**2 - noise**2))
+        typical.lognormvariate(math.log(240), math.sqrt(sigma**2 - noise**2))
         * tonight.lognormvariate(0, noise)
         for _ in range(count)
     ]

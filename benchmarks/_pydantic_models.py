@@ -1,4 +1,4 @@
-"""The list of the API as a user of pydantic would describe it."""
+"""The API's list as pydantic models, as a user would write them."""
 
 from datetime import datetime
 

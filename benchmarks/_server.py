@@ -1,8 +1,7 @@
-"""A server that is never the bottleneck: encoded replies, under uvloop, in a process of its own.
+"""A server fast enough not to be the bottleneck: it runs under uvloop in its own process.
 
-It answers `GET /api/v1/backups/` with pages of `page_size` backups out of `total` (of one server,
-with `server_id`, as many as fit a page, and no more), and each POST with a backup of the server
-that was asked for.
+It answers `GET /api/v1/backups/` with pages of `page_size` backups out of `total`. With `server_id`
+the list has exactly one full page. It answers each POST with a backup of the requested server.
 """
 
 import asyncio
@@ -31,13 +30,13 @@ _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
 
 def pin(cpu: int) -> None:
-    """Keep this process on one core, where there are several and the system can."""
+    """Pin this process to the core `cpu` if there are several cores and the system supports it."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {cpu})
 
 
 def body(ids: range, total: int, *, server_id: int = 12345, link: str | None = None) -> bytes:
-    """A page as the API would write it."""
+    """The JSON of a page, formatted as by the API; `link` is its `next`."""
     numbers = [number for backup_id in ids for number in (backup_id, server_id)]
     backups = b",".join([_BACKUP] * len(ids)) % tuple(numbers)
     following = b"null" if link is None else b'"%s"' % link.encode()
@@ -46,22 +45,21 @@ def body(ids: range, total: int, *, server_id: int = 12345, link: str | None = N
 
 
 def reply(content: bytes, status: bytes = b"200 OK") -> bytes:
-    """A whole answer with this body."""
+    """A complete HTTP reply with this body."""
     return _HEAD % (status, len(content)) + content
 
 
 class Pages:
-    """The answers of an account with so many backups, newest first."""
+    """The replies for an account with `total` backups, newest first."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._known: dict[bytes, bytes] = {}
-        self._made = total
+        self._cache: dict[bytes, bytes] = {}
+        self._last_id = total
 
     def get(self, target: bytes) -> bytes:
-        """The answer to a GET; those of one page are kept."""
-        known = self._known.get(target)
-        return known or self._encoded(target)
+        """The reply to a GET; up to 1,000 replies to lists of a single page are cached."""
+        return self._cache.get(target) or self._encoded(target)
 
     def _encoded(self, target: bytes) -> bytes:
         query = parse_qs(target.partition(b"?")[2].decode())
@@ -76,15 +74,15 @@ class Pages:
         oldest = max(0, newest - size)
         link = f"/api/v1/backups/?page={page + 1}&page_size={size}" if oldest else None
         answer = reply(body(range(newest, oldest, -1), total, server_id=server_id, link=link))
-        if total <= size and len(self._known) < 1_000:
-            self._known[target] = answer
+        if total <= size and len(self._cache) < 1_000:
+            self._cache[target] = answer
         return answer
 
     def post(self, content: bytes) -> bytes:
-        """The answer to a create."""
+        """The reply to a create."""
         found = _SERVER_ID.search(content)
-        self._made += 1
-        return reply(_BACKUP % (self._made, int(found[1]) if found else 0), b"201 Created")
+        self._last_id += 1
+        return reply(_BACKUP % (self._last_id, int(found[1]) if found else 0), b"201 Created")
 
 
 class _Protocol(asyncio.Protocol):
@@ -120,7 +118,7 @@ class _Protocol(asyncio.Protocol):
 
 
 def _serve(pipe: Connection, total: int, latency: float) -> None:
-    import uvloop  # not in the client's process, whose memory is measured
+    import uvloop  # kept out of the client's process, whose memory is measured
 
     pin(1)
     pages = Pages(total)
@@ -139,7 +137,10 @@ def _serve(pipe: Connection, total: int, latency: float) -> None:
 
 @contextlib.contextmanager
 def serving(*, total: int = 0, latency: float = 0.0) -> Iterator[str]:
-    """The base URL of a server, which ends with the block."""
+    """Run a server in its own process during the block; gives its base URL.
+
+    `latency` is the seconds before each reply.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, total, latency), daemon=True)

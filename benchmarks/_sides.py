@@ -1,8 +1,8 @@
-"""One side of a comparison, in a process of its own: `python -m benchmarks._sides '{"side": …}'`.
+"""One side of a comparison, in its own process: `python -m benchmarks._sides '{"side": …}'`.
 
-Each side asks for the list of one server, page after page of `size` backups, `at_once` at a time,
-and looks at every backup. Prints JSON: seconds of CPU for `requests` requests after a warm-up,
-and how many backups came.
+Each side requests the list of one server (one page of `size` backups) `requests` times, with
+`AT_ONCE` requests at a time, and counts the backups. It prints JSON: the seconds of CPU that the
+requests took after a warm-up, and the number of backups received.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ AT_ONCE = 50
 _WARM_UP = 4
 
 Ask = Callable[[], Awaitable[int]]
-"""Sends one request; how many backups came."""
+"""Sends one request and returns the number of backups received."""
 
 
 @asynccontextmanager
 async def ours(url: str, size: int) -> AsyncIterator[Ask]:
-    """The client with everything on."""
-    from vpsbackups_async import BackupsClient  # each side loads its own library
+    """This library's client with default options."""
+    from vpsbackups_async import BackupsClient  # each side imports only its own library
 
     async with BackupsClient(TOKEN, base_url=url) as client:
 
@@ -42,7 +42,7 @@ async def ours(url: str, size: int) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def loop(url: str, size: int) -> AsyncIterator[Ask]:
-    """What a user would write with aiohttp."""
+    """A plain aiohttp loop, as a user would write it."""
     import aiohttp
 
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
@@ -61,7 +61,7 @@ async def loop(url: str, size: int) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def httpx_pydantic(url: str, size: int) -> AsyncIterator[Ask]:
-    """What a user would write with httpx and pydantic."""
+    """httpx and pydantic, as a user would write it."""
     import httpx
 
     from benchmarks._pydantic_models import Listing
@@ -80,12 +80,12 @@ async def httpx_pydantic(url: str, size: int) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def vps_mcp(url: str, size: int) -> AsyncIterator[Ask]:
-    """The client within the provider's own package."""
+    """The client in the provider's own package."""
     import logging
 
     from vps_mcp.client import VPSClient
 
-    logging.getLogger("vps-mcp").setLevel(logging.WARNING)  # it tells of each request
+    logging.getLogger("vps-mcp").setLevel(logging.WARNING)  # it logs each request
     client = VPSClient(TOKEN, f"{url}/api/v1")
 
     async def ask() -> int:
@@ -100,7 +100,7 @@ async def vps_mcp(url: str, size: int) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def generated(url: str, size: int) -> AsyncIterator[Ask]:
-    """A client that `openapi-python-client` made of our OpenAPI file; see `generate`."""
+    """A client that `openapi-python-client` generated from our OpenAPI file; see `generate`."""
     from vps_generated.api.default.list_backups import asyncio as list_backups
     from vps_generated.client import AuthenticatedClient
 
@@ -114,8 +114,8 @@ async def generated(url: str, size: int) -> AsyncIterator[Ask]:
 
 
 def generate(folder: Path) -> None:
-    """Put the generated package `vps_generated` into the folder."""
-    from vpsbackups_async.testing import openapi  # not in the timed process
+    """Generate the package `vps_generated` in the folder."""
+    from vpsbackups_async.testing import openapi  # kept out of the timed process
 
     document = folder / "openapi.json"
     document.write_text(json.dumps(openapi()), "utf-8")
@@ -145,8 +145,8 @@ async def _measure(side: str, url: str, size: int, requests: int) -> dict[str, f
         async def work(count: int) -> None:
             nonlocal backups
             for _ in range(count):
-                came = await ask()
-                backups += came
+                received = await ask()
+                backups += received
 
         await asyncio.gather(*(work(_WARM_UP) for _ in range(AT_ONCE)))
         backups = 0
@@ -161,7 +161,10 @@ async def _measure(side: str, url: str, size: int, requests: int) -> dict[str, f
 def cost(
     side: str, url: str, size: int, requests: int, *, path: str = "", uvloop: bool = False
 ) -> float:
-    """µs of CPU that each of so many requests costs that side, in a process of its own."""
+    """The CPU time of one request in µs: the mean over `requests`, measured in a new process.
+
+    `path` is added to `sys.path` there. Raises AssertionError if backups are missing.
+    """
     order = {"side": side, "url": url, "size": size, "requests": requests}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks._sides", json.dumps({**order, "uvloop": uvloop}), path],
@@ -176,7 +179,7 @@ def cost(
 
 
 def main() -> None:
-    """Measure the side that the arguments name."""
+    """Measure the side that the command line names and print the result."""
     order = json.loads(sys.argv[1])
     sys.path.extend(sys.argv[2:])
     pin(0)

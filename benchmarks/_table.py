@@ -1,4 +1,4 @@
-"""What a run of the benchmarks gathers: each target with what was measured, and curves over N."""
+"""The results of a run of the benchmarks: targets with their measurements, and curves over N."""
 
 import platform
 import sys
@@ -12,10 +12,11 @@ from attrs import asdict, define, field, frozen
 
 @frozen
 class Row:
-    """One target: what was measured of ours, of the loop that a user would write, and of others.
+    """One target and what was measured for it.
 
-    `ratio` is what the target is about where that is a comparison. `unit` is that of `ours`, `loop`
-    and `peers`; `measured` says it all in words.
+    `ours` is this library's figure, `loop` that of a plain loop as a user would write it, and
+    `peers` those of other libraries; all are in `unit`. `measured` is the result as text. `ratio`
+    is `ours` divided by the figure that it is compared with, if any.
     """
 
     what: str
@@ -31,7 +32,7 @@ class Row:
 
 @frozen
 class Curve:
-    """A cost over size: for each name the points (N, cost)."""
+    """How a cost grows with size: for each name the points (N, cost)."""
 
     title: str
     x: str
@@ -41,10 +42,10 @@ class Curve:
 
 @define
 class Verdict:
-    """Collects targets; `met` is False as soon as one was missed.
+    """Collects the results of a run; `met` is False once a target was missed or a check failed.
 
-    With `smoke` everything is run on a small scale to see that it does its work: what was counted
-    must be right, and what was measured is worth nothing and misses no target.
+    A `smoke` run is small. It only checks that the work is done: a wrong count fails it, a missed
+    target does not.
     """
 
     smoke: bool = False
@@ -53,17 +54,17 @@ class Verdict:
     curves: list[Curve] = field(factory=list)
 
     def size(self, full: int, smoke: int) -> int:
-        """How many, by the scale of the run."""
+        """`smoke` in a smoke run, `full` otherwise."""
         return smoke if self.smoke else full
 
     def check(self, what: str, *, right: bool) -> None:
-        """Note whether the work was done: nothing measured of work not done counts."""
+        """Fail the run unless the work was done; otherwise its measurements mean nothing."""
         if not right:
             self.met = False
             print(f"WRONG    {what}", flush=True)
 
-    def hold(self, what: str, *, measured: str, target: str, met: bool, **more: Any) -> None:
-        """Print one target with what was measured; `more` are fields of `Row`."""
+    def record(self, what: str, *, measured: str, target: str, met: bool, **more: Any) -> None:
+        """Add and print one target with its measurement; `more` are further fields of `Row`."""
         row = Row(what, measured, target, met, **more)
         self.rows.append(row)
         if not self.smoke:
@@ -74,9 +75,9 @@ class Verdict:
     def compare(
         self, what: str, ours: float, other: float, target: float, *, unit: str = "µs", **more: Any
     ) -> None:
-        """Hold ours against another's cost: at most `target` times as much."""
+        """Record a target: `ours` is at most `target` times `other`, both in `unit`."""
         ratio = ours / other
-        self.hold(
+        self.record(
             what,
             measured=f"{ours:.1f} {unit} against {other:.1f}, {ratio:.2f} x",
             target=f"<= {target:.2f} x",
@@ -88,20 +89,20 @@ class Verdict:
         )
 
     def note(self, what: str, ours: float, loop: float, *, unit: str = "µs") -> None:
-        """Print a comparison that has no target of its own."""
+        """Add and print a comparison that has no target."""
         ratio = ours / loop
         print(f"{'':8} {what}: {ours:.1f} {unit} against {loop:.1f}, {ratio:.2f} x", flush=True)
         self.rows.append(Row(what, "", "", True, ours, loop, unit=unit, ratio=ratio))
 
     def curve(self, title: str, x: str, y: str, **series: Sequence[tuple[float, float]]) -> None:
-        """Keep a curve, and print its points."""
+        """Add a curve and print its points."""
         self.curves.append(Curve(title, x, y, series))
         for name, points in series.items():
             shown = "  ".join(f"{at:,.0f}: {cost:,.1f}" for at, cost in points)
             print(f"{title} ({y} over {x}), {name.replace('_', ' ')}: {shown}", flush=True)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """All results as values that JSON can hold."""
         return {
             "machine": machine(),
             "rows": [asdict(row) for row in self.rows],
@@ -110,7 +111,7 @@ class Verdict:
 
 
 def machine() -> str:
-    """What this was measured on."""
+    """The processor, system, Python and libraries of this machine, as text."""
     cpu = next(
         (
             line.partition(":")[2].strip()
@@ -155,7 +156,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def amount(cost: float | None, unit: str) -> str:
-    """A figure with its unit, empty where there is none."""
+    """A figure with its unit; an empty text for None."""
     if cost is None:
         return ""
     digits = 0 if cost >= 100 else 1 if cost >= 1 else 2

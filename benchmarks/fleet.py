@@ -1,7 +1,7 @@
-"""S8 and the pace of a fleet: what a million items cost, and how near 20,000 creates come to ideal.
+"""S8: what a million items of a fleet cost; and how close 20,000 creates come to the ideal time.
 
-The first runs over work that does nothing, so that what is measured is the fan-out itself; the
-second over a fake server in another process, which takes 300 ms for each create.
+The first uses a client that does nothing, so it measures the fan-out itself. The second uses a fake
+server in another process that takes 300 ms for each create.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ _ROUNDS = 3
 _SAMPLE_EVERY = 997
 
 
-class Instant:
-    """A client whose creates give an answer at once."""
+class InstantClient:
+    """A client whose creates return at once; samples the number of tasks."""
 
     def __init__(self) -> None:
         self.most_tasks = 0
-        self._begun = 0
+        self._started = 0
 
     async def create(self, server_id: int, *, description: str | None = None) -> int:
-        self._begun += 1
-        if not self._begun % _SAMPLE_EVERY:
+        self._started += 1
+        if not self._started % _SAMPLE_EVERY:
             self.most_tasks = max(self.most_tasks, len(asyncio.all_tasks()))
         return server_id
 
@@ -46,31 +46,31 @@ def ids(count: int) -> Iterator[int]:
     yield from range(1, count + 1)
 
 
-async def drive(count: int, client: Instant, **options: object) -> int:
+async def drive(count: int, client: InstantClient, **options: object) -> int:
     outcomes = 0
-    lists = Lists(None, URL("http://127.0.0.1"))  # nothing is listed
+    lists = Lists(None, URL("http://127.0.0.1"))  # required, but nothing is listed
     async for _ in Fleet(client, ids(count), concurrency=64, lists=lists).create(**options):
         outcomes += 1
     return outcomes
 
 
 def cpu_of_an_item(items: int, **options: object) -> float:
-    """µs of CPU, the best of a few rounds."""
+    """The CPU time of one item in µs; the best of a few rounds."""
     best = float("inf")
     for _ in range(_ROUNDS):
         began = time.process_time()
-        asyncio.run(drive(items, Instant(), **options))
+        asyncio.run(drive(items, InstantClient(), **options))
         best = min(best, time.process_time() - began)
     return best / items * 1e6
 
 
 async def growth(items: int) -> tuple[float, int, int]:
-    """MB that the peak grows over that of a thousand items; outcomes; the most tasks alive."""
+    """Growth of peak memory over 1,000 items (MB), number of outcomes, and most live tasks."""
     tracemalloc.start()
-    await drive(1_000, Instant())
+    await drive(1_000, InstantClient())
     before = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    client = Instant()
+    client = InstantClient()
     outcomes = await drive(items, client)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -89,7 +89,7 @@ def _serve(pipe: Connection) -> None:
 
 
 async def create_all(url: str, token: str, creates: int) -> tuple[float, float, int]:
-    """Seconds by the clock, seconds of CPU, and how many succeeded."""
+    """Create a backup on each server; elapsed seconds, CPU seconds and number of successes."""
     reports: list[Progress] = []
     limiter = AdaptiveLimiter(maximum=AT_ONCE)
     async with BackupsClient(token, base_url=url, limiter=limiter) as client:
@@ -103,7 +103,7 @@ async def create_all(url: str, token: str, creates: int) -> tuple[float, float, 
 
 
 def pace(creates: int) -> tuple[float, float, int, int]:
-    """As `create_all`, and how many backups the server holds."""
+    """The results of `create_all`, and the number of backups that the server then has."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs,))
@@ -122,13 +122,13 @@ def pace(creates: int) -> tuple[float, float, int, int]:
 
 
 def run(verdict: Verdict) -> None:
-    """Print both tables."""
+    """Run both measurements and print their results."""
     items, creates = verdict.size(ITEMS, 2_000), verdict.size(CREATES, 200)
     print(f"{items:,} ids from a generator, 64 at once, work that does nothing")
     cpu = cpu_of_an_item(items)
     with_progress = cpu_of_an_item(items, on_progress=lambda _: None)
     print(f"  CPU {cpu:.1f} µs an item, {with_progress:.1f} with on_progress")
-    verdict.hold(
+    verdict.record(
         f"S8 CPU an item of {items:,}",
         measured=f"{with_progress:.1f} µs",
         target="<= 20 µs",
@@ -137,7 +137,7 @@ def run(verdict: Verdict) -> None:
         unit="µs",
     )
     memory, outcomes, tasks = asyncio.run(growth(items))
-    verdict.hold(
+    verdict.record(
         "S8 growth of the memory",
         measured=f"{memory:.2f} MB",
         target="<= 10 MB",
@@ -145,7 +145,7 @@ def run(verdict: Verdict) -> None:
         ours=memory,
         unit="MB",
     )
-    verdict.hold(
+    verdict.record(
         "S8 live tasks",
         measured=f"{tasks} ({outcomes:,} outcomes)",
         target="<= 64 + 2",
@@ -161,7 +161,7 @@ def run(verdict: Verdict) -> None:
         f"(ideal {ideal:.0f}), client CPU {busy / creates * 1e6:.0f} µs each, "
         f"{os.cpu_count()} cores"
     )
-    verdict.hold(
+    verdict.record(
         f"{creates:,} creates of {SECONDS:.1f} s, {AT_ONCE} at once, beside the ideal",
         measured=f"{took:.1f} s, {took / ideal:.3f} of the ideal, {held:,} backups",
         target="<= 1.15 x",

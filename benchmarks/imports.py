@@ -1,4 +1,4 @@
-"""S9: how much longer `import vpsbackups_async` takes than `import aiohttp`, in CPU time."""
+"""S9: how much more CPU time `import vpsbackups_async` takes than `import aiohttp`."""
 
 import subprocess
 import sys
@@ -16,14 +16,14 @@ def _import_ms(module: str) -> float:
 
 
 def run(verdict: Verdict) -> None:
-    """The best of several new processes each, in turn."""
+    """Import both in new processes, in turn; the best of several rounds counts."""
     pin(0)
     best = {"aiohttp": float("inf"), "vpsbackups_async": float("inf")}
     for _ in range(verdict.size(_ROUNDS, 1)):
         for module, least in best.items():
             best[module] = min(least, _import_ms(module))
     ours, theirs = best["vpsbackups_async"], best["aiohttp"]
-    verdict.hold(
+    verdict.record(
         "S9 import vpsbackups_async",
         measured=f"{ours:.0f} ms, {ours - theirs:.0f} ms over import aiohttp",
         target="<= 50 ms over it",

@@ -1,6 +1,6 @@
-"""S11 and the pace of creates: how the default limiter settles at what a server bears.
+"""S11 and the rate of creates: how well the default limiter adapts to a server's limits.
 
-Both run against the fake server, on virtual time: seconds are the server's, and cost none here.
+Both run against the fake server on virtual time, so the seconds are virtual.
 """
 
 import asyncio
@@ -25,7 +25,12 @@ _NO_END = Timeouts(deadline=1e6)
 
 @frozen
 class Run:
-    """What came of it: how many succeeded, how many requests it took, in how many seconds."""
+    """The result of a run.
+
+    `refused` counts the requests that got a 429; `refused_late` is the fraction refused after the
+    first `WARM_UP` requests. `limit` is the client's limit at the end, `backups` the number of
+    backups that the server then has.
+    """
 
     succeeded: int
     requests: int
@@ -36,8 +41,8 @@ class Run:
     backups: int
 
 
-def at_once(latency: float, count: int) -> Run:
-    """So many lists at a server that allows five at once."""
+def limited_by_concurrency(latency: float, count: int) -> Run:
+    """Run `count` lists against a server that allows `AT_ONCE` requests at a time."""
 
     async def work() -> Run:
         fake = FakeVPS(servers=1, backups=1, max_concurrent=AT_ONCE, faults=[Latency(latency)])
@@ -51,8 +56,8 @@ def at_once(latency: float, count: int) -> Run:
     return on_virtual_time(work)
 
 
-def a_second(latency: float, count: int) -> Run:
-    """Creates on so many servers at a server that allows thirty requests a second."""
+def limited_by_rate(latency: float, count: int) -> Run:
+    """Create a backup on `count` servers where `RATE` requests a second are allowed."""
 
     async def work() -> Run:
         fake = FakeVPS(servers=count, backups=0, rate_limit=RATE, faults=[Latency(latency)])
@@ -89,30 +94,30 @@ def _row(name: str, latency: float, run: Run) -> None:
 
 
 def run(verdict: Verdict) -> None:
-    """Both limits, at each latency."""
+    """Measure both limits at each latency (s)."""
     print(
         f"{'the server allows':22}{'latency':>9}{'succeeded':>11}{'requests':>10}{'429s':>6}"
         f"{'of later':>11}{'seconds':>9}{'limit':>7}"
     )
     calls, creates = verdict.size(CALLS, 300), verdict.size(CREATES, 60)
     for latency in LATENCIES:
-        settled = at_once(latency, calls)
-        _row(f"{AT_ONCE} at once", latency, settled)
-        verdict.check("each list succeeded", right=settled.succeeded == calls)
-        verdict.hold(
+        lists = limited_by_concurrency(latency, calls)
+        _row(f"{AT_ONCE} at once", latency, lists)
+        verdict.check("each list succeeded", right=lists.succeeded == calls)
+        verdict.record(
             f"S11 at {latency} s a reply",
-            measured=f"{settled.succeeded:,} succeed, {100 * settled.refused_late:.2f} % refused",
+            measured=f"{lists.succeeded:,} succeed, {100 * lists.refused_late:.2f} % refused",
             target=f"< 2 % after the first {WARM_UP}",
-            met=settled.refused_late < 0.02,
-            ours=100 * settled.refused_late,
+            met=lists.refused_late < 0.02,
+            ours=100 * lists.refused_late,
             unit="%",
         )
     for latency in (0.0, *LATENCIES):
-        paced = a_second(latency, creates)
+        paced = limited_by_rate(latency, creates)
         _row(f"{RATE:g} a second", latency, paced)
-        # Without the second's worth that the server lets through before it counts.
+        # The server lets a burst of one second's requests through, which is not part of the rate.
         rate = (creates - RATE) / paced.seconds
-        verdict.hold(
+        verdict.record(
             f"creates at {latency} s a reply",
             measured=f"{paced.succeeded} succeed, {paced.backups} backups, {rate:.1f} a second",
             target=f">= {0.85 * RATE:g}",

@@ -1,4 +1,4 @@
-"""S10: what one of 100,000 waits costs in memory, beyond the task that the caller runs it in."""
+"""S10: the memory of each of 100,000 waits, without the task that the caller runs it in."""
 
 import asyncio
 import gc
@@ -18,14 +18,14 @@ _BACKOFF = ConstantBackoff(1_000)
 
 
 def run(verdict: Verdict) -> None:
-    """Measure each in a process of its own: what one has freed must not serve the next."""
+    """Measure each case in its own process, so that none reuses memory that another freed."""
     count = verdict.size(_COUNT, 500)
     print(f"bytes for each of {count:,} tasks, one of them an idle task, or one that waits")
     print(f"{'':12}{'idle':>8}{'waiting':>9}{'a wait':>8}")
     for how in ("tracemalloc", "rss"):
         idle, waiting = (_in_a_process(how, what, count) for what in ("idle", "waiting"))
         print(f"{how:12}{idle:8.0f}{waiting:9.0f}{waiting - idle:8.0f}")
-        verdict.hold(
+        verdict.record(
             f"S10 one of {count:,} waits, memory by {how}",
             measured=f"{waiting - idle:.0f} B",
             target=f"<= {TARGET} B",

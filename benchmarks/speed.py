@@ -1,7 +1,7 @@
-"""S1 to S3: CPU of the client for each request, beside a plain loop and other clients.
+"""S1 to S3: the client's CPU time per request, compared with a plain loop and other clients.
 
-Each side runs in a process of its own on one core, the server on another; sides in turn, the best
-of several rounds.
+Each side runs in its own process on one core, the server on another. The sides take turns, and the
+best of several rounds counts.
 """
 
 import asyncio
@@ -19,8 +19,11 @@ _FAST = ("ours", "loop")
 _SLOW = ("httpx_pydantic", "vps_mcp", "generated")
 
 
-class _Asking(asyncio.Protocol):
-    """Sends a request whenever the answer to the last one has come."""
+class _RequestLoop(asyncio.Protocol):
+    """Sends the next request as soon as the reply to the last one has arrived.
+
+    `length` is the size of each reply in bytes.
+    """
 
     def __init__(self, request: bytes, length: int, requests: int, done: asyncio.Event) -> None:
         self._request = request
@@ -62,7 +65,7 @@ async def _ceiling(url: str, size: int, requests: int) -> float:
     began = time.perf_counter()
     connections = [
         await loop.create_connection(
-            lambda end=end: _Asking(request, length, requests // AT_ONCE, end), host, int(port)
+            lambda end=end: _RequestLoop(request, length, requests // AT_ONCE, end), host, int(port)
         )
         for end in ends
     ]
@@ -75,14 +78,14 @@ async def _ceiling(url: str, size: int, requests: int) -> float:
 
 
 def _print_ceiling(url: str, size: int, requests: int) -> None:
-    import uvloop  # a client that costs as little as it can
+    import uvloop  # to keep the cost of this client low
 
     rate = uvloop.run(_ceiling(url, size, requests))
     print(f"the server's ceiling with {size} a page: {rate:,.0f} requests a second")
 
 
 def run(verdict: Verdict) -> None:
-    """Both page sizes, on asyncio's own loop and on uvloop."""
+    """Measure both page sizes, on asyncio's own loop and on uvloop, and then the other clients."""
     pin(0)
     requests = verdict.size(10_000, 200)
     rounds = verdict.size(_ROUNDS, 1)
@@ -135,7 +138,7 @@ def _against_peers(verdict: Verdict, url: str, folder: str) -> None:
             best[side] = min(best[side], cost(side, url, 100, count, path=folder))
     ours = best.pop("ours")
     least = min(best["vps_mcp"], best["generated"]) / ours
-    verdict.hold(
+    verdict.record(
         "S3 the other clients, 100 backups a page",
         measured=", ".join(f"{side} {spent / ours:.1f} x" for side, spent in best.items()),
         target=">= 12 x for vps_mcp and generated",

@@ -1,4 +1,4 @@
-"""S5 and S6: the memory of a stream of a million backups, and what reading ahead brings."""
+"""S5 and S6: memory used by a stream of a million backups, and the gain from prefetching."""
 
 import asyncio
 import json
@@ -19,7 +19,10 @@ _ROUNDS = 3
 
 
 async def _stream(url: str) -> dict[str, float]:
-    """How many backups came, and what they took of time, CPU and memory after the first page."""
+    """The number of backups, the time and CPU (s), and the growth of peak memory (MB).
+
+    The memory is that used beyond the first page.
+    """
     async with BackupsClient("vps_benchmark", base_url=url) as client:
         backups = first = 0
         cpu, wall = time.process_time(), time.perf_counter()
@@ -36,13 +39,13 @@ async def _stream(url: str) -> dict[str, float]:
 
 
 def peak_kib() -> int:
-    """The most memory that this process has held."""
+    """The peak memory (resident set size) of this process in KiB."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 def streamed(url: str) -> dict[str, float]:
-    """The same, in a process of its own."""
+    """The result of `_stream`, from a new process."""
     command = [sys.executable, "-m", "benchmarks.streams", url]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root)
@@ -58,12 +61,12 @@ async def _read_pages(url: str, prefetch: int) -> tuple[int, float]:
 
 
 def run(verdict: Verdict) -> None:
-    """Both."""
+    """Measure both."""
     total = verdict.size(_BACKUPS, 1_000)
     with serving(total=total) as url:
         measured = streamed(url)
     verdict.check(f"{total:,} backups streamed", right=measured["backups"] == total)
-    verdict.hold(
+    verdict.record(
         f"S5 a stream of {total:,} backups: growth of the peak over the first page's",
         measured=f"{measured['mb']:.1f} MB, {measured['cpu'] / total * 1e6:.2f} µs CPU a backup",
         target="<= 25 MB",
@@ -80,7 +83,7 @@ def run(verdict: Verdict) -> None:
                 verdict.check("each page read", right=backups == pages * PAGE_SIZE)
                 best[prefetch] = min(least, took)
     times = best[0] / best[_AHEAD]
-    verdict.hold(
+    verdict.record(
         f"S6 {pages} pages, {_LATENCY * 1e3:g} ms a reply, prefetch={_AHEAD}",
         measured=f"{best[_AHEAD]:.2f} s against {best[0]:.2f} s, {times:.1f} x faster",
         target=">= 6 x",

@@ -1,11 +1,11 @@
-"""S7: what it costs to wait for many backups, and how late their end is noticed.
+"""S7: the number of requests it takes to wait for many backups, and how late their end is noticed.
 
-The smaller numbers of backups are measured over several fleets, and their mean given.
+The real hub reads a list in memory on virtual time. Each server has one backup, and all start at
+the same time. The durations are lognormal with a median of 240 s and a sigma of 0.5: each server
+has a typical duration, with 10 % noise from night to night. `LearnedBackoff` is measured on its
+second night. The naive loop polls each backup separately, with the same strategy.
 
-The real hub looks at a list in memory on virtual time. One backup on each server, all begun at
-once; durations lognormal, median 240 s, sigma 0.5: each server has its habit, with 10 % noise from
-night to night. `LearnedBackoff` is measured on its second night. The naive loop polls each backup
-by itself, with the same strategy.
+For smaller numbers of backups, several fleets are measured and the mean is reported.
 """
 
 import asyncio
@@ -38,12 +38,16 @@ EXPONENTIAL = ExponentialBackoff(5.0, maximum=MAXIMUM)
 _JITTER_UP_TO = 10_000
 _BOTH = (("constant 30 s", ConstantBackoff(30.0)), ("exponential 5 to 30 s", EXPONENTIAL))
 _HEAD = f"{'backups':>8}  {'':28}requests     lag longest"
-"""Requests a backup; mean and longest lag in seconds."""
+"""Columns: requests per backup, and the mean and longest lag in seconds."""
 
 
 @frozen
 class Cost:
-    """What a night's waits took: requests a backup, and seconds from its end to the caller."""
+    """The cost of one night's waits.
+
+    `requests` is the number per backup. `lag` and `longest` are the mean and longest time in
+    seconds from the end of a backup until its waiter returns.
+    """
 
     requests: float
     lag: float
@@ -54,7 +58,7 @@ class Cost:
 
 
 def on_virtual_time(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of the work, in an event loop whose sleeps cost nothing."""
+    """Run the work in a new event loop on virtual time and return its result."""
 
     async def run() -> T:
         with VirtualTime():
@@ -72,24 +76,24 @@ def _mean(costs: list[Cost]) -> Cost:
 
 
 def fleets(count: int) -> range:
-    """The seeds of the fleets to measure."""
+    """The seeds of the fleets to measure for this number of backups."""
     return range(1, 1 + max(1, min(20, 3_000 // count)))
 
 
 def over_fleets(
     count: int, backoff: Backoff, *, page_size: int = 100, order: Order = "newest"
 ) -> Cost:
-    """All waits through one hub."""
+    """The mean cost over several fleets, each with all its waits on one hub."""
     return _mean([
-        shared(durations(count, night=2, seed=seed), backoff, page_size=page_size, order=order)
+        on_one_hub(durations(count, night=2, seed=seed), backoff, page_size=page_size, order=order)
         for seed in fleets(count)
     ])  # fmt: skip
 
 
-def shared(
+def on_one_hub(
     seconds: list[float], backoff: Backoff, *, page_size: int = 100, order: Order = "newest"
 ) -> Cost:
-    """All waits of one fleet through one hub."""
+    """The cost for one fleet with all waits on one hub; `seconds` are the durations."""
 
     async def night() -> Cost:
         loop = asyncio.get_running_loop()
@@ -116,7 +120,10 @@ def shared(
 
 
 def naive(seconds: list[float], backoff: Backoff) -> Cost:
-    """Each wait polls by itself; a poll is one request, as if there were a get-one endpoint."""
+    """The cost if each wait polls separately, with one request per poll.
+
+    This assumes an endpoint that returns a single backup; the API has none.
+    """
     polls = 0
     lags = []
     for duration in seconds:
@@ -133,19 +140,22 @@ def naive(seconds: list[float], backoff: Backoff) -> Cost:
 
 
 def learned(count: int, *, page_size: int = 100, order: Order = "newest") -> Cost:
-    """The second night of a strategy that has seen the first."""
+    """The cost of `LearnedBackoff` on the second night, after it has learned from the first."""
     costs = []
     for seed in fleets(count):
         strategy = LearnedBackoff()
         for night in (1, 2):
             seconds = durations(count, night=night, seed=seed)
-            cost = shared(seconds, strategy, page_size=page_size, order=order)
+            cost = on_one_hub(seconds, strategy, page_size=page_size, order=order)
         costs.append(cost)
     return _mean(costs)
 
 
 def exponential_with_lag(lag: float, count: int) -> tuple[float, Cost]:
-    """The exponential strategy tuned to a mean lag just above the given one: maximum, and cost."""
+    """The maximum (s) and cost of an exponential strategy with a mean lag close to `lag` (s).
+
+    The maximum is found by bisection; the mean lag is at least `lag`.
+    """
     low, high = 1.0, 120.0
     best = high, over_fleets(count, ExponentialBackoff(5.0, maximum=high))
     for _ in range(7 if count < 100_000 else 4):
@@ -170,7 +180,7 @@ def _newest_first(verdict: Verdict, sizes: tuple[int, ...]) -> None:
             "constant 30 s": ConstantBackoff(30.0),
             "exponential 5 to 30 s": EXPONENTIAL,
         }
-        if count <= _JITTER_UP_TO:  # it spreads its looks on purpose, so that few are shared
+        if count <= _JITTER_UP_TO:  # it spreads polls on purpose, so few are shared
             strategies["decorrelated jitter 5 to 30 s"] = DecorrelatedJitterBackoff(5.0, MAXIMUM)
         costs = []
         for name, strategy in strategies.items():
@@ -179,12 +189,12 @@ def _newest_first(verdict: Verdict, sizes: tuple[int, ...]) -> None:
             _row(count, name, cost, f"{alone.requests:8.2f} {alone.lag:6.1f}")
             costs.append(cost)
             if count == 10_000 and strategy is EXPONENTIAL:
-                _hold_s7(verdict, cost)
+                _record_s7(verdict, cost)
         _learned_beside_others(verdict, count, costs)
 
 
-def _hold_s7(verdict: Verdict, cost: Cost) -> None:
-    verdict.hold(
+def _record_s7(verdict: Verdict, cost: Cost) -> None:
+    verdict.record(
         "S7, exponential 5 to 30 s, 10,000 backups",
         measured=f"{cost.requests:.3f} requests a backup, {cost.lag:.1f} s mean lag",
         target=f"<= 0.3, <= {MAXIMUM:g} s",
@@ -199,7 +209,7 @@ def _learned_beside_others(verdict: Verdict, count: int, others: list[Cost]) -> 
     _row(count, "learned, second night", cost)
     maximum, tuned = exponential_with_lag(cost.lag, count)
     _row(count, f"exponential 5 to {maximum:.0f} s, as late", tuned)
-    verdict.hold(
+    verdict.record(
         f"learned takes the fewest requests for its lag, {count:,} backups",
         measured=f"{cost.requests:.3f} at {cost.lag:.1f} s",
         target=f"< {tuned.requests:.3f} at {tuned.lag:.1f} s",
@@ -221,7 +231,7 @@ def _other_lists(verdict: Verdict, sizes: tuple[int, ...]) -> None:
                 _row(count, name, cost)
             cost = learned(count, page_size=page_size, order=order)
             _row(count, "learned, second night", cost)
-        verdict.hold(
+        verdict.record(
             f"no waiter starves, {page_size} a page, {order} order",
             measured=f"{longest:.1f} s longest lag",
             target=f"<= {2 * MAXIMUM:g} s",
@@ -230,7 +240,7 @@ def _other_lists(verdict: Verdict, sizes: tuple[int, ...]) -> None:
 
 
 def run(verdict: Verdict) -> None:
-    """The tables, and their targets."""
+    """Print the tables and check the targets."""
     print("100 a page, newest first")
     sizes = SIZES[:2] if verdict.smoke else SIZES
     _newest_first(verdict, sizes)
