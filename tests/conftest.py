@@ -16,28 +16,28 @@ from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.testing import FakeVPS
 
 STUCK_AFTER = 120
-"""Seconds. pytest-timeout ends a test by an exception in the main thread. Where a callback or
-hypothesis catches that, or a thread still has to end, the whole run is ended after so long."""
+"""Seconds after which the whole run is ended. pytest-timeout ends a test earlier, by an exception
+in the main thread; that does not help if a callback or hypothesis catches it, or a thread hangs."""
 
-# How long an example takes depends on what else the machine does.
+# The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
 
-collect_ignore = ["example_project"]  # a project of its own, see test_plugin.py
+collect_ignore = ["example_project"]  # a separate project, run by test_plugin.py
 
 _STDERR = pytest.StashKey[int]()
 
 
 class _Uvloop:
-    """Runs the tests on uvloop, which has no virtual time."""
+    """A plugin that runs the tests on uvloop, which does not support virtual time."""
 
     @staticmethod
     def pytest_asyncio_loop_factories(
         config: pytest.Config, item: pytest.Item
     ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-        import uvloop  # noqa: PLC0415  # only where it was asked for
+        import uvloop  # noqa: PLC0415  # imported only if requested
 
         return {"uvloop": uvloop.new_event_loop}
 
@@ -47,11 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Else a plugin that asks for the current loop before the first test makes one, never closed.
+    # Without this, a plugin that gets the current loop before the first test would create one that
+    # nobody closes.
     asyncio.set_event_loop(None)
-    # A script that starts pytest with `&` has it ignore SIGINT. The processes that tests start
-    # would inherit that, and a test that interrupts one would wait for ever. A handler of Python's
-    # is not inherited.
+    # A script that starts pytest with `&` makes it ignore SIGINT. Processes that tests start would
+    # inherit that, and a test that interrupts one would never end. A Python handler is not
+    # inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_STDERR] = os.dup(2)  # while a test runs, 2 is captured
@@ -95,9 +96,10 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
 
 @pytest.fixture
 async def no_task_left() -> AsyncIterator[None]:
+    """Fail the test if it leaves a task running."""
     before = asyncio.all_tasks()
     yield
-    for _ in range(20):  # what was cancelled needs a few rounds of the loop to end
+    for _ in range(20):  # cancelled tasks take a few iterations of the loop to end
         left = asyncio.all_tasks() - before - {asyncio.current_task()}
         if not left:
             return
@@ -107,13 +109,13 @@ async def no_task_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 def fake(fake_vps: FakeVPS) -> FakeVPS:
-    """The plugin's, by its short name."""
+    """A short name for the plugin's fixture `fake_vps`."""
     return fake_vps
 
 
 @pytest.fixture
 async def client(fake: FakeVPS) -> AsyncIterator[BackupsClient]:
-    """A client of `fake` that retries without pauses."""
+    """A client for `fake` that makes up to three attempts, without pauses."""
     retry = RetryPolicy(attempts=3, backoff=ConstantBackoff(0))
     async with BackupsClient(fake.token, base_url=fake.url, retry=retry) as made:
         yield made

@@ -1,4 +1,4 @@
-"""Run the command line in a process or in a thread, with pipes or on a terminal."""
+"""Run the command line in a new process or in this one, with pipes or on a terminal."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,12 @@ COMMAND = (sys.executable, "-W", "error", "-m", "vpsbackups_async")
 
 
 async def call(*arguments: str) -> int:
-    """The exit code of the command, run in this process."""
+    """Run the command in a thread of this process and return its exit code."""
     return await asyncio.to_thread(main, arguments)
 
 
 class Ended:
-    """The exit code of a run of the command, and what it wrote."""
+    """The exit code and output of a command that has ended."""
 
     def __init__(self, code: int | None, out: bytes, err: bytes) -> None:
         self.code = code
@@ -44,9 +44,9 @@ class Ended:
 
 
 def environment(fake: FakeVPS | None, **more: str) -> dict[str, str]:
-    """The environment of this process, with the URL and token of the server and no others."""
+    """This process's environment without its VPS_ variables, plus the token and URL of `fake`."""
     given = {name: text for name, text in os.environ.items() if not name.startswith("VPS_")}
-    # Colours and widths must not depend on where the tests run.
+    # Colours and widths must not depend on the terminal that the tests run on.
     for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
         given.pop(name, None)
     if fake is not None:
@@ -61,7 +61,7 @@ async def start(
     stdout: int = subprocess.PIPE,
     **more: str,
 ) -> asyncio.subprocess.Process:
-    """Start the command in a process."""
+    """Start the command in a new process."""
     return await asyncio.create_subprocess_exec(
         *COMMAND,
         *arguments,
@@ -75,7 +75,7 @@ async def start(
 async def run(
     *arguments: str, fake: FakeVPS | None = None, given: str | None = None, **more: str
 ) -> Ended:
-    """Run the command in a process; `given` is its standard input."""
+    """Run the command in a new process until it ends; `given` is its standard input."""
     stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
     process = await start(*arguments, fake=fake, stdin=stdin, **more)
     out, err = await process.communicate(None if given is None else given.encode())
@@ -83,7 +83,7 @@ async def run(
 
 
 class Here:
-    """Runs the command in a thread of this process, where coverage sees it."""
+    """Runs the command in a thread of this process, where coverage can measure it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
         self._monkeypatch = monkeypatch
@@ -108,7 +108,10 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> N
 
 
 class Terminal:
-    """Runs the command on a terminal of its own, with 80 columns by default and 24 lines."""
+    """Runs the command in a new process on a pseudo-terminal of 24 lines and `columns` columns.
+
+    `raw` is everything that it has written so far, `code` its exit code once it has ended.
+    """
 
     def __init__(self, *arguments: str, fake: FakeVPS | None = None, columns: int = 80) -> None:
         self._arguments = arguments
@@ -143,7 +146,7 @@ class Terminal:
     def _read(self) -> None:
         try:
             data = os.read(self._mine, 65_536)
-        except OSError:  # Linux, once the other end is closed
+        except OSError:  # Linux raises this once the other end is closed everywhere
             data = b""
         if not data:
             self._closed = True
@@ -152,7 +155,7 @@ class Terminal:
         self._came.set()
 
     async def shows(self, words: str) -> None:
-        """Wait until the terminal has got these words."""
+        """Wait until the output contains `words`. Raises TimeoutError after 30 s."""
         async with asyncio.timeout(30):
             while words not in self.raw:
                 self._came.clear()
@@ -165,7 +168,7 @@ class Terminal:
         self._process.send_signal(signal.SIGINT)
 
     async def end(self) -> str:
-        """Wait for the end of the command; the text that is left on the screen."""
+        """Wait until the command ends and return the final text on the screen."""
         self.code = await self._process.wait()
         return await self._rest()
 
@@ -191,7 +194,7 @@ class Terminal:
 
 
 class TerminalHere(Terminal):
-    """Runs the command on a terminal of its own, in a thread of this process."""
+    """A `Terminal` whose command runs in a thread of this process."""
 
     def __init__(
         self,
@@ -219,7 +222,7 @@ class TerminalHere(Terminal):
             return main(self._arguments)
 
     async def end(self) -> str:
-        """Wait for the end of the command; the text that is left on the screen."""
+        """Wait until the command ends and return the final text on the screen."""
         self.code = await self._running
         return await self._rest()
 
@@ -235,7 +238,7 @@ class TerminalHere(Terminal):
 
 
 def screen(raw: str) -> str:
-    """The text that a terminal shows after this output, without lines that were painted over."""
+    """The text that a terminal shows after this output, without overwritten lines."""
     lines = [""]
     for part in re.split(r"(\r|\n|\x1b\[1A|\x1b\[2K)", raw):
         if part == "\n":

@@ -1,4 +1,4 @@
-"""A list of any length from pages that are encoded once: one process serves a million backups."""
+"""A server with a list of any length; it encodes pages on request, so a million need no memory."""
 
 import asyncio
 import re
@@ -13,21 +13,20 @@ _BACKUP: Final = (
 
 
 class Pages(asyncio.Protocol):
-    """One connection: the backups with the ids from `total` down to 1, a hundred a page."""
+    """One connection to a list of `total` backups, 100 a page, with ids descending to 1."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._waiting = b""
+        self._unread = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(
-            "asyncio.Transport", transport
-        )  # uvloop's is one by its methods only
+        # A cast, because uvloop's transport has the methods but not the type.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._waiting += data
-        while b"\r\n\r\n" in self._waiting:
-            head, _, self._waiting = self._waiting.partition(b"\r\n\r\n")
+        self._unread += data
+        while b"\r\n\r\n" in self._unread:
+            head, _, self._unread = self._unread.partition(b"\r\n\r\n")
             asked = re.search(rb"[?&]page=(\d+)", head)
             body = self._page(int(asked[1]) if asked else 1)
             self._transport.write(
@@ -48,5 +47,5 @@ class Pages(asyncio.Protocol):
 
 
 async def serve_pages(total: int, port: int = 0) -> asyncio.Server:
-    """A server of so many backups on loopback."""
+    """Start a server on 127.0.0.1 that lists `total` backups; port 0 picks a free one."""
     return await asyncio.get_running_loop().create_server(lambda: Pages(total), "127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""The README's code, by kind."""
+"""The Python examples of the README; `APPS` are those that define a web application."""
 
 import re
 from pathlib import Path

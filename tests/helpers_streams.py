@@ -1,4 +1,4 @@
-"""What the tests of lists share: backups and pages out of thin air, and a server of pages."""
+"""Shared by the tests of lists: made-up backups and pages, and a paged list in memory."""
 
 import asyncio
 import json
@@ -83,12 +83,17 @@ def walk_over(
 
 
 def lists_over(fetch: object) -> Lists:
-    """The lists of a client whose pages come from `fetch(listing, query, on_response)`."""
+    """The `Lists` of a client that gets its pages from `fetch(listing, query, on_response)`."""
     return Lists(fetch, URL(LIST_URL).parent.parent)  # type: ignore[arg-type]
 
 
-class Book:
-    """A `fetch` over a list of ids, in pages by number, that counts what it is asked for."""
+class PagedIds:
+    """A `fetch` that serves `ids` in numbered pages of `size` and records the requests.
+
+    `seconds` is the time that each request takes. `asked` and `done` are the page numbers that
+    were requested and served. `fails` maps page numbers to the error to raise, and `before` is
+    called with the number of each requested page.
+    """
 
     def __init__(self, ids: Iterable[int], size: int, *, seconds: float = 0.0) -> None:
         self.ids = list(ids)
@@ -96,7 +101,7 @@ class Book:
         self.seconds = seconds
         self.asked: list[int] = []
         self.done: list[int] = []
-        self.flying = 0
+        self.in_flight = 0
         self.peak = 0
         self.fails: dict[int, Exception] = {}
         self.before: Callable[[int], object] = lambda _: None
@@ -105,13 +110,13 @@ class Book:
         number = int(dict(parse_qsl(query)).get("page", 1))
         self.asked.append(number)
         self.before(number)
-        self.flying += 1
-        self.peak = max(self.peak, self.flying)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
         try:
             if self.seconds:
                 await asyncio.sleep(self.seconds)
         finally:
-            self.flying -= 1
+            self.in_flight -= 1
         if number in self.fails:
             raise self.fails[number]
         start = (number - 1) * self.size
@@ -124,7 +129,7 @@ class Book:
 
 
 def on_page(fake: FakeVPS, number: int, action: Callable[[], object]) -> None:
-    """Let this happen once, just before the server answers its `number`th GET from now."""
+    """Call `action` once, just before the server answers its `number`th GET from now."""
     gets = 0
 
     def look(seen: SeenRequest) -> None:
@@ -137,7 +142,7 @@ def on_page(fake: FakeVPS, number: int, action: Callable[[], object]) -> None:
 
 
 def our_tasks() -> set["asyncio.Task[object]"]:
-    """The tasks of the running loop, without those of the server that runs in it too."""
+    """The tasks of the running loop, except those of a server that runs in the same loop."""
     return {
         task
         for task in asyncio.all_tasks()
@@ -145,14 +150,14 @@ def our_tasks() -> set["asyncio.Task[object]"]:
     }
 
 
-async def drain(items: AsyncIterable[T], came: list[T]) -> None:
-    """Read to the end, or to an error that finds `came` as far as it went."""
+async def drain(items: AsyncIterable[T], received: list[T]) -> None:
+    """Append all items to `received`, which after an error holds those that came before it."""
     async for item in items:
-        came.append(item)
+        received.append(item)
 
 
 def listing(rows: Iterable[tuple[int, int]], count: int | None, link: str | None) -> bytes:
-    """The JSON of a page with these (backup id, server id)."""
+    """The JSON of a page with a backup for each (backup id, server id)."""
     results = [
         {
             "id": backup_id,

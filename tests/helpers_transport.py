@@ -1,4 +1,4 @@
-"""What the tests of the transport share: the verbs, raw servers, a limiter that keeps count."""
+"""Shared by the tests of the transport: calls, raw servers, and a limiter that records calls."""
 
 import asyncio
 import socket
@@ -32,19 +32,19 @@ PAGE = b'{"count":1,"next":null,"previous":null,"results":[' + BACKUP + b"]}"
 
 
 def at_once(attempts: int = 3, **more: Any) -> RetryPolicy:
-    """Retries without pauses."""
+    """A retry policy without pauses."""
     return RetryPolicy(attempts=attempts, backoff=ConstantBackoff(0), create_grace=0, **more)
 
 
 def http(status: int = 200, body: bytes = PAGE, **headers: str) -> bytes:
-    """A whole reply."""
+    """A complete HTTP reply."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def good(request: bytes) -> bytes:
-    """What a healthy server answers."""
+    """The reply of a healthy server to this request."""
     method, target, *_ = request.split(b" ", 2)
     if method == b"GET":
         return http()
@@ -55,15 +55,15 @@ def good(request: bytes) -> bytes:
 
 @define(eq=False)
 class RawServer:
-    """A server of bare sockets: `answer` gives the bytes for a request, None to drop it.
+    """A server on plain sockets: `answer` returns the bytes of a reply, or None to disconnect.
 
-    `then_close` closes each connection after a reply, as a server does with idle ones.
+    With `then_close` it closes each connection after one reply, as servers close idle ones.
     """
 
     answer: Callable[[bytes], bytes | None] = good
     then_close: bool = False
     ssl_context: ssl.SSLContext | None = None
-    requests: list[bytes] = field(factory=list, repr=False)  # they hold the token
+    requests: list[bytes] = field(factory=list, repr=False)  # they contain the token
     connections: int = 0
     port: int = 0
     _writers: set[asyncio.StreamWriter] = field(factory=set)
@@ -118,7 +118,7 @@ class RawServer:
 
 @asynccontextmanager
 async def silent_server() -> AsyncIterator[int]:
-    """The port of a server that takes connections and never says a word."""
+    """The port of a server that accepts connections and never sends anything."""
 
     class Silent(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -136,7 +136,7 @@ async def silent_server() -> AsyncIterator[int]:
 
 
 def closed_port() -> int:
-    """A loopback port where nobody listens."""
+    """A loopback port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -144,7 +144,7 @@ def closed_port() -> int:
 
 
 def certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The TLS contexts of a server at 127.0.0.1 and of a client that trusts its private CA."""
+    """TLS contexts for a server at 127.0.0.1 and for a client that trusts its private CA."""
     authority = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(server)
@@ -154,7 +154,7 @@ def certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 class CountingLimiter:
-    """The least that a limiter can be; keeps count of what it lets through and hears of."""
+    """A minimal limiter that records the calls of `acquire` and `observe`, and limits nothing."""
 
     def __init__(self) -> None:
         self.acquired: list[str] = []
@@ -169,7 +169,10 @@ class CountingLimiter:
 
 
 class Resolver(AbstractResolver):
-    """Every name is 127.0.0.1, or none is there; counts the look-ups."""
+    """Resolves every name to 127.0.0.1 and counts the lookups.
+
+    With `fails` it raises OSError instead, and with `hangs` it never returns.
+    """
 
     def __init__(self, *, fails: bool = False, hangs: bool = False) -> None:
         self.lookups = 0

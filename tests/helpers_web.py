@@ -1,4 +1,4 @@
-"""Web servers that run the README's recipes, and clients that read slowly or leave."""
+"""Web servers that run the README's recipes, and clients that read slowly or disconnect."""
 
 import asyncio
 import re
@@ -16,17 +16,17 @@ from vpsbackups_async import BackupsClient
 from vpsbackups_async.testing import FakeVPS
 
 FRAMEWORKS = ["fastapi", "starlette", "aiohttp"]
-"""Those that run in the tests' own process and event loop."""
+"""The frameworks whose server runs in the tests' own process and event loop."""
 
 SOCKET_BUFFER = 32 * 1024
-"""Bytes: small, so that what lies in the kernel does not hide how far a server runs ahead."""
+"""Bytes. Small, so that the kernel's buffers do not hide how far a server reads ahead."""
 
 POLL = 0.05
-"""Seconds, virtual or not."""
+"""Seconds between polls, in virtual or real time."""
 
 
 def recipe(framework: str) -> str:
-    """The README's code for this framework; a test that needs one that is missing is skipped."""
+    """The README's code for this framework; skips the test if the framework is not installed."""
     pytest.importorskip(framework, reason=f"{framework} comes with the dev group")
     [block] = [app for app in APPS if re.search(rf"^from {framework}\b", app, re.MULTILINE)]
     return block
@@ -34,7 +34,7 @@ def recipe(framework: str) -> str:
 
 def listening_socket() -> socket.socket:
     made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)  # connections inherit it
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)  # inherited by connections
     made.bind(("127.0.0.1", 0))
     made.listen(512)
     return made
@@ -42,7 +42,7 @@ def listening_socket() -> socket.socket:
 
 @define
 class Site:
-    """A running web application, and the one client that it has."""
+    """A running web application; `client` returns its only `BackupsClient`."""
 
     port: int
     client: Callable[[], BackupsClient]
@@ -52,7 +52,7 @@ class Site:
 async def serving(
     framework: str, names: dict[str, Any] | None = None, *, handler_cancellation: bool = True
 ) -> AsyncIterator[Site]:
-    """The recipe of this framework, or the application in `names`, on a real server."""
+    """Serve the framework's recipe, or the application in `names`, on a real server."""
     if names is None:
         names = {"__name__": "recipe"}
         exec(compile(recipe(framework), str(README), "exec"), names)
@@ -78,7 +78,7 @@ async def serving(
         return
     uvicorn = pytest.importorskip("uvicorn", reason="uvicorn comes with the dev group")
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
-    # The socket listens already: who comes too early waits in line.
+    # The socket is listening already, so early connections wait in its backlog.
     running = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield Site(port, client)
@@ -88,7 +88,7 @@ async def serving(
 
 
 class Reader:
-    """A connection made by hand: it takes what a test says, when the test says so."""
+    """An HTTP connection on which a test decides when to read what."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -97,7 +97,7 @@ class Reader:
         self.headers: dict[str, str] = {}
 
     async def head(self) -> int:
-        """The status, once the head has come."""
+        """Read the head of the reply and return the status."""
         async with asyncio.timeout(30):
             first, *rest = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         self.status = int(first.split()[1])
@@ -108,13 +108,13 @@ class Reader:
         return self.status
 
     async def chunk(self) -> bytes:
-        """The next chunk of the body, empty at its end."""
+        """Read the next chunk of the body; it is empty at the end."""
         async with asyncio.timeout(30):
             size = int(await self._reader.readuntil(b"\r\n"), 16)
             return (await self._reader.readexactly(size + 2))[:-2]
 
     async def body(self) -> bytes:
-        """All that is left of the body."""
+        """Read the rest of the body."""
         async with asyncio.timeout(30):
             if "content-length" in self.headers:
                 return await self._reader.readexactly(int(self.headers["content-length"]))
@@ -125,7 +125,7 @@ class Reader:
             yield chunk
 
     async def leave(self) -> None:
-        """Cut the connection without a goodbye."""
+        """Abort the connection, without an orderly close."""
         self._writer.transport.abort()
         with suppress(OSError):
             await self._writer.wait_closed()
@@ -133,7 +133,7 @@ class Reader:
 
 @asynccontextmanager
 async def asking(port: int, path: str, method: str = "GET") -> AsyncIterator[Reader]:
-    """A request that is sent, and nothing of its answer read yet."""
+    """Send a request; the block decides what to read of the reply."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
     sock.setblocking(False)
@@ -149,20 +149,20 @@ async def asking(port: int, path: str, method: str = "GET") -> AsyncIterator[Rea
 
 
 async def answer(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
-    """The status and the body of one request."""
+    """Send a request and return the status and body of the reply."""
     async with asking(port, path, method) as reader:
         return await reader.head(), await reader.body()
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Return once it holds, where nothing tells of it."""
+    """Poll until the condition is true. Raises TimeoutError after 100 s."""
     async with asyncio.timeout(100):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(POLL)
 
 
 async def standstill(fake: FakeVPS) -> None:
-    """Return once nobody has asked the fake anything for long, as turns of the loop go."""
+    """Wait until the fake gets no request for 500 iterations of the loop."""
     async with asyncio.timeout(30):
         quiet, before = 0, -1
         while quiet < 500:

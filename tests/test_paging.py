@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from helpers_streams import HOSTILE, LIST_URL, Book, drain, ids_of, make_all, walk_over
+from helpers_streams import HOSTILE, LIST_URL, PagedIds, drain, ids_of, make_all, walk_over
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
@@ -148,20 +148,20 @@ def test_under_inserts_every_old_id_comes_exactly_once(
     total: int, size: int, prefetch: int, inserts: list[tuple[int, int]]
 ) -> None:
     async def go() -> None:
-        book = Book(range(total), size)
+        source = PagedIds(range(total), size)
 
         def insert(number: int) -> None:
             for when, place in list(inserts):
                 if when == number:
                     inserts.remove((when, place))
-                    book.ids.insert(place, 1000 + len(book.ids))
+                    source.ids.insert(place, 1000 + len(source.ids))
 
-        book.before = insert
-        walk = walk_over(book, prefetch=prefetch)
+        source.before = insert
+        walk = walk_over(source, prefetch=prefetch)
         came = await read(walk)
         assert len(came) == len(set(came))
         assert set(range(total)) <= set(came)
-        assert walk.complete <= (set(came) == set(book.ids))
+        assert walk.complete <= (set(came) == set(source.ids))
 
     asyncio.run(go())
 
@@ -176,36 +176,36 @@ def test_under_deletes_a_walk_that_missed_something_is_not_complete(
     total: int, size: int, prefetch: int, deletes: list[tuple[int, int]]
 ) -> None:
     async def go() -> None:
-        book = Book(range(total), size)
+        source = PagedIds(range(total), size)
 
         def delete(number: int) -> None:
             for when, place in list(deletes):
-                if when == number and place < len(book.ids):
+                if when == number and place < len(source.ids):
                     deletes.remove((when, place))
-                    del book.ids[place]
+                    del source.ids[place]
 
-        book.before = delete
-        walk = walk_over(book, prefetch=prefetch)
+        source.before = delete
+        walk = walk_over(source, prefetch=prefetch)
         came = await read(walk)
         assert len(came) == len(set(came))
         if walk.complete:
-            assert set(book.ids) <= set(came)
+            assert set(source.ids) <= set(came)
 
     asyncio.run(go())
 
 
 async def test_a_total_that_moved_and_came_back_is_no_complete_walk() -> None:
     """A delete before page 2 and an insert at the end before page 3 hide one backup."""
-    book = Book(range(25), 10)
+    source = PagedIds(range(25), 10)
 
     def move(number: int) -> None:
         if number == 2:
-            del book.ids[0]
+            del source.ids[0]
         if number == 3:
-            book.ids.append(99)
+            source.ids.append(99)
 
-    book.before = move
-    walk = walk_over(book)
+    source.before = move
+    walk = walk_over(source)
     came = await read(walk)
     assert 10 not in came
     assert (walk.tally.count_first, walk.tally.count_last, walk.tally.distinct) == (25, 25, 25)
@@ -214,12 +214,12 @@ async def test_a_total_that_moved_and_came_back_is_no_complete_walk() -> None:
 
 def linked(*pages: tuple[list[int], str | None], count: int | None = None) -> Any:
     """A `fetch` of pages named a, b, c…; each has ids and the name of the next."""
-    book = dict(zip("abcdef", pages, strict=False))
+    pages_by_cursor = dict(zip("abcdef", pages, strict=False))
     asked = []
 
     async def fetch(query: str) -> Page:
         asked.append(query)
-        ids, following = book[query.removeprefix("cursor=") or "a"]
+        ids, following = pages_by_cursor[query.removeprefix("cursor=") or "a"]
         if following is not None and not following.startswith("http"):
             following = following and f"?cursor={following}"
         return Page(make_all(ids), count, following)
@@ -309,43 +309,43 @@ async def test_a_server_that_ignores_page_numbers_is_an_error(size: int) -> None
 
 
 async def test_a_page_that_vanished_starts_the_walk_again() -> None:
-    book = Book(range(21), 10)
+    source = PagedIds(range(21), 10)
 
     def shrink(number: int) -> None:
-        if number == 3 and len(book.ids) == 21:
-            del book.ids[:2]
+        if number == 3 and len(source.ids) == 21:
+            del source.ids[:2]
 
-    book.before = shrink
-    walk = walk_over(book)
+    source.before = shrink
+    walk = walk_over(source)
     assert sorted(await read(walk)) == list(range(21))
-    assert book.asked == [1, 2, 3, 1, 2]
+    assert source.asked == [1, 2, 3, 1, 2]
     assert not walk.complete
 
 
 async def test_a_walk_that_began_again_is_not_complete_whatever_the_totals_say() -> None:
-    book = Book(range(21), 10)
-    book.fails[3] = NotFoundError(404)
-    book.before = lambda number: number == 1 and book.asked != [1] and book.fails.clear()
-    walk = walk_over(book)
+    source = PagedIds(range(21), 10)
+    source.fails[3] = NotFoundError(404)
+    source.before = lambda number: number == 1 and source.asked != [1] and source.fails.clear()
+    walk = walk_over(source)
     assert await read(walk) == list(range(21))
     assert (walk.tally.count_first, walk.tally.count_last, walk.tally.distinct) == (21, 21, 21)
     assert not walk.complete
 
 
 async def test_pages_that_keep_vanishing_are_an_error_and_no_not_found() -> None:
-    book = Book(range(21), 10)
-    book.fails[3] = NotFoundError(404)
+    source = PagedIds(range(21), 10)
+    source.fails[3] = NotFoundError(404)
     with pytest.raises(PaginationError, match="keep vanishing"):
-        await read(walk_over(book))
-    assert book.asked == [1, 2, 3] * 4
+        await read(walk_over(source))
+    assert source.asked == [1, 2, 3] * 4
 
 
 async def test_a_first_page_that_is_not_there_is_not_found() -> None:
-    book = Book(range(21), 10)
-    book.fails[1] = NotFoundError(404)
+    source = PagedIds(range(21), 10)
+    source.fails[1] = NotFoundError(404)
     with pytest.raises(NotFoundError):
-        await read(walk_over(book))
-    assert book.asked == [1]
+        await read(walk_over(source))
+    assert source.asked == [1]
 
 
 # --- Ahead of the reader -------------------------------------------------------------------------
@@ -354,19 +354,19 @@ async def test_a_first_page_that_is_not_there_is_not_found() -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("prefetch", [1, 3, 8])
 async def test_at_most_prefetch_pages_are_in_flight_and_their_order_is_kept(prefetch: int) -> None:
-    book = Book(range(100), 5, seconds=1)
+    source = PagedIds(range(100), 5, seconds=1)
     start = asyncio.get_running_loop().time()
-    assert await read(walk_over(book, prefetch=prefetch)) == list(range(100))
-    assert book.peak == prefetch
-    assert sorted(book.asked) == list(range(1, 21))
+    assert await read(walk_over(source, prefetch=prefetch)) == list(range(100))
+    assert source.peak == prefetch
+    assert sorted(source.asked) == list(range(1, 21))
     assert asyncio.get_running_loop().time() - start == pytest.approx(1 + -(-19 // prefetch))
 
 
 @pytest.mark.virtual_time
 async def test_the_error_of_a_page_that_runs_ahead_surfaces_at_that_page() -> None:
-    book = Book(range(100), 5, seconds=1)
-    book.fails[4] = ValueError("page 4")
-    async with aclosing(walk_over(book, prefetch=8).pages()) as pages:
+    source = PagedIds(range(100), 5, seconds=1)
+    source.fails[4] = ValueError("page 4")
+    async with aclosing(walk_over(source, prefetch=8).pages()) as pages:
         for number in range(3):
             assert ids_of((await anext(pages)).items)[0] == number * 5
             await asyncio.sleep(5)  # until everything ahead has ended, the bad page too
@@ -377,14 +377,14 @@ async def test_the_error_of_a_page_that_runs_ahead_surfaces_at_that_page() -> No
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("way", ["generator", "walk"])
 async def test_closing_cancels_and_awaits_what_runs_ahead(way: str) -> None:
-    book = Book(range(100), 5, seconds=1)
-    walk = walk_over(book, prefetch=4)
+    source = PagedIds(range(100), 5, seconds=1)
+    walk = walk_over(source, prefetch=4)
     pages = walk.pages()
     await anext(pages)
     await asyncio.sleep(0.5)
-    assert book.flying == 4
+    assert source.in_flight == 4
     await (pages.aclose() if way == "generator" else walk.aclose())
-    assert book.flying == 0
+    assert source.in_flight == 0
     assert len(asyncio.all_tasks()) == 1
     await walk.aclose()
     await pages.aclose()
@@ -395,8 +395,8 @@ async def test_closing_cancels_and_awaits_what_runs_ahead(way: str) -> None:
 async def test_closing_while_a_page_is_awaited_lets_nothing_else_run(
     error: ConfigurationError | None,
 ) -> None:
-    book = Book(range(100), 5, seconds=1)
-    walk = walk_over(book, prefetch=2)
+    source = PagedIds(range(100), 5, seconds=1)
+    walk = walk_over(source, prefetch=2)
     pages = walk.pages()
     await anext(pages)
     reader = asyncio.ensure_future(anext(pages))
@@ -406,7 +406,7 @@ async def test_closing_while_a_page_is_awaited_lets_nothing_else_run(
     assert len(asyncio.all_tasks()) == 1
     with pytest.raises(ConfigurationError if error else StopAsyncIteration):
         await anext(pages)
-    assert book.done == [1, 2]
+    assert source.done == [1, 2]
     assert not walk.complete
 
 

@@ -1,4 +1,4 @@
-"""A project that uses the library: no deployment without a backup that is completed."""
+"""An example of a project that uses the library: it backs up a server before deploying to it."""
 
 from vpsbackups_async import (
     BackupFailedError,
@@ -9,7 +9,8 @@ from vpsbackups_async import (
 
 
 async def deploy(server_id: int) -> str:
-    async with BackupsClient() as client:  # by VPS_API_TOKEN and VPS_API_URL
+    """Deploy once a new backup is completed; returns a message that says what happened."""
+    async with BackupsClient() as client:  # reads VPS_API_TOKEN and VPS_API_URL
         try:
             backup = await client.create(server_id, description="Before the deployment")
             backup = await client.wait(
