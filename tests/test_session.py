@@ -20,7 +20,7 @@ from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
 
 pytestmark = pytest.mark.virtual_time
 
-LIST = _wire.list_request("")
+LIST = _wire.BACKUPS.request("")
 
 
 def now() -> float:
