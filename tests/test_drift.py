@@ -19,6 +19,7 @@ from vpsbackups_async import (
     NotFoundError,
     RetryPolicy,
 )
+from vpsbackups_async.errors import NotInListError
 from vpsbackups_async.testing import FakeVPS, Reply
 
 
@@ -101,3 +102,37 @@ async def test_a_backup_that_is_gone_is_not_found_after_a_list_that_rests(
     drifting.on_request = None
     with pytest.raises(NotFoundError, match="backup 12 is not in the list, which was read to its"):
         await reader.get(12)
+
+
+async def test_a_list_that_changes_each_time_that_it_is_read_says_so(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    drifting.on_request = lambda seen: drifting.add_backup(100)
+    with pytest.raises(NotInListError, match="which changed each time that it was read") as caught:
+        await reader.get(99, server_id=None)
+    assert (caught.value.backup_id, caught.value.server_id, caught.value.moved) == (99, None, True)
+
+
+# --- A list at rest ------------------------------------------------------------------------------
+
+
+async def test_find_gives_no_backup_of_another_server_than_the_ref_s(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    drifting.on_request = None
+    refs = [BackupRef(7, 104), BackupRef(7, 1), BackupRef(8, 100), 9]
+    outcomes = {outcome.key: outcome async for outcome in reader.find(refs)}
+    assert outcomes[BackupRef(7, 104)].error.args == (7, 104, False)
+    assert outcomes[BackupRef(7, 1)].unwrap().id == 7
+    assert isinstance(outcomes[BackupRef(8, 100)].error, NotInListError)
+    assert outcomes[BackupRef(9)].unwrap().id == 9
+
+
+async def test_a_search_for_several_backups_asks_for_large_pages_and_one_for_one_does_not(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    drifting.on_request = None
+    await reader.get(7)
+    assert "page_size" not in drifting.requests[-1].query
+    await ids_of_find(reader, 7, 8)
+    assert drifting.requests[-1].query["page_size"] == "100"

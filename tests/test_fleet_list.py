@@ -360,6 +360,16 @@ async def test_where_the_whole_list_fails_each_server_is_asked_for_what_is_missi
         assert per_server(fake) == 102
 
 
+async def test_a_whole_list_that_fails_is_not_read_again() -> None:
+    async with (
+        FakeVPS(servers=100, backups=5) as fake,
+        BackupsClient(fake.token, base_url=fake.url, retry=ONCE) as client,
+    ):
+        fake.inject(ServerFault(status=500, path="page=2&"))
+        assert (await listed(client, range(1, 101), concurrency=1)).total() == 500
+        assert fake.count() - per_server(fake) == 1 + 2
+
+
 async def test_an_unfiltered_list_that_is_forbidden_is_no_failure() -> None:
     async with (
         FakeVPS(servers=20, backups=3) as fake,
