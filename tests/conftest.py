@@ -1,4 +1,4 @@
-"""What every test gets: no task left behind, a limit of time, virtual time where marked, uvloop."""
+"""Fixtures and hooks for all tests: time limits, leftover tasks, virtual time, ids, uvloop."""
 
 import asyncio
 import faulthandler
@@ -48,14 +48,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     # Without this, a plugin that gets the current loop before the first test would create one that
-    # nobody closes.
+    # is never closed.
     asyncio.set_event_loop(None)
     # A script that starts pytest with `&` makes it ignore SIGINT. Processes that tests start would
     # inherit that, and a test that interrupts one would never end. A Python handler is not
     # inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.stash[_STDERR] = os.dup(2)  # while a test runs, 2 is captured
+    config.stash[_STDERR] = os.dup(2)  # pytest captures descriptor 2 during a test
     if config.getoption("--uvloop"):
         config.pluginmanager.register(_Uvloop())
 
@@ -73,7 +73,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         faulthandler.cancel_dump_traceback_later()
 
 
-# Each part for itself: when one has failed, pytest cancels what faulthandler would do.
+# Each phase needs its own timer, because pytest cancels faulthandler's when a phase has failed.
 pytest_runtest_setup = pytest_runtest_teardown = pytest_runtest_call
 
 

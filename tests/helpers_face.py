@@ -1,6 +1,6 @@
 """The public face as text: every public name with its parameters, annotations and defaults.
 
-`python tests/helpers_face.py > tests/data/public_face.txt` writes it after a change that is meant.
+Run `python tests/helpers_face.py > tests/data/public_face.txt` after an intended change.
 """
 
 import enum
@@ -24,7 +24,7 @@ _WORDS = {type(None): "None", ...: "..."}
 
 
 def public_face() -> str:
-    """One line for each public name and member, a module after the other."""
+    """One line for each public name and member, grouped by module."""
     lines: list[str] = []
     described: set[int] = set()
     for module_name in MODULES:
@@ -78,7 +78,7 @@ def _members(kind: type) -> Iterator[str]:
 
 
 def _is_hidden(kind: type) -> bool:
-    """Whether the class is ours and has no line of its own, so that its members are told here."""
+    """Whether the class is private to the package, so that subclasses list its members."""
     return kind.__module__.startswith("vpsbackups_async._") and kind.__name__ not in PUBLIC
 
 
@@ -105,7 +105,7 @@ def _function(name: str, function: object) -> str:
 
 
 class _Text:
-    """An annotation that is printed as it stands."""
+    """An annotation whose repr is the given text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -115,7 +115,7 @@ class _Text:
 
 
 def _shown(annotation: object) -> str:
-    """The annotation as it is written, alike on all Pythons."""
+    """The annotation as text that is the same on every Python version."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if isinstance(annotation, list | tuple):
         text = f"[{', '.join(map(_shown, annotation))}]"

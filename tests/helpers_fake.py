@@ -1,4 +1,4 @@
-"""Requests to the fake server made by hand, without our client."""
+"""Requests to the fake server that do not use the library's client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIST = "/api/v1/backups/"
 
 
 class Answered(NamedTuple):
-    """A whole reply."""
+    """A complete reply."""
 
     status: int
     headers: Any
@@ -30,7 +30,7 @@ class Answered(NamedTuple):
 
 
 async def ask(fake: FakeVPS, method: str, path: str | URL, **options: Any) -> Answered:
-    """One request on a connection of its own, with the token, and no redirect followed."""
+    """Send one request with the token on a new connection, without following redirects."""
     headers = {"Authorization": f"Bearer {fake.token}", **options.pop("headers", {})}
     url = path if "://" in str(path) else f"{fake.url}{path}"
     async with (

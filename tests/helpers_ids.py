@@ -1,4 +1,4 @@
-"""Names of parametrised cases, where pytest would number them or show what is no name."""
+"""Readable ids for the values of parametrised tests that pytest would number."""
 
 import types
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any
 import attrs
 
 LONGEST = 60
-"""Characters of one value: an id has to fit a line."""
+"""The maximum number of characters for one value, so that an id fits on a line."""
 
 
 def name_of(value: object) -> str | None:
-    """What a case is called by this value of its; None leaves that to pytest."""
+    """The id for this value; None leaves it to pytest."""
     if value is None or isinstance(value, bool | int | float | type):
         return None
     name = _name(value).encode("unicode_escape").decode("ascii")
@@ -46,15 +46,15 @@ def _name(value: object) -> str:  # noqa: PLR0911
         case _ if hasattr(value, "__name__"):
             return str(value.__name__)
     if attrs.has(type(value)):
-        return " ".join([type(value).__name__, *_said(value)])
+        return " ".join([type(value).__name__, *_changed_fields(value)])
     shown = str(value)
     return type(value).__name__ if " at 0x" in shown else shown
 
 
-def _said(value: Any) -> list[str]:
-    """The fields of a value that are not as they are by default."""
+def _changed_fields(value: Any) -> list[str]:
+    """The fields of a value that differ from their defaults, as `name=value`."""
     return [
-        f"{each.alias}={_name(held)}"
+        f"{each.alias}={_name(given)}"
         for each in attrs.fields(type(value))
-        if each.repr and (held := getattr(value, each.name)) != each.default
+        if each.repr and (given := getattr(value, each.name)) != each.default
     ]

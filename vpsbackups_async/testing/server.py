@@ -79,8 +79,8 @@ class FakeVPS(Knobs):
 
     Raises ValueError for an unknown ``order`` and for a backup in ``backups`` whose server does not
     exist or whose id occurs twice. If one of the caller's functions raises while a request is
-    answered, the client gets a 500, and leaving the ``async with`` block raises the first of these
-    errors.
+    answered, the client gets a 500, and leaving the ``async with`` block normally raises the first
+    of these errors.
     """
 
     requests: list[SeenRequest] = attrs.field(factory=list, init=False)
