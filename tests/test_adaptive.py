@@ -314,7 +314,7 @@ async def test_where_it_was_refused_again_and_again_it_tries_more_seldom() -> No
         while limiter.limit > 3:  # the first time from 64 down
             await refuse(limiter)
     assert needed[-1] == needed[-2] > 2 * needed[1] > 0
-    # Once it is borne, the past is forgotten.
+    # After a full window of successes the earlier refusals no longer count.
     while limiter.limit < 7:
         await succeed(limiter, 1)
     await succeed(limiter, 7 + 8 + 9)

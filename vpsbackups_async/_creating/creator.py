@@ -6,11 +6,12 @@ import weakref
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
-from typing import Final, Literal
+from typing import Literal
 
 from attrs import define, evolve, field
 
 from vpsbackups_async import _wire
+from vpsbackups_async._creating.refusals import may_be_recognised, recognised
 from vpsbackups_async._creating.settling import (
     Look,
     UnansweredCreate,
@@ -26,12 +27,9 @@ from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.errors import (
     ApiError,
     BackupInProgressError,
-    BadRequestError,
     ConfigurationError,
-    ConflictError,
     CreateOutcomeUnknownError,
     InvalidResponseError,
-    ManualBackupLimitError,
     VPSBackupsError,
     WaitError,
 )
@@ -41,10 +39,6 @@ from vpsbackups_async.models import Backup, BackupStatus, BackupType
 logger = logging.getLogger("vpsbackups_async")
 
 IfRunning = Literal["raise", "wait", "adopt"]
-
-MANUAL_BACKUP_LIMIT: Final = 10
-"""The manual backups that a server may have, by the provider's page on backups."""
-_BUSY_WORDS: Final = ("progress", "running", "ongoing")
 
 
 @define(eq=False, repr=False)
@@ -283,21 +277,10 @@ class Creator:
         return (await self._finder.read_server(server_id)).items
 
     async def _recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
-        """A refused create as the error that says why, by the backups that the server has.
-
-        The API does not document how it words these refusals, so the words are only a hint.
-        """
-        if not isinstance(refusal, BadRequestError | ConflictError) or (
-            set(refusal.field_errors) == {"description"}
-        ):
+        """A refused create as the error that says why, if the server's backups can be read."""
+        if not may_be_recognised(refusal):
             return refusal
         try:
-            held = await self._held(server_id)
+            return recognised(refusal, await self._held(server_id))
         except VPSBackupsError:
             return refusal
-        full = sum(backup.is_manual for backup in held) >= MANUAL_BACKUP_LIMIT
-        busy = any(backup.status == BackupStatus.IN_PROGRESS for backup in held)
-        said = refusal.describe().casefold()
-        if busy and (not full or any(word in said for word in _BUSY_WORDS)):
-            return BackupInProgressError(*refusal.args)
-        return ManualBackupLimitError(*refusal.args) if full else refusal

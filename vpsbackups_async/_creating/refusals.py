@@ -1,0 +1,40 @@
+"""Why a create was refused, by the backups that the server has.
+
+The API does not document how it words a full or a busy server, so the words are only a hint.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from vpsbackups_async.errors import (
+    BackupInProgressError,
+    BadRequestError,
+    ConflictError,
+    ManualBackupLimitError,
+    VPSBackupsError,
+)
+from vpsbackups_async.models import Backup, BackupStatus
+
+__all__ = ["MANUAL_BACKUP_LIMIT", "may_be_recognised", "recognised"]
+
+MANUAL_BACKUP_LIMIT: Final = 10
+"""The manual backups that a server may have, by the provider's page on backups."""
+_BUSY_WORDS: Final = ("progress", "running", "ongoing")
+
+
+def may_be_recognised(refusal: VPSBackupsError) -> bool:
+    """Whether a full or busy server may be behind this refusal; not behind a bad description."""
+    return isinstance(refusal, BadRequestError | ConflictError) and (
+        set(refusal.field_errors) != {"description"}
+    )
+
+
+def recognised(refusal: VPSBackupsError, backups: Iterable[Backup]) -> VPSBackupsError:
+    """The refusal as the error that says why, by all backups of the server."""
+    backups = list(backups)
+    full = sum(backup.is_manual for backup in backups) >= MANUAL_BACKUP_LIMIT
+    busy = any(backup.status == BackupStatus.IN_PROGRESS for backup in backups)
+    said = refusal.describe().casefold()
+    if busy and (not full or any(word in said for word in _BUSY_WORDS)):
+        return BackupInProgressError(*refusal.args)
+    return ManualBackupLimitError(*refusal.args) if full else refusal
