@@ -702,14 +702,15 @@ class NoCreates(OpenDoor):
 
 
 class LetsCreatesWait(NoCreates):
-    """Closed for creates as soon as anything was refused; creates wait for ever."""
+    """Closed for creates as soon as anything was refused; only lists start without a wait."""
 
     def __init__(self) -> None:
         self.refused = False
+        self.opened = asyncio.Event()
 
     async def acquire(self, cost: int = 1, kind: str = "list") -> None:
-        if kind == "create":
-            await asyncio.Event().wait()
+        if kind != "list":
+            await self.opened.wait()
 
     def observe(self, outcome: Observation) -> None:
         self.refused = self.refused or outcome.status == 429
@@ -752,6 +753,7 @@ async def test_a_limiter_may_be_closed_for_one_kind_of_request_alone(fake: FakeV
     limiter = LetsCreatesWait()
     async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
         create = asyncio.create_task(client.create(1))
+        delete = asyncio.create_task(client.delete(1))
         await asyncio.sleep(1)
         fake.inject(RateLimit(0, times=1))
         await client.list().first()
@@ -759,7 +761,8 @@ async def test_a_limiter_may_be_closed_for_one_kind_of_request_alone(fake: FakeV
         with pytest.raises(RateLimitedError, match="not sent") as caught:
             await create
         assert asyncio.get_running_loop().time() == began
-        await client.delete(1)
+        limiter.opened.set()
+        await delete
     assert caught.value.retry_after == 500
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from helpers_transport import at_once
+from helpers_transport import RawServer, at_once, http
 
 from vpsbackups_async import (
     AdaptiveLimiter,
@@ -15,6 +15,7 @@ from vpsbackups_async import (
     Timeouts,
     _wire,
 )
+from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
 
@@ -86,3 +87,40 @@ async def test_a_429_sends_away_those_in_line_that_would_not_wait_so_long(fake: 
         await asyncio.gather(first, in_line[0])
         assert 30 <= now() - began <= 37
         assert limiter.running == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "taken"), [(200, 1), (404, 1), (499, 1), (429, 0), (500, 0), (503, 0), (None, 0)]
+)
+async def test_answers_but_for_429_and_5xx_show_that_the_server_takes_requests(
+    status: int | None, taken: int
+) -> None:
+    session = BackupsClient("vps_x")._session
+    assert session.try_acquire()
+    session.observe("list", AttemptResult(1, status=status), 0.1)
+    assert session.accepted == taken
+
+
+async def test_a_success_by_status_alone_earns_budget() -> None:
+    cut = http(200, b'{"detail": "gone"}')[:-3]
+    async with (
+        RawServer(lambda _: cut, then_close=True).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once(1, budget=1)) as client,
+    ):
+        budget = client._session.budget
+        assert [budget.spend(), budget.spend()] == [True, False]
+        for _ in range(10):
+            await client.delete(1)
+        assert [budget.spend(), budget.spend()] == [True, False]
+
+
+async def test_a_404_that_means_done_earns_no_budget() -> None:
+    answers = [http(404, b"{}"), http(503, b"{}")] * 10
+    async with (
+        RawServer(lambda _: answers.pop()).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once(2, budget=10)) as client,
+    ):
+        for _ in range(10):
+            await client.delete(1)
+        assert client.stats.retries == 10
+        assert client._session.budget.spend() is False
