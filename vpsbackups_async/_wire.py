@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 from attrs import define, field, frozen
@@ -41,8 +41,7 @@ T = TypeVar("T")
 Kind = Literal["list", "create", "delete", "restore"]
 
 
-@frozen
-class Policy:
+class Policy(NamedTuple):
     """What the outcome of an attempt means for one endpoint, and whether it may be repeated.
 
     The defaults are the careful ones: sent again only where the server did not act on it.
@@ -305,7 +304,7 @@ class _Absent:
 _ABSENT: Any = _Absent()
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class _PageDoc:
     """The JSON object of a page."""
 
@@ -402,8 +401,7 @@ def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
     return Restore(server_id, backup_id, response.status, message, data)
 
 
-@frozen
-class Listing(Generic[T]):
+class Listing(NamedTuple, Generic[T]):
     """An endpoint that returns a list: its path below the API's root, and its page reader."""
 
     path: str

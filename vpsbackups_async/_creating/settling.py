@@ -8,9 +8,7 @@ its `Date` header tells, and ids grow.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
-
-from attrs import frozen
+from typing import Final, NamedTuple
 
 from vpsbackups_async.errors import (
     CreateOutcomeUnknownError,
@@ -31,8 +29,7 @@ _FIRST_PAUSE: Final = 0.5
 _MAX_PAUSE: Final = 4.0
 
 
-@frozen
-class UnansweredCreate:
+class UnansweredCreate(NamedTuple):
     """A create that was sent and not answered.
 
     `began` is the time of its first request on the event loop's clock, in seconds. `newest_id` is
@@ -50,8 +47,7 @@ class UnansweredCreate:
         return CreateOutcomeUnknownError(candidates, self.server_id, self.description, reason)
 
 
-@frozen
-class Look:
+class Look(NamedTuple):
     """The manual backups of a server, as one read of its list showed them.
 
     `server_time` is the server's clock at the time `at` of the event loop's clock, None if the

@@ -10,9 +10,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator
 from contextlib import aclosing
 from functools import partial
-from typing import Final
-
-from attrs import frozen
+from typing import Final, NamedTuple
 
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lists.estimate import ListShape
@@ -46,8 +44,7 @@ _REFUSALS: Final = (AuthenticationError, PermissionDeniedError, RateLimitedError
 """Errors that the lists of the other servers would be answered with too."""
 
 
-@frozen
-class Finding:
+class Finding(NamedTuple):
     """What one page of the whole list, or one server's list, told about the wanted backups.
 
     `found` are the backups that it showed. `absent` are the ids that are certainly not there,

@@ -7,9 +7,9 @@ without `page_size` where a server refuses that: neither is documented by the AP
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve
 from yarl import URL
 
 from vpsbackups_async._checks import check_int
@@ -34,8 +34,7 @@ PAGE_SIZE: Final = 100
 OnResponse = Callable[[Response], object]
 
 
-@frozen
-class Filter:
+class Filter(NamedTuple):
     """A filter of a list: a parameter, its value, and the attribute that must equal it.
 
     `of` gives the set of that attribute's values over the items: one call a page costs less than
@@ -47,8 +46,7 @@ class Filter:
     of: Callable[[Iterable[Any]], set[Any]]
 
 
-@frozen
-class ListQuery(Generic[T]):
+class ListQuery(NamedTuple, Generic[T]):
     """What a list is asked for: the endpoint, the filters, how many items a page."""
 
     listing: Listing[T]
@@ -144,7 +142,7 @@ class Lists:
             links = self._links[listing.path] = NextLinks(url)
         size = query.page_size
         if size is not None and self._refused_size is not None and size >= self._refused_size:
-            query, size = evolve(query, page_size=None), None
+            query, size = query._replace(page_size=None), None
         first = query.encoded()
         fetch: Fetch[T] = partial(self._page, listing, on_response)
         if size is not None:

@@ -3,14 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-
-from attrs import frozen
+from typing import NamedTuple
 
 __all__ = ["Unseen", "Wanted"]
 
 
-@frozen
-class Wanted:
+class Wanted(NamedTuple):
     """A backup to look for, in the list of its server if that is known (`server_id`).
 
     `manual` says that it is a manual backup, so that a list of those would show it. `proof` asks

@@ -3,9 +3,7 @@
 Pure rules over values: no I/O, no event loop, no clock; only `RetryPolicy.pause` is random.
 """
 
-from typing import Final, TypeAlias
-
-from attrs import frozen
+from typing import Final, NamedTuple, TypeAlias
 
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
@@ -45,8 +43,7 @@ _CLOSED_SLACK: Final = 0.1
 """Seconds by which `Retry-After` may exceed the limiter's closed time, read a moment later."""
 
 
-@frozen
-class Situation:
+class Situation(NamedTuple):
     """What the rules need to know beside the call.
 
     `now` is loop time in seconds, `accepted` the session's count of answers without overload, and
@@ -58,23 +55,20 @@ class Situation:
     closed_for: float
 
 
-@frozen
-class Done:
+class Done(NamedTuple):
     """The call succeeds with `response`; `earns_budget` if that adds to the retry budget."""
 
     response: Response
     earns_budget: bool = True
 
 
-@frozen
-class Fail:
+class Fail(NamedTuple):
     """The call fails with `error`."""
 
     error: VPSBackupsError
 
 
-@frozen
-class SendAgain:
+class SendAgain(NamedTuple):
     """Send again in `pause` seconds, because of `error`.
 
     `in_limiter` is whether the limiter itself keeps the call waiting for that long, `costs_budget`
@@ -120,8 +114,7 @@ def without_budget(error: VPSBackupsError) -> VPSBackupsError:
     return error
 
 
-@frozen
-class Rules:
+class Rules(NamedTuple):
     """The rules for calls with these timeouts and this retry policy."""
 
     timeouts: Timeouts

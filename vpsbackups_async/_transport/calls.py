@@ -1,9 +1,9 @@
 """What is known of a call and of its attempts; plain values."""
 
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
-from attrs import define, frozen
+from attrs import define
 
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import VPSBackupsError
@@ -15,8 +15,7 @@ E = TypeVar("E", bound=VPSBackupsError)
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
-@frozen
-class AttemptFailure:
+class AttemptFailure(NamedTuple):
     """Why an attempt brought no whole answer.
 
     `cause` is "timeout"; "untrusted", a certificate that no repeat can mend; "misuse", a session or

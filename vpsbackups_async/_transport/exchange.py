@@ -6,10 +6,9 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 import math
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import aiohttp
-from attrs import frozen
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -82,8 +81,7 @@ def timeout_of(connect: float) -> ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
 
 
-@frozen(eq=False, repr=False)
-class Channel:
+class Channel(NamedTuple):
     """An open session, and what every request through it is sent with.
 
     `body_headers` are for requests with a body. `max_bytes` is the largest decoded body of a

@@ -45,7 +45,7 @@ _FATAL: Final = (
 )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Look:
     """What one look has told so far."""
 
