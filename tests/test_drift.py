@@ -9,16 +9,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from helpers_streams import on_page
+from helpers_streams import ids_of, lists_over, make_all, on_page
 
 from vpsbackups_async import (
+    ApiError,
+    AuthenticationError,
+    Backup,
     BackupRef,
     BackupsClient,
     ConstantBackoff,
+    Fleet,
     ManualBackupLimitError,
     NotFoundError,
+    Page,
     RetryPolicy,
 )
+from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async.errors import NotInListError
 from vpsbackups_async.testing import FakeVPS, Reply
 
@@ -136,3 +142,43 @@ async def test_a_search_for_several_backups_asks_for_large_pages_and_one_for_one
     assert "page_size" not in drifting.requests[-1].query
     await ids_of_find(reader, 7, 8)
     assert drifting.requests[-1].query["page_size"] == "100"
+
+
+@pytest.mark.parametrize("status", [500, 403, 404])
+async def test_find_reads_the_refs_servers_where_the_list_of_all_servers_fails(
+    drifting: FakeVPS, reader: BackupsClient, status: int
+) -> None:
+    drifting.add_backup(100)
+    drifting.on_request = None
+    drifting.inject(Reply(status, b"{}", path="/backups/?page_size"))
+    refs = [BackupRef(7, 1), BackupRef(13, 100), 8]
+    outcomes = {outcome.key: outcome async for outcome in reader.find(refs)}
+    assert outcomes[BackupRef(7, 1)].unwrap().id == 7
+    assert outcomes[BackupRef(13, 100)].unwrap().id == 13
+    assert isinstance(outcomes[BackupRef(8)].error, ApiError)
+
+
+async def test_find_sends_nothing_more_after_a_refused_token(
+    drifting: FakeVPS, reader: BackupsClient
+) -> None:
+    drifting.revoke()
+    outcomes = [o async for o in reader.find([BackupRef(7, 1), BackupRef(8, 100), 9])]
+    assert [type(outcome.error) for outcome in outcomes] == [AuthenticationError] * 3
+    assert drifting.count("GET") == 1
+
+
+async def test_a_count_that_is_always_wrong_is_not_taken_for_a_list_that_moves() -> None:
+    asked: list[str] = []
+
+    async def fetch(listing: object, query: str, on_response: object) -> Page[Backup]:
+        asked.append(query)
+        last = "page=2" in query
+        ids = [2, 1] if last else [4, 3]
+        return Page(make_all(ids), 5, None if last else "?server_id=1&page=2")
+
+    lists = lists_over(fetch)
+    came = [backup async for backup in Fleet(None, [1], lists=lists).list()]  # type: ignore[arg-type]
+    assert ids_of(came) == [4, 3, 2, 1]
+    assert len(asked) == 2
+    sweep = await Finder(lists).read_server(1)
+    assert (ids_of(sweep.items), sweep.complete, len(asked)) == ([4, 3, 2, 1], False, 4)

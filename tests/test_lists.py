@@ -69,3 +69,22 @@ async def test_a_400_on_a_later_page_is_the_error_for_another_size_would_cut_the
     assert picky.asked == ["page_size=4", "page_size=4&page=2"]
     picky.fails_on_page = None
     assert await read(lists, 4) == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("fields", "requests"),
+    [({}, 2), ({"page_size": ["too large"]}, 2), ({"server_id": ["no such server"]}, 1)],
+    ids=["no field", "page_size", "another field"],
+)
+async def test_a_400_that_names_only_another_field_is_not_taken_for_a_refused_page_size(
+    fields: dict[str, list[str]], requests: int
+) -> None:
+    asked: list[str] = []
+
+    async def fetch(listing: object, query: str, on_response: object) -> Page[Backup]:
+        asked.append(query)
+        raise BadRequestError(400, "", fields)
+
+    with pytest.raises(BadRequestError):
+        await read(lists_over(fetch), 50)
+    assert len(asked) == requests

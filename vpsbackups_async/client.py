@@ -185,9 +185,9 @@ class BackupsClient:
         moved; its text says which. Other `ApiError` and `TransportError` if it cannot be read.
         """
         check_int("backup_id", backup_id)
-        if server_id is not None:
-            check_int("server_id", server_id)
-        async with aclosing(self._finder.locate([BackupRef(backup_id, server_id)])) as outcomes:
+        ref = _ref(BackupRef(backup_id, server_id))
+        # The server's own pages are small, and answer sooner where one backup is looked for.
+        async with aclosing(self._finder.locate([ref], page_size=None)) as outcomes:
             return (await anext(outcomes)).unwrap()
 
     def find(
@@ -196,8 +196,9 @@ class BackupsClient:
         """The backups with these ids: one outcome for each distinct ref, as they are found.
 
         A ref with its server's id may take fewer requests. An outcome's error is `NotFoundError` if
-        the backup is not in the list, as `get` raises it, or the error with which its list failed;
-        one list that fails does not stop the others.
+        the backup is not in the list, as `get` raises it, or the error with which its list failed.
+        One list that fails does not stop the others; if the list of all servers fails, the lists of
+        the refs' servers are read.
 
         Raises `ValueError` for an id out of range, before anything is sent.
         """

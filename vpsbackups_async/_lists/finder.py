@@ -9,7 +9,6 @@ length) makes the next plan cheaper; nothing relies on it.
 import math
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator
 from contextlib import aclosing
-from functools import partial
 from typing import Final, NamedTuple
 
 from vpsbackups_async._bulk.fan_out import fan_out
@@ -20,7 +19,7 @@ from vpsbackups_async._lists.lists import (
     OnResponse,
     backups_query,
 )
-from vpsbackups_async._lists.walk import SWEEPS, Walk, read_complete
+from vpsbackups_async._lists.walk import SWEEPS, Walk
 from vpsbackups_async._lists.wanted import Unseen, Wanted
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -42,6 +41,8 @@ _PAGES_PER_AHEAD: Final = 16
 """Expected pages of a sweep for each that runs ahead: pages beyond its end are wasted."""
 _REFUSALS: Final = (AuthenticationError, PermissionDeniedError, RateLimitedError)
 """Errors that the lists of the other servers would be answered with too."""
+_SAME_FOR_ALL: Final = (AuthenticationError, RateLimitedError)
+"""Errors of the whole list that the lists of the servers would be answered with too."""
 
 
 class Finding(NamedTuple):
@@ -76,24 +77,32 @@ class Finder:
     ) -> Sweep[Backup]:
         """The backups of one server; its list is read up to three times if it moves meanwhile."""
         query = backups_query(server_id, backup_type)
-        return await read_complete(partial(self._lists.open, query, on_response=on_response))
+        reads = 0
+        while True:
+            walk = self._lists.open(query, on_response=on_response)
+            sweep = await walk.read()
+            reads += 1
+            if reads == SWEEPS or not walk.tally.moved:
+                return sweep
 
     # --- Until it is known ---------------------------------------------------------------------
 
-    async def locate(self, refs: Iterable[BackupRef]) -> AsyncGenerator[Outcome[BackupRef, Backup]]:
+    async def locate(
+        self, refs: Iterable[BackupRef], page_size: int | None = PAGE_SIZE
+    ) -> AsyncGenerator[Outcome[BackupRef, Backup]]:
         """One outcome for each distinct ref: the backup, or the error that says why not.
 
         A list that moves while it is read says nothing about what it did not show, so it is read
-        up to three times. `NotInListError` says that a list was read and did not have the backup.
+        up to three times. If the list of all servers cannot be read, the lists of the refs' servers
+        are. `NotInListError` says that a list was read and did not have the backup.
         """
         refs_of: dict[int, list[BackupRef]] = {}
         for ref in dict.fromkeys(refs):
             refs_of.setdefault(ref.id, []).append(ref)
-        # The server's own pages are small, and answer sooner where one backup is looked for.
-        page_size = PAGE_SIZE if len(refs_of) > 1 else None
         for _ in range(SWEEPS):
             wanted = map(_wanted, refs_of.values())
-            async with aclosing(self.find(wanted, refs_of, page_size)) as findings:
+            findings = self.find(wanted, refs_of, page_size, try_servers=True)
+            async with aclosing(findings):
                 async for finding in findings:
                     for outcome in _outcomes(finding, refs_of):
                         yield outcome
@@ -109,6 +118,8 @@ class Finder:
         wanted: Iterable[Wanted],
         known: Container[int],
         page_size: int | None = PAGE_SIZE,
+        *,
+        try_servers: bool = False,
     ) -> AsyncGenerator[Finding]:
         """What there is to know about the wanted backups, each finding as soon as it is known.
 
@@ -116,12 +127,15 @@ class Finder:
         the wanted ones included. A wanted backup that no finding names is neither found nor
         certainly absent. A failure belongs to the backups that could not be looked for, except that
         after a 401, 403 or 429 nothing more is sent. `page_size` is what each list is asked for.
+        `try_servers` asks the servers' own lists if the list of all servers cannot be read: that
+        may take many more requests.
         """
         unseen = Unseen(wanted)
         if not unseen:
             return
         if pages := unseen.pages_worth_reading(self._pages_to(unseen)):
-            async with aclosing(self._sweep(unseen, known, page_size, _ahead(pages))) as findings:
+            sweep = self._sweep(unseen, known, page_size, _ahead(pages), try_servers=try_servers)
+            async with aclosing(sweep) as findings:
                 async for finding in findings:
                     yield finding
         async with aclosing(self._servers(unseen, known, page_size)) as findings:
@@ -137,7 +151,13 @@ class Finder:
         return lambda backup_id: shape.pages_from_top(backup_id, newest)
 
     async def _sweep(
-        self, unseen: Unseen, known: Container[int], page_size: int | None, ahead: int
+        self,
+        unseen: Unseen,
+        known: Container[int],
+        page_size: int | None,
+        ahead: int,
+        *,
+        try_servers: bool,
     ) -> AsyncGenerator[Finding]:
         """Read the whole list as far as it pays; `unseen` keeps what wants its own request."""
         manual = unseen.manual
@@ -156,12 +176,14 @@ class Finder:
                         unseen.keep_those_to_prove()
                     if not unseen or not unseen.pages_worth_reading(shape.pages_left):
                         return
-        except (InvalidResponseError, PaginationError) as error:
-            # One bad backup of any server spoils the whole list: try the servers' own.
-            if unseen.servers == math.inf:
-                yield Finding(None, failed=unseen.remove_all(), error=error)
         except VPSBackupsError as error:
-            yield Finding(None, failed=unseen.remove_all(), error=error)
+            # One bad backup of any server spoils the whole list, but not the servers' own.
+            spoiled = isinstance(error, InvalidResponseError | PaginationError)
+            if spoiled or (try_servers and not isinstance(error, _SAME_FOR_ALL)):
+                failed = unseen.remove_without_server()
+            else:
+                failed = unseen.remove_all()
+            yield Finding(None, failed=failed, error=error)
         else:
             yield Finding(None, absent=_absent(walk, shape, unseen))
 

@@ -196,14 +196,19 @@ class _SizedFetch(Generic[T]):
             return await self._fetch(_without_page_size(query))
         try:
             return await self._fetch(query)
-        except BadRequestError:
+        except BadRequestError as error:
             # On a later page another size would cut the list anew, and lose items.
-            if query != self._first:
+            if query != self._first or not _may_be_page_size(error):
                 raise
         page = await self._fetch(_without_page_size(query))
         self._refused = True
         self._on_refused()
         return page
+
+
+def _may_be_page_size(error: BadRequestError) -> bool:
+    """Whether the page size may be what was refused; not if only other fields are named."""
+    return not error.field_errors or "page_size" in error.field_errors
 
 
 def _without_page_size(query: str) -> str:

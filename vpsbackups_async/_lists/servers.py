@@ -215,7 +215,7 @@ class ServersReader:
                 async with aclosing(walk.pages()) as pages:
                     async for page in pages:
                         backups += seen.add(page.items)
-                if walk.complete:
+                if not walk.tally.moved:
                     break
         except (VPSBackupsError, ValueError) as error:
             if isinstance(error, AuthenticationError):

@@ -36,6 +36,11 @@ class Tally:
     ended: bool = False
 
     @property
+    def moved(self) -> bool:
+        """Whether the list visibly moved while it was read: to read it again may show more."""
+        return self.restarts > 0 or self.count_moved or self.duplicates > 0
+
+    @property
     def complete(self) -> bool:
         """Whether the walk reached the end of a list that did not visibly move meanwhile."""
         if not self.ended or self.restarts or self.count_moved:

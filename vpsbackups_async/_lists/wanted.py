@@ -51,6 +51,12 @@ class Unseen:
         self.remove(ids)
         return ids
 
+    def remove_without_server(self) -> frozenset[int]:
+        """Take out the backups whose server is not known; their ids."""
+        ids = frozenset(one.id for one in self.by_id.values() if one.server_id is None)
+        self.remove(ids)
+        return ids
+
     @property
     def oldest(self) -> int:
         """The smallest id that is left."""
