@@ -45,7 +45,7 @@ class FakeList:
         """A finder that reads this list, with the same code that a client uses."""
         return Finder(Lists(self._fetch, URL("https://example.com")))
 
-    async def _fetch(self, listing: object, query: str, on_response: object) -> Any:
+    async def _fetch(self, listing: object, on_response: object, query: str) -> Any:
         self.requests += 1
         await asyncio.sleep(LATENCY)
         asked = dict(parse_qsl(query))

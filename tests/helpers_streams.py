@@ -83,7 +83,7 @@ def walk_over(
 
 
 def lists_over(fetch: object) -> Lists:
-    """The `Lists` of a client that gets its pages from `fetch(listing, query, on_response)`."""
+    """The `Lists` of a client that gets its pages from `fetch(listing, on_response, query)`."""
     return Lists(fetch, URL(LIST_URL).parent.parent)  # type: ignore[arg-type]
 
 

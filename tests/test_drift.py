@@ -170,7 +170,7 @@ async def test_find_sends_nothing_more_after_a_refused_token(
 async def test_a_count_that_is_always_wrong_is_not_taken_for_a_list_that_moves() -> None:
     asked: list[str] = []
 
-    async def fetch(listing: object, query: str, on_response: object) -> Page[Backup]:
+    async def fetch(listing: object, on_response: object, query: str) -> Page[Backup]:
         asked.append(query)
         last = "page=2" in query
         ids = [2, 1] if last else [4, 3]

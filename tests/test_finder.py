@@ -72,7 +72,7 @@ class Listing:
         self.options: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
 
-    async def fetch(self, listing: object, query: str, on_response: object) -> Page[Backup]:
+    async def fetch(self, listing: object, on_response: object, query: str) -> Page[Backup]:
         asked = dict(parse_qsl(query))
         self.options.append(asked)
         server_id = int(asked["server_id"]) if "server_id" in asked else None

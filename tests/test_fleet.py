@@ -107,7 +107,7 @@ async def test_the_pages_that_came_before_a_failure_are_handed_out(
 
 
 async def test_a_server_whose_listing_is_cancelled_from_within_is_a_failure() -> None:
-    async def fetch(listing: object, query: str, on_response: object) -> Any:
+    async def fetch(listing: object, on_response: object, query: str) -> Any:
         if query == "server_id=2":
             raise asyncio.CancelledError
         return Page((evolve(make(1), server=ServerRef(int(query[-1]), "")),))

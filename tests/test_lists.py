@@ -17,7 +17,7 @@ class Picky:
         self.asked: list[str] = []
         self.fails_on_page: int | None = None
 
-    async def fetch(self, listing: object, query: str, on_response: object) -> Page[Backup]:
+    async def fetch(self, listing: object, on_response: object, query: str) -> Page[Backup]:
         self.asked.append(query)
         asked = dict(parse_qsl(query))
         number = int(asked.get("page", 1))
@@ -81,7 +81,7 @@ async def test_a_400_that_names_only_another_field_is_not_taken_for_a_refused_pa
 ) -> None:
     asked: list[str] = []
 
-    async def fetch(listing: object, query: str, on_response: object) -> Page[Backup]:
+    async def fetch(listing: object, on_response: object, query: str) -> Page[Backup]:
         asked.append(query)
         raise BadRequestError(400, "", fields)
 

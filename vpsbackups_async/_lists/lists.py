@@ -97,14 +97,14 @@ class FetchPage(Protocol):
     """Sends the request for one page of a list, and reads it."""
 
     async def __call__(
-        self, listing: Listing[T], query: str, on_response: OnResponse | None
+        self, listing: Listing[T], on_response: OnResponse | None, query: str
     ) -> Page[T]:
         """The page for an encoded query; `on_response` is called with the response."""
         ...
 
 
 async def fetch_page(
-    transport: Transport, listing: Listing[T], query: str, on_response: OnResponse | None
+    transport: Transport, listing: Listing[T], on_response: OnResponse | None, query: str
 ) -> Page[T]:
     """One page by way of the transport."""
     response = await transport.send(listing.request(query))
@@ -122,6 +122,7 @@ class Lists:
         self._links: dict[str, NextLinks] = {}
         self._open_walks: set[Walk[Any]] = set()
         self._warned_of_filters = False
+        self._taken_size = 0
         self._refused_size: int | None = None
 
     def open(
@@ -144,9 +145,9 @@ class Lists:
         if size is not None and self._refused_size is not None and size >= self._refused_size:
             query, size = query._replace(page_size=None), None
         first = query.encoded()
-        fetch: Fetch[T] = partial(self._page, listing, on_response)
-        if size is not None:
-            fetch = _SizedFetch(fetch, first, partial(self._page_size_refused, size))
+        fetch: Fetch[T] = partial(self._fetch, listing, on_response)
+        if size is not None and size > self._taken_size:
+            fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, size))
         return Walk(
             fetch,
             first,
@@ -161,9 +162,6 @@ class Lists:
         for walk in tuple(self._open_walks):
             await walk.aclose(error)
 
-    def _page(self, listing: Listing[T], on_response: OnResponse | None, query: str) -> Any:
-        return self._fetch(listing, query, on_response)
-
     def _matching(self, query: ListQuery[T], page: Page[T]) -> Page[T]:
         """The page without the items that the filters exclude.
 
@@ -177,32 +175,38 @@ class Lists:
             logger.warning("the server ignores list filters: they are applied here")
         return evolve(page, items=items, count=None)
 
-    def _page_size_refused(self, size: int) -> None:
-        self._refused_size = min(size, self._refused_size or size)
-        logger.info("the server refuses page_size=%s: its lists are read without", size)
+    def _learn_of_size(self, size: int, *, taken: bool) -> None:
+        if taken:
+            self._taken_size = max(size, self._taken_size)
+        else:
+            self._refused_size = min(size, self._refused_size or size)
+            logger.info("the server refuses page_size=%s: its lists are read without", size)
 
 
 class _SizedFetch(Generic[T]):
     """Fetches pages of a given size, or of the server's own where it refuses the first one."""
 
-    def __init__(self, fetch: Fetch[T], first: str, on_refused: Callable[[], None]) -> None:
+    def __init__(self, fetch: Fetch[T], first: str, learn: Callable[..., None]) -> None:
         self._fetch = fetch
         self._first = first
-        self._on_refused = on_refused
+        self._learn = learn
         self._refused = False
 
     async def __call__(self, query: str) -> Page[T]:
         if self._refused:
             return await self._fetch(_without_page_size(query))
         try:
-            return await self._fetch(query)
+            page = await self._fetch(query)
         except BadRequestError as error:
             # On a later page another size would cut the list anew, and lose items.
             if query != self._first or not _may_be_page_size(error):
                 raise
+        else:
+            self._learn(taken=True)
+            return page
         page = await self._fetch(_without_page_size(query))
         self._refused = True
-        self._on_refused()
+        self._learn(taken=False)
         return page
 
 
