@@ -334,3 +334,15 @@ def test_the_command_writes_the_script(
 ) -> None:
     assert main(["completion", name]) == 0
     assert capfd.readouterr().out == script(name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell is needed to close a stream")
+@pytest.mark.parametrize("command", ["create 1", "list", "delete 1 -y"])
+async def test_with_a_closed_output_nothing_is_sent(command: str, fake: FakeVPS) -> None:
+    shell = f"exec {sys.executable} -W error -m vpsbackups_async {command} >&-"
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", shell, env=environment(fake), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert (process.returncode, said) == (2, b"error: standard output is closed\n")
+    assert fake.count() == 0

@@ -276,3 +276,16 @@ async def test_a_429_is_waited_out_and_counted(fake: FakeVPS, capfd: pytest.Capt
     fake.inject(RateLimit(retry_after=0, method="POST", times=1))
     assert await call("create", "1", "-v") == 0
     assert "1 refused with 429" in capfd.readouterr().err
+
+
+async def test_backups_that_were_seen_completed_are_not_named_as_running_without_a_reader(
+    fake: FakeVPS,
+) -> None:
+    refs = [f"{fake.add_backup(1)['id']}:1" for _ in range(20)]
+    reader, writer = os.pipe()
+    process = await start("wait", *refs, fake=fake, stdout=writer)
+    os.close(writer)
+    os.close(reader)
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"still be running" not in said

@@ -210,3 +210,35 @@ async def test_deletes_that_take_long_show_how_far_they_are(fake: FakeVPS) -> No
         shown = await terminal.end()
     assert terminal.code == 130
     assert "Deleting" not in shown
+
+
+# --- What is said of a backup that was not found -------------------------------------------------
+
+
+async def test_a_404_of_the_server_is_a_failure_and_no_proof_that_a_backup_is_gone(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    fake.inject(Reply(404, b'{"detail": "no such page"}', method="GET"))
+    assert await call("delete", "5", "-y") == 1
+    said = capfd.readouterr().err
+    assert "404 no such page" in said
+    assert "not there" not in said
+
+
+async def test_a_list_that_never_rests_is_not_taken_for_one_without_the_backup(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    fake.page_size = fake.max_page_size = 2
+    fake.on_request = lambda seen: fake.add_backup(8)
+    assert await call("delete", "99", "-y") == 1
+    said = capfd.readouterr().err
+    assert "changed each time that it was read" in said
+    assert "not there" not in said
+
+
+async def test_backups_are_deleted_by_their_servers_lists_where_the_whole_list_fails(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    fake.inject(Reply(403, b"{}", method="GET", path="/backups/?page_size"))
+    assert await call("delete", "5:7", "2:8", "-y") == 0
+    assert set(capfd.readouterr().out.split()) == {"5:7", "2:8"}

@@ -1,4 +1,4 @@
-"""Imports point down: the sources are walked and held against the table of rooms and layers.
+"""Imports point down: the sources are walked and held against the table of modules and layers.
 
 Type-only imports and imports inside functions count like any other.
 """
@@ -91,19 +91,19 @@ TOUCHES_AIOHTTP = {"_transport/exchange.py", "client.py"}
 class Import:
     """One imported module, by its full name, and where that stands."""
 
-    room: str
+    part: str
     file: str
     line: int
     module: str
 
     @property
     def of_ours(self) -> str | None:
-        """The room that is imported, None for what is not ours."""
+        """The part that is imported, None for what is not ours."""
         name, _, rest = self.module.partition(".")
         return rest.partition(".")[0] if name == PACKAGE else None
 
 
-def room_of(path: Path) -> str:
+def part_of(path: Path) -> str:
     if path == PLUGIN:
         return PLUGIN.stem
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -113,7 +113,7 @@ def room_of(path: Path) -> str:
 def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     """The full name of every module that a source imports, wherever in it that stands.
 
-    `from vpsbackups_async import x` counts as the room x if there is one: it loads that room.
+    `from vpsbackups_async import x` counts as the part x if there is one: it loads that part.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -123,8 +123,8 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
             module = ".".join(filter(None, [base, node.module]))
             for alias in node.names:
                 inner = f"{module}.{alias.name}"
-                is_room = module == PACKAGE and alias.name in ROOMS
-                yield node.lineno, inner if is_room else module
+                is_part = module == PACKAGE and alias.name in PARTS
+                yield node.lineno, inner if is_part else module
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in {"__import__", "import_module", "importlib.import_module"}:
@@ -132,12 +132,12 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
 
 
 SOURCES = sorted({*ROOT.rglob("*.py"), PLUGIN})
-ROOMS = {room_of(path) for path in SOURCES}
+PARTS = {part_of(path) for path in SOURCES}
 
 
-def imports_in(source: str, room: str, file: str, package: tuple[str, ...]) -> list[Import]:
+def imports_in(source: str, part: str, file: str, package: tuple[str, ...]) -> list[Import]:
     return [
-        Import(room, file, line, module) for line, module in imported(ast.parse(source), package)
+        Import(part, file, line, module) for line, module in imported(ast.parse(source), package)
     ]
 
 
@@ -147,7 +147,7 @@ def all_imports() -> list[Import]:
         for path in SOURCES
         for found in imports_in(
             path.read_text("utf-8"),
-            room_of(path),
+            part_of(path),
             path.name if path == PLUGIN else str(path.relative_to(ROOT)),
             () if path == PLUGIN else (PACKAGE, *path.relative_to(ROOT).parts[:-1]),
         )
@@ -163,14 +163,14 @@ def breaches(imports: list[Import]) -> list[str]:
         f"{found.file}:{found.line} imports {found.module}"
         for found in imports
         if found.of_ours is not None
-        and found.of_ours != found.room
-        and found.of_ours not in MAY[found.room] | (EVERYBODY_MAY - {found.room})
+        and found.of_ours != found.part
+        and found.of_ours not in MAY[found.part] | (EVERYBODY_MAY - {found.part})
     ]
 
 
-def test_every_room_is_in_the_table_and_every_room_of_the_table_is_there() -> None:
-    assert set(MAY) == ROOMS
-    assert set(LAYERS) == ROOMS - {"testing"}
+def test_every_part_is_in_the_table_and_every_part_of_the_table_is_there() -> None:
+    assert set(MAY) == PARTS
+    assert set(LAYERS) == PARTS - {"testing"}
 
 
 def test_imports_follow_the_table() -> None:
@@ -179,10 +179,10 @@ def test_imports_follow_the_table() -> None:
 
 def test_the_table_itself_points_down() -> None:
     sideways = {
-        (room, other)
-        for room, allowed in MAY.items()
+        (part, other)
+        for part, allowed in MAY.items()
         for other in allowed - {"testing"}
-        if LAYERS[other] >= LAYERS[room]
+        if LAYERS[other] >= LAYERS[part]
     }
     assert sideways == {
         ("backoff", "models"),
@@ -192,7 +192,7 @@ def test_the_table_itself_points_down() -> None:
 
 
 def test_the_server_to_test_against_takes_nothing_of_ours() -> None:
-    assert {found.of_ours for found in IMPORTS if found.room == "testing"} <= {None, "testing"}
+    assert {found.of_ours for found in IMPORTS if found.part == "testing"} <= {None, "testing"}
 
 
 def test_the_pytest_plugin_imports_nothing_at_its_start_but_pytest_and_the_standard_library() -> (
@@ -218,16 +218,16 @@ def test_no_module_imports_another_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()
 
 
-def test_only_the_exchange_and_the_front_door_know_aiohttp() -> None:
+def test_only_the_exchange_and_the_client_module_import_aiohttp() -> None:
     touching = {
         found.file
         for found in IMPORTS
-        if found.module.partition(".")[0] == "aiohttp" and found.room != "testing"
+        if found.module.partition(".")[0] == "aiohttp" and found.part != "testing"
     }
     assert touching == TOUCHES_AIOHTTP
 
 
-def test_the_front_door_knows_aiohttp_for_the_type_of_a_session_only() -> None:
+def test_the_client_module_uses_aiohttp_for_the_type_of_a_session_only() -> None:
     tree = ast.parse((ROOT / "client.py").read_text("utf-8"))
     used = {
         node.attr
@@ -241,8 +241,8 @@ IO = {"aiohttp", "asyncio", "socket", "ssl", "os", "pathlib", "yarl"}
 
 
 def test_decoding_and_retrying_do_no_io() -> None:
-    rooms = {"_checks", "models", "backoff", "errors", "_wire", "_codec"}
-    modules = {found.module.partition(".")[0] for found in IMPORTS if found.room in rooms}
+    parts = {"_checks", "models", "backoff", "errors", "_wire", "_codec"}
+    modules = {found.module.partition(".")[0] for found in IMPORTS if found.part in parts}
     assert modules.isdisjoint(IO)
 
 

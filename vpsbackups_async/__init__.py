@@ -1,4 +1,4 @@
-"""Asyncio client for the VPS.org backups API; `BackupsClient` is the front door."""
+"""Asyncio client for the VPS.org backups API; start from `BackupsClient`."""
 
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._learned import DurationHistory, LearnedBackoff

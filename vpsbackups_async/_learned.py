@@ -17,7 +17,7 @@ __all__ = ["DurationHistory", "LearnedBackoff"]
 _ENOUGH_DURATIONS: Final = 5
 """With this many durations, the next one is expected to be like one of them."""
 _SPREAD: Final = (0.8, 0.87, 0.93, 0.97, 1.0, 1.03, 1.07, 1.15, 1.25)
-"""With fewer durations of a server, these multiples of their median are expected instead."""
+"""Multiples of the median that are expected instead, if a server has fewer durations."""
 
 
 @define

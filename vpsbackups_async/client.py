@@ -1,4 +1,4 @@
-"""The front door: `BackupsClient`."""
+"""`BackupsClient`, the class that users start from."""
 
 import asyncio
 import logging

@@ -156,7 +156,7 @@ class Fleet:
 
 
 def _refuses_all(error: VPSBackupsError) -> bool:
-    """Whether the token is refused, for a create whose answer was lost by its cause."""
+    """Whether the token was refused; after a lost answer the error's cause tells."""
     return isinstance(error, AuthenticationError) or isinstance(
         error.__cause__, AuthenticationError
     )

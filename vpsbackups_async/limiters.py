@@ -92,7 +92,7 @@ class LimiterUnreachableError(TransportError):
 
 
 class _Script(Protocol):
-    """The part that is used of a script registered with redis-py."""
+    """A script registered with redis-py, as far as it is used here."""
 
     def __call__(self, keys: list[str], args: list[Any]) -> Awaitable[Any]: ...
 

@@ -40,9 +40,9 @@ _PAGES_AHEAD: Final = 8
 _PAGES_PER_AHEAD: Final = 16
 """Expected pages of a sweep for each that runs ahead: pages beyond its end are wasted."""
 _REFUSALS: Final = (AuthenticationError, PermissionDeniedError, RateLimitedError)
-"""Errors that the lists of the other servers would be answered with too."""
+"""Errors that every other server's list would give too."""
 _SAME_FOR_ALL: Final = (AuthenticationError, RateLimitedError)
-"""Errors of the whole list that the lists of the servers would be answered with too."""
+"""Errors of the whole list that every server's list would give too."""
 
 
 class Finding(NamedTuple):
@@ -271,7 +271,7 @@ def _absent(walk: Walk[Backup], shape: ListShape, unseen: Unseen) -> frozenset[i
     if unseen.servers <= shape.pages:
         unseen.keep_those_to_prove()
     else:
-        unseen.remove_all()  # the list moved; the next search may be luckier
+        unseen.remove_all()  # the list moved, so only another search can tell
     return frozenset()
 
 

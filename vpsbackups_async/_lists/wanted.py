@@ -33,7 +33,7 @@ class Unseen:
         return bool(self.by_id)
 
     def remove(self, ids: Iterable[int]) -> None:
-        """Take out the backups that were shown; ids that are not wanted do no harm."""
+        """Take out the backups that were shown; other ids are ignored."""
         for backup_id in ids:
             one = self.by_id.pop(backup_id, None)
             if one is not None:

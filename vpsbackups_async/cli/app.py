@@ -65,6 +65,8 @@ app["--version"].help = "which version this is"
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. An error that the user can act on is printed, not raised."""
+    if not _have_streams():
+        return Exit.USAGE
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -77,6 +79,21 @@ def run(arguments: Sequence[str]) -> int:
             return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE
         Screen().error(explain(error))
         return Exit.SOME_FAILED
+
+
+def _have_streams() -> bool:
+    """Whether results can be written; a closed input or error stream is replaced by nothing.
+
+    Python sets a standard stream that was closed when it started (`>&-`) to None.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115  # for as long as the process runs
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  # likewise
+    if sys.stdout is None:
+        sys.stderr.write("error: standard output is closed\n")
+        return False
+    return True
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The question before a command does what cannot be undone."""
+"""Asking before a command does something that cannot be undone."""
 
 import sys
 from typing import Annotated

@@ -184,9 +184,10 @@ class _Lines(Writer):
 
 def _plain(backup: Backup) -> str:
     status = safe(backup.status).replace(" ", "_") or "-"
+    kind = safe(backup.backup_type).replace(" ", "_") or "-"
     megabytes = "-" if backup.size_mb is None else backup.size_mb
     return (
-        f"{written(backup.ref):<14} {backup.backup_type:<9} {status:<11} {megabytes:>7} "
+        f"{written(backup.ref):<14} {kind:<9} {status:<11} {megabytes:>7} "
         f"{backup.created_at:%Y-%m-%dT%H:%M:%SZ}  {safe(backup.server.name):<16}  "
         f"{safe(backup.description)}"
     ).rstrip()

@@ -79,6 +79,10 @@ class Tracker:
                 if self._write_error is not None:
                     raise self._write_error
 
+    def has_ended(self, ref: BackupRef) -> None:
+        """Note at once that a backup runs no more; its row may come later, or not at all."""
+        self._running.pop(ref.id, None)
+
     def end(self) -> Exit:
         """Say what became of them all; the exit code."""
         code = self._failures.close()

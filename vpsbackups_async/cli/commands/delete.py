@@ -24,7 +24,7 @@ from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.client import BackupsClient
-from vpsbackups_async.errors import NotFoundError
+from vpsbackups_async.errors import NotInListError
 from vpsbackups_async.models import Backup, BackupRef, Outcome
 
 __all__ = ["run"]
@@ -50,7 +50,7 @@ def run(
             outcome = outcomes[ref]
             if outcome.value is not None:
                 chosen.append(outcome.value)
-            elif isinstance(outcome.error, NotFoundError):
+            elif isinstance(outcome.error, NotInListError) and not outcome.error.moved:
                 screen.note(f"backup {written(ref)} is not there", "red")
             elif outcome.error is not None:
                 failures.add(f"backup {written(ref)}", outcome.error)

@@ -51,7 +51,9 @@ def run(
         session = tracker.session
 
         async def wait(ref: BackupRef) -> Backup:
-            return await session.client.wait(ref, backoff=_at_once, timeout=seconds)
+            done = await session.client.wait(ref, backoff=_at_once, timeout=seconds)
+            tracker.has_ended(ref)
+            return done
 
         async def work() -> Exit:
             async with Display(session.screen, "Waiting", session.stats) as display:
