@@ -8,10 +8,11 @@ import math
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from vpsbackups_async._checks import check_int, check_number
-from vpsbackups_async._transport.limiter import Observation
+from vpsbackups_async._transport.limiter import Limiter, Observation
 
 __all__ = ["AdaptiveLimiter"]
 
@@ -88,12 +89,8 @@ class AdaptiveLimiter:
         """The seconds until it opens again after a 429, for all kinds alike; 0 if it is open."""
         return 0.0 if self._opens == -math.inf else max(0.0, self._opens - self._now())
 
-    def try_acquire(self) -> bool:
-        """Start a request if one may start now; False if it has to wait in `acquire`.
-
-        No part of the `Limiter` protocol: clients use it only for this exact class, where it saves
-        a coroutine for each request. A subclass sees every request in its `acquire`.
-        """
+    def _try_acquire(self) -> bool:
+        """Start a request if one may start now; False if it has to wait in `acquire`."""
         if self._timeless and self._running < self._limit:  # then the line is empty
             self._running += 1
             return True
@@ -101,7 +98,7 @@ class AdaptiveLimiter:
 
     async def acquire(self, cost: int = 1, kind: str = "list") -> None:  # noqa: ARG002  # as `Limiter` has it
         """Return once the request may start."""
-        if self.try_acquire():
+        if self._try_acquire():
             return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
@@ -226,3 +223,14 @@ class AdaptiveLimiter:
         self._successes = 0
         nearing = limit + 1 == self._refused_at
         self._window = limit * (_PATIENCE << self._doublings if nearing else 1)
+
+
+def quick_acquire(limiter: Limiter) -> Callable[[], bool]:
+    """A function that starts a request if one may start at once, without a coroutine for it.
+
+    It never does for any class but `AdaptiveLimiter` itself: a subclass or wrapper must see every
+    request in its `acquire`.
+    """
+    if type(limiter) is AdaptiveLimiter:
+        return limiter._try_acquire  # noqa: SLF001  # of the class above
+    return bool  # which is False

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Final
 
@@ -10,7 +9,7 @@ from attrs import define
 from multidict import CIMultiDict
 from yarl import URL
 
-from vpsbackups_async._transport.adaptive import AdaptiveLimiter
+from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
 from vpsbackups_async._transport.address import Secret, build_url, proxy_url
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
@@ -75,11 +74,8 @@ class Session:
         self.root = root
         self._ssl = _fitting_ssl(ssl_context)
         self.limiter = limiter = _fitting_limiter(limiter, given)
-        # Whether a request may start without a wait. Only for the exact class: a subclass or
-        # wrapper must see every request in its `acquire`.
-        self.try_acquire: Callable[[], bool] = (
-            limiter.try_acquire if type(limiter) is AdaptiveLimiter else _never
-        )
+        self.try_acquire = quick_acquire(limiter)
+        """Whether a request may start, and has started, without a wait in `limiter.acquire`."""
         self.counters = Counters()
         self.accepted = 0
         """Answers other than 429 and 5xx, which show that the server takes requests."""
@@ -193,10 +189,6 @@ class Session:
                 line.clear()
                 for scope in waiting:
                     scope.expire()
-
-
-def _never() -> bool:
-    return False
 
 
 def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:
