@@ -224,7 +224,7 @@ def linked(*pages: tuple[list[int], str | None], count: int | None = None) -> An
             following = following and f"?cursor={following}"
         return Page(make_all(ids), count, following)
 
-    fetch.asked = asked  # type: ignore[attr-defined]
+    fetch.asked = asked  # type: ignore[attr-defined]  # for the test
     return fetch
 
 

@@ -183,7 +183,7 @@ async def test_a_fleet_s_list_reports_its_progress_in_servers(servers: int, whol
 
 def test_a_callback_that_cannot_be_called_is_refused_at_the_call() -> None:
     with pytest.raises(ValueError, match="on_progress"):
-        fan_out(second, [1], on_progress=5)  # type: ignore[arg-type]
+        fan_out(second, [1], on_progress=5)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_no_rate_is_no_guess_about_the_end() -> None:

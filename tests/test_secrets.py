@@ -370,11 +370,11 @@ BAD: Mapping[str, Callable[[], BackupsClient]] = {
     "delete": lambda: BackupsClient(CANARY + "\x7f"),
     "curly quote": lambda: BackupsClient(f"“{CANARY}”"),
     "letter": lambda: BackupsClient(CANARY + "é"),
-    "bytes": lambda: BackupsClient(CANARY.encode()),  # type: ignore[arg-type]
-    "list": lambda: BackupsClient([CANARY]),  # type: ignore[arg-type]
+    "bytes": lambda: BackupsClient(CANARY.encode()),  # type: ignore[arg-type]  # wrong on purpose
+    "list": lambda: BackupsClient([CANARY]),  # type: ignore[arg-type]  # wrong on purpose
     "url": lambda: BackupsClient(CANARY, base_url="nonsense"),
     "http": lambda: BackupsClient(CANARY, base_url="http://h"),
-    "ssl": lambda: BackupsClient(CANARY, ssl_context=False),  # type: ignore[arg-type]
+    "ssl": lambda: BackupsClient(CANARY, ssl_context=False),  # type: ignore[arg-type]  # wrong on purpose
     "size": lambda: BackupsClient(CANARY, max_response_bytes=0),
 }
 

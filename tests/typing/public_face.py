@@ -107,8 +107,8 @@ async def one_backup(client: BackupsClient, backup: Backup) -> None:
     assert_type(backup.ref, BackupRef)
     assert_type(backup.ref.server_id, int | None)
     backup.id = 5  # type: ignore[misc]  # models are frozen
-    await client.create("12345")  # type: ignore[arg-type]
-    await client.wait(501)  # type: ignore[arg-type]
+    await client.create("12345")  # type: ignore[arg-type]  # wrong on purpose
+    await client.wait(501)  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def many_servers(client: BackupsClient, ids: AsyncIterator[int]) -> None:
@@ -150,7 +150,7 @@ async def any_work(client: BackupsClient, texts: AsyncIterator[str], refs: list[
         assert_type(deleted, Outcome[int, None])
     async for waited in fan_out(client.wait, refs, concurrency=None):
         assert_type(waited.unwrap(), Backup)
-    fan_out(length, [1, 2])  # type: ignore[arg-type]
+    fan_out(length, [1, 2])  # type: ignore[arg-type]  # wrong on purpose
 
 
 def by_number(attempt: Attempt) -> float:
@@ -189,7 +189,7 @@ async def strategies(client: BackupsClient, backup: Backup) -> None:
         await client.wait(backup, backoff=backoff)
         RetryPolicy(attempts=3, backoff=backoff, budget=None)
     await client.wait(backup, backoff=by_number)
-    await client.wait(backup, backoff=wrong)  # type: ignore[arg-type]
+    await client.wait(backup, backoff=wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 
 class Turnstile:
@@ -248,7 +248,7 @@ async def settings(session: aiohttp.ClientSession) -> None:
             closing: Awaitable[None] = client.close()
             await closing
     BackupsClient(limiter=Turnstile())
-    BackupsClient(limiter=NoLimiter())  # type: ignore[arg-type]
+    BackupsClient(limiter=NoLimiter())  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def errors(client: BackupsClient) -> None:

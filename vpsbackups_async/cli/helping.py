@@ -50,12 +50,12 @@ class Help:
             console.print(names.append_text(_meaning(entry)))
 
     @staticmethod
-    def render_usage(console: Console, options: ConsoleOptions, usage: Any) -> None:  # noqa: ARG004
+    def render_usage(console: Console, options: ConsoleOptions, usage: Any) -> None:  # noqa: ARG004  # part of the protocol
         """Print the usage line."""
         console.print(Text(f"Usage: {str(usage).strip().removeprefix('Usage: ')}", style="bold"))
 
     @staticmethod
-    def render_description(console: Console, options: ConsoleOptions, description: Any) -> None:  # noqa: ARG004
+    def render_description(console: Console, options: ConsoleOptions, description: Any) -> None:  # noqa: ARG004  # part of the protocol
         """Print the description."""
         console.print(description)
 
