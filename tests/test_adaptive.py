@@ -691,7 +691,7 @@ class HalfTold(OpenDoor):
     limit = 7
     running = None
     waiting = "many"
-    closed_for = 3.5
+    closed_for = "soon"
 
 
 class NoCreates(OpenDoor):
@@ -747,6 +747,40 @@ async def test_a_limiter_that_does_not_tell_for_how_long_it_is_closed_counts_as_
         await client.list().first()
     before, after = fake.requests
     assert 3 <= after.at - before.at <= 3.7
+
+
+async def test_a_plain_number_for_how_long_a_limiter_is_closed_counts_for_all_kinds(
+    fake: FakeVPS,
+) -> None:
+    class Numbered(OpenDoor):
+        closed_for = 500.0
+
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=Numbered()) as client:
+        assert client.stats.gate_closed_for == 500.0
+        with pytest.raises(RateLimitedError, match="not sent"):
+            await client.list().first()
+    assert fake.count() == 0
+
+
+class WithoutKind(OpenDoor):
+    """Tells how long it is closed, but not for which kind."""
+
+    def closed_for(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("limiter", "words"),
+    [
+        (5, "limiter must have the methods of Limiter, not 5"),
+        (AdaptiveLimiter, "limiter must have the methods of Limiter"),
+        (WithoutKind(), "must take a kind"),
+    ],
+    ids=["number", "class", "closed_for without kind"],
+)
+def test_what_cannot_serve_as_a_limiter_is_refused(limiter: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        BackupsClient("vps_x", limiter=limiter)
 
 
 async def test_a_limiter_may_be_closed_for_one_kind_of_request_alone(fake: FakeVPS) -> None:

@@ -46,7 +46,7 @@ from vpsbackups_async import (
     WaitTimeoutError,
     WrongEventLoopError,
 )
-from vpsbackups_async.errors import StalePlanError
+from vpsbackups_async.errors import NotInListError, StalePlanError
 
 BACKUP = Backup(
     501,
@@ -424,3 +424,32 @@ def test_each_error_has_the_status_with_which_a_web_handler_passes_it_on() -> No
     # Among them 401 and 403: a refused token is the handler's own, not that of its client.
     assert {AuthenticationError, PermissionDeniedError, ServerError} <= statuses.pop(502)
     assert statuses == {}
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [partial(pickled, protocol=5), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deepcopy"],
+)
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NotInListError(7), "backup 7 is not in the list, which was read to its end. "),
+        (
+            NotInListError(7, 5, moved=True),
+            "backup 7 is not in the list of server 5, which changed each time that it was read. ",
+        ),
+    ],
+    ids=["at rest", "moved"],
+)
+def test_a_backup_that_is_not_in_a_list_is_an_error_that_says_which_and_can_be_carried(
+    error: NotInListError, words: str, carry: Any
+) -> None:
+    again = carry(error)
+    assert str(again).startswith(words)
+    assert isinstance(again, NotFoundError)
+    assert (again.backup_id, again.server_id, again.moved) == (
+        error.backup_id,
+        error.server_id,
+        error.moved,
+    )

@@ -500,3 +500,35 @@ async def test_waiting_for_many_backups_gives_each_its_outcome_as_it_ends() -> N
         assert [o.key.id for o in came if not o.ok] == [3]
         assert came[0].key.id > 15
         assert came[-1].key.id < 5
+
+
+@pytest.mark.parametrize(
+    "fatal",
+    [
+        BaseException("out"),
+        pytest.fail.Exception("out"),
+        BaseExceptionGroup("several", [BaseException("out")]),
+    ],
+    ids=["BaseException", "pytest.fail", "group"],
+)
+async def test_what_is_no_exception_ends_the_run_after_the_rest_was_cancelled(
+    fatal: BaseException,
+) -> None:
+    cancelled: list[int] = []
+
+    async def work(number: int) -> int:
+        if number == 3:
+            await asyncio.sleep(0)
+            raise fatal
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            cancelled.append(number)
+            raise
+        return number
+
+    with pytest.raises(type(fatal)):
+        async for _ in fan_out(work, range(10), concurrency=5):
+            pass
+    assert sorted(cancelled) == [0, 1, 2, 4]

@@ -773,3 +773,71 @@ async def test_ten_thousand_waiters_on_one_backup_come_and_go() -> None:
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(end, Backup) for end in ends) == 5_000
     assert len(finder.looks) == 2
+
+
+# --- The caller's code ---------------------------------------------------------------------------
+
+
+class Teacher:
+    """A backoff of 10 s whose `learn` raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, attempt: Attempt, /) -> float:
+        return 10.0
+
+    def learn(self, backup: Backup, running: float, completed: float) -> None:
+        raise self.error
+
+
+RAISED = [RuntimeError("broken"), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=["RuntimeError", "CancelledError"])
+async def test_a_learn_or_on_poll_that_raises_is_logged_and_no_wait_ends_by_it(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    def fail(attempt: Attempt) -> None:
+        raise error
+
+    async with one_try(fake) as client:
+        first, second, third = [await client.create(server_id) for server_id in (1, 2, 3)]
+        ends = await asyncio.gather(
+            client.wait(first, backoff=Teacher(error)),
+            client.wait(second, backoff=EVERY_10, on_poll=fail),
+            client.wait(third, backoff=EVERY_10),
+        )
+    assert {end.status for end in ends} == {"completed"}
+    said = [record.getMessage() for record in caplog.records]
+    assert f"learn failed for backup {first.id}" in said
+    assert f"on_poll failed for backup {second.id}" in said
+
+
+@pytest.mark.parametrize("error", RAISED, ids=["RuntimeError", "CancelledError"])
+async def test_a_backoff_that_raises_ends_its_own_wait_alone(
+    fake: FakeVPS, error: BaseException
+) -> None:
+    def later(attempt: Attempt) -> float:
+        if attempt.number > 1:
+            raise error
+        return 10.0
+
+    async with one_try(fake) as client:
+        backups = [await client.create(server_id) for server_id in (1, 2)]
+        ends = await asyncio.gather(
+            client.wait(backups[0], backoff=later),
+            client.wait(backups[1], backoff=EVERY_10),
+            return_exceptions=True,
+        )
+    assert isinstance(ends[0], type(error))
+    assert isinstance(ends[1], Backup)
+
+
+async def test_an_async_on_poll_is_refused_for_nobody_would_await_it(fake: FakeVPS) -> None:
+    async def on_poll(attempt: Attempt) -> None: ...
+
+    async with one_try(fake) as client:
+        backup = await client.create(1)
+        with pytest.raises(ValueError, match="on_poll must be a plain function, not the coroutine"):
+            await client.wait(backup, on_poll=on_poll)

@@ -1,7 +1,7 @@
 """`BackupsClient`, the class that users start from."""
 
 import asyncio
-import logging
+import inspect
 import os
 import ssl as ssl_module
 import warnings
@@ -48,8 +48,6 @@ from vpsbackups_async.models import (
 )
 
 __all__ = ["BackupStream", "BackupsClient", "ClientStats"]
-
-logger = logging.getLogger("vpsbackups_async")
 
 T = TypeVar("T")
 
@@ -266,6 +264,10 @@ class BackupsClient:
         check_number("appear_grace", appear_grace)
         if backoff is not None:
             check_callable("backoff", backoff)
+        if inspect.iscoroutinefunction(on_poll):
+            raise ValueError(
+                f"on_poll must be a plain function, not the coroutine function {on_poll!r}"
+            )
         if on_unknown not in {"wait", "raise"}:
             raise ValueError(f"on_unknown must be 'wait' or 'raise', not {on_unknown!r}")
         self._session.open()

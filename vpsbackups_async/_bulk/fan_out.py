@@ -46,6 +46,9 @@ def fan_out(
     `on_progress` is called with a `Progress` at most four times a second, and at the end. An
     exception that it raises does not stop the work; the first one is logged.
 
+    A `BaseException` that is no `Exception` (`pytest.fail()`, a group of such) ends the run: what
+    runs is cancelled and waited for, then it is raised.
+
     Raises `ValueError` for a bad argument, `TypeError` if `items` is not iterable.
     """
     if concurrency is not None:
@@ -75,6 +78,7 @@ class FanOut(Generic[K, V]):
         self._meter = meter
         self._stops = on_error == "stop"
         self._halted_by: Exception | None = None
+        self._fatal: BaseException | None = None
         self._skip_reason = ""  # shared by all skipped items, which may be a million
         self._skipped = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -101,6 +105,8 @@ class FanOut(Generic[K, V]):
             self._fill()
             self._meter.changed()
             while True:
+                if self._fatal is not None:
+                    raise self._fatal
                 self._fill()
                 if self._ready:
                     yield self._ready.popleft()
@@ -121,7 +127,7 @@ class FanOut(Generic[K, V]):
                 task.cancel()
             await asyncio.gather(*self._running, *self._source.stop(), return_exceptions=True)
             self._running.clear()
-            self._halted_by = None  # its traceback refers to this object
+            self._halted_by = self._fatal = None  # their tracebacks refer to this object
             self._meter.end()
 
     def _fill(self) -> None:
@@ -159,6 +165,10 @@ class FanOut(Generic[K, V]):
                 self._finish(Outcome(key, error=cancelled))
             except Exception as error:  # noqa: BLE001  # the outcome holds any error of the work
                 self._finish(Outcome(key, error=error))
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001  # raised by the reader: it ends the run
+                self._fatal = error
         # Not in a done callback, which runs later: the reader waits while `_running` is not empty,
         # so a task must leave it before it wakes the reader for the last time.
         self._running.discard(asyncio.current_task())

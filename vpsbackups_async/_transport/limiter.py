@@ -1,10 +1,11 @@
 """The protocols of a limiter: what lets requests through, and what it may tell of itself."""
 
+import inspect
 from typing import Literal, Protocol, runtime_checkable
 
 from attrs import frozen
 
-__all__ = ["Limiter", "LimiterState", "Observation", "closed_for", "count_of"]
+__all__ = ["Limiter", "LimiterState", "Observation", "check_limiter", "closed_for", "count_of"]
 
 
 @frozen
@@ -45,7 +46,7 @@ class LimiterState(Protocol):
 
     `client.stats` shows `limit`, `running` and `waiting`. A `maximum` above what the connector of
     a session of your own allows is refused with `ConfigurationError`. `closed_for` changes how
-    calls retry; a limiter without it counts as open.
+    calls retry; it may be a plain number too, and a limiter without it counts as open.
     """
 
     @property
@@ -87,8 +88,23 @@ def count_of(
     return value if isinstance(value, int) else None
 
 
+def check_limiter(limiter: object) -> None:
+    """Raise `ValueError` for an object that cannot serve as a limiter."""
+    for name in ("acquire", "observe"):
+        if isinstance(limiter, type) or not callable(getattr(limiter, name, None)):
+            raise ValueError(f"limiter must have the methods of Limiter, not {limiter!r}")
+    told = getattr(limiter, "closed_for", None)
+    if callable(told):
+        try:
+            inspect.signature(told).bind(None)
+        except TypeError:
+            raise ValueError(
+                f"closed_for of {limiter!r} must take a kind: def closed_for(self, kind=None)"
+            ) from None
+
+
 def closed_for(limiter: object, kind: str | None = None) -> float:
-    """`LimiterState.closed_for`, 0 if the limiter does not tell it."""
-    ask = getattr(limiter, "closed_for", None)
-    seconds = ask(kind) if callable(ask) else None
+    """`LimiterState.closed_for`, 0 if the limiter does not tell it; a plain number counts too."""
+    told = getattr(limiter, "closed_for", None)
+    seconds = told(kind) if callable(told) else told
     return seconds if isinstance(seconds, float | int) else 0.0

@@ -20,7 +20,13 @@ from vpsbackups_async._transport.exchange import (
     detach,
     open_session,
 )
-from vpsbackups_async._transport.limiter import Limiter, Observation, closed_for, count_of
+from vpsbackups_async._transport.limiter import (
+    Limiter,
+    Observation,
+    check_limiter,
+    closed_for,
+    count_of,
+)
 from vpsbackups_async._transport.retry import RetryBudget, RetryLog
 from vpsbackups_async._wire import retry_after
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
@@ -210,6 +216,7 @@ def _fitting_limiter(limiter: Limiter | None, given: ClientSession | None) -> Li
         return AdaptiveLimiter(
             _DEFAULT_CONCURRENCY if most is None else min(most, _DEFAULT_CONCURRENCY)
         )
+    check_limiter(limiter)
     wanted = count_of(limiter, "maximum")
     if most is not None and wanted is not None and wanted > most:
         raise ConfigurationError(

@@ -112,7 +112,7 @@ class WaitHub:
         self._due.discard(waiter)
         try:
             waiter.plan(now)
-        except Exception as error:  # noqa: BLE001  # the strategy is the caller's code
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the caller's code
             waiter.fail(error)
             return
         self._due.add(waiter)

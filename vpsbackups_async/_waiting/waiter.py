@@ -26,6 +26,8 @@ _STRETCH: Final = 0.5
 """A shared pause extends a waiter's own delay by at most this fraction."""
 _MISSES: Final = 2
 """Complete looks in a row without a backup that was listed before, after which it is gone."""
+_RAISED: Final = (Exception, asyncio.CancelledError)
+"""What a caller's callback may raise: one that raises `CancelledError` cancels no task of ours."""
 
 
 class Waiter:
@@ -155,8 +157,12 @@ class Waiter:
     def _teach(self, backup: Backup) -> None:
         """Tell a strategy that learns how long the backup took."""
         learn = getattr(self.backoff, "learn", None)  # optional, see `Backoff`
-        if learn is not None and self.seen_running is not None:
+        if learn is None or self.seen_running is None:
+            return
+        try:
             learn(backup, self.seen_running, self.elapsed())
+        except _RAISED:
+            logger.exception("learn failed for backup %s", self.ref.id)
 
     def miss(self) -> None:
         """Note that a complete look did not show the backup."""
@@ -176,5 +182,5 @@ class Waiter:
         attempt = Attempt(self.number, self.elapsed(), self.delay, self.backup)
         try:
             self.on_poll(attempt)
-        except Exception:
+        except _RAISED:
             logger.exception("on_poll failed for backup %s", self.ref.id)
