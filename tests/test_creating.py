@@ -20,6 +20,7 @@ from vpsbackups_async import (
     BackupsClient,
     BackupStatus,
     BackupType,
+    ConfigurationError,
     ConstantBackoff,
     CreateOutcomeUnknownError,
     ManualBackupLimitError,
@@ -31,6 +32,7 @@ from vpsbackups_async import (
     fan_out,
 )
 from vpsbackups_async._creating.settling import Look, UnansweredCreate, new_since
+from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
@@ -664,3 +666,63 @@ async def test_a_server_that_fails_for_ever_is_asked_as_often_as_attempts_say(
             await client.create(1)
     assert fake.count("POST") == 3
     assert isinstance(caught.value.__cause__, ServerError)
+
+
+# --- Closed in the middle ------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_close_waits_for_a_create_under_way_and_its_caller_gets_the_backup(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(Latency(5, method="POST"))
+    client = client_of(fake)
+    calls = [asyncio.create_task(client.create(server_id)) for server_id in (1, 2)]
+    await asyncio.sleep(1)
+    await client.close()
+    made = await asyncio.gather(*calls)
+    assert sorted(backup.id for backup in made) == sorted(held["id"] for held in fake.backups)
+
+
+@pytest.mark.virtual_time
+async def test_a_create_cancelled_in_the_moment_of_close_ends_and_is_told(fake: FakeVPS) -> None:
+    events: list[CreateEnded] = []
+    fake.inject(Latency(5, method="POST"))
+    client = client_of(fake, on_event=events.append)
+    call = asyncio.create_task(client.create(2))
+    await asyncio.sleep(1)
+    call.cancel()
+    await client.close()
+    assert [event.backup and event.backup.id for event in events] == [
+        held["id"] for held in fake.backups
+    ]
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+@pytest.mark.virtual_time
+async def test_close_lets_a_create_whose_answer_is_lost_be_settled_but_not_sent_again(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(Latency(5, method="POST"), Drop(method="POST", when="after", times=1))
+    client = client_of(fake)
+    call = asyncio.create_task(client.create(2))
+    await asyncio.sleep(1)
+    await client.close()
+    assert (await call).id == fake.backups[0]["id"]
+    assert fake.count("POST") == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_create_that_was_not_sent_is_not_sent_while_the_client_closes(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(Latency(5, method="POST"))
+    client = client_of(fake)
+    first, second = (asyncio.create_task(client.create(1)) for _ in range(2))
+    await asyncio.sleep(1)
+    await client.close()
+    assert (await first).id == fake.backups[0]["id"]
+    with pytest.raises(ConfigurationError, match="closed"):
+        await second
+    assert fake.count("POST") == 1

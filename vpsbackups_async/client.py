@@ -372,8 +372,8 @@ class BackupsClient:
     async def close(self) -> None:
         """End all waits, lists and background jobs, and close the connections.
 
-        It waits for creates under way whose callers were cancelled, for example in background jobs.
-        Closing twice does no harm.
+        It waits for creates that the server may be carrying out, also those whose callers were
+        cancelled, so that their backups are known. Closing twice does no harm.
         """
         try:
             # In this order, so that jobs whose waits end can say which backup they waited for, and

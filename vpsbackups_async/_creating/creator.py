@@ -76,7 +76,8 @@ class Creator:
         self._retry = retry
         self._emit = emit
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._orphans: set[asyncio.Task[Backup]] = set()  # their callers were cancelled
+        self._open: dict[asyncio.Task[Backup], _Creation] = {}
+        self._orphans: set[asyncio.Task[Backup]] = set()  # of those, whose callers were cancelled
         self._newest_id = 0
         self._stopped = False
 
@@ -85,10 +86,12 @@ class Creator:
     ) -> Backup:
         """The backup; see `BackupsClient.create`."""
         if self._stopped:
-            raise ConfigurationError("this client is being closed: it creates no further backup")
+            raise _closing_error()
         request = _wire.create_request(server_id, description)
         creation = _Creation(request, server_id, description, if_running)
         task = asyncio.create_task(self._in_order(creation), name=f"vpsbackups-create-{server_id}")
+        self._open[task] = creation
+        task.add_done_callback(self._open.pop)
         try:
             made = await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -131,10 +134,16 @@ class Creator:
         self._stopped = True
 
     async def close(self) -> None:
-        """Wait for creates whose callers were cancelled, no longer than one can take."""
-        if self._orphans:
+        """Wait for creates that the server may be carrying out, no longer than one can take.
+
+        Creates whose callers were cancelled are cancelled after that.
+        """
+        committed = {task for task, creation in self._open.items() if creation.is_committed}
+        for task in committed:
+            self._open[task].sending.no_more_attempts = True
+        if waited := committed | self._orphans:
             patience = self._transport.timeouts.attempt + self._retry.create_grace
-            await asyncio.wait(self._orphans, timeout=patience)
+            await asyncio.wait(waited, timeout=patience)
         left = tuple(self._orphans)
         for task in left:
             task.cancel()
@@ -179,6 +188,8 @@ class Creator:
     async def _make(self, creation: _Creation) -> Backup:
         """Send the create until its outcome is known."""
         while True:
+            if self._stopped and creation.unanswered is None:
+                raise _closing_error()  # it was in line when the client was closed
             began = asyncio.get_running_loop().time()
             newest_id = self._newest_id
             creation.posts += 1
@@ -284,3 +295,7 @@ class Creator:
             return recognised(refusal, await self._held(server_id))
         except VPSBackupsError:
             return refusal
+
+
+def _closing_error() -> ConfigurationError:
+    return ConfigurationError("this client is being closed: it creates no further backup")
