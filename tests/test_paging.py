@@ -438,3 +438,33 @@ async def test_a_cursor_is_followed_one_page_at_a_time() -> None:
 
     assert await read(walk_over(fetch, prefetch=8)) == list(range(10))
     assert peak == 1
+
+
+async def test_a_total_that_is_too_high_ends_the_walk_incomplete_after_a_second_look() -> None:
+    asked: list[str] = []
+
+    async def fetch(query: str) -> Page[Any]:
+        asked.append(query)
+        if "page=2" in query:
+            raise NotFoundError(404, "Invalid page.")
+        return Page(make_all(range(1, 4)), 4)
+
+    sweep = await walk_over(fetch).read()
+    assert ids_of(sweep.items) == [1, 2, 3]
+    assert not sweep.complete
+    assert asked == ["", "page=2", "", "page=2"]
+
+
+async def test_a_page_beyond_the_total_that_vanished_is_read_again_for_what_moved_up() -> None:
+    pages = {"": [1, 2, 3], "page=2": None}
+
+    async def fetch(query: str) -> Page[Any]:
+        ids = pages[query]
+        if ids is None:  # one of the first page was deleted, and 4 moved up
+            pages[""] = [2, 3, 4]
+            raise NotFoundError(404, "Invalid page.")
+        return Page(make_all(ids), 3 if 4 in ids else 4)
+
+    sweep = await walk_over(fetch).read()
+    assert ids_of(sweep.items) == [1, 2, 3, 4]
+    assert not sweep.complete

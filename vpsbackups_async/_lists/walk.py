@@ -70,6 +70,7 @@ class _Route:
         "_max_pages",
         "_received",
         "first_size",
+        "guessed",
         "pages",
     )
 
@@ -80,6 +81,8 @@ class _Route:
         self._received = 0
         self._first_ids: frozenset[int] | None = None
         self._linked = False
+        self.guessed = False
+        """Whether the next page is one that no link names, only the total lets expect."""
         self.pages = 0
         self.first_size = 0
 
@@ -97,6 +100,7 @@ class _Route:
             following = self._links.query(page.next)
         elif not self._linked and page.count is not None and self._received < page.count:
             following = self._counted_up(query, page)
+            self.guessed = True
         else:
             return None
         if self._asked is None:
@@ -158,6 +162,7 @@ class Walk(Generic[T]):
         self._ahead = Prefetch(fetch, prefetch) if prefetch else None
         self._take: Fetch[T] = fetch if self._ahead is None else self._ahead.take
         self._seen: SeenIds | None = None
+        self._distinct_before = -1
         self._problem: PaginationError | None = None
         self._closed = False
         self._closing_error: VPSBackupsError | None = None
@@ -255,9 +260,14 @@ class Walk(Generic[T]):
     def _restart(self, error: NotFoundError) -> None:
         """Start again from the first page: the list shrank, and items moved to earlier pages.
 
-        Items that only the new pass shows are handed out; those seen before are not. Raises
-        `PaginationError` after several restarts.
+        Items that only the new pass shows are handed out; those seen before are not. A page that no
+        link named, and whose 404 comes again after nothing new, is not there: the total is wrong,
+        and the walk ends incomplete. Raises `PaginationError` after several restarts.
         """
+        if self._route.guessed and self.tally.distinct == self._distinct_before:
+            self._query = None
+            return
+        self._distinct_before = self.tally.distinct
         if self.tally.restarts >= _MAX_RESTARTS:
             raise PaginationError(
                 f"pages keep vanishing while the list is read ({error.describe()})"
