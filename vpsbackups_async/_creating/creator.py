@@ -167,11 +167,8 @@ class Creator:
 
     async def _running(self, server_id: int) -> Backup | None:
         """The newest running backup of a server, None if there is none."""
-        running = [
-            backup
-            for backup in await self._held(server_id)
-            if backup.status == BackupStatus.IN_PROGRESS
-        ]
+        held = await self._held(server_id)
+        running = [backup for backup in held if backup.status == BackupStatus.IN_PROGRESS]
         return max(running, key=lambda backup: backup.id, default=None)
 
     async def _end_of(self, running: Backup) -> None:
