@@ -169,7 +169,7 @@ class AdaptiveLimiter:
             return self._opens
         if now < self._all_open:
             if self._drawn_start == -math.inf:
-                # A random share of the remaining time that leaves room for the rest of the line.
+                # A random share of the remaining time that leaves enough for the rest of the line.
                 share = 1.6 * random.random() / (len(self._queue) + 1)
                 self._drawn_start = now + share * (self._all_open - now)
             return max(self._drawn_start, self._next_start)

@@ -73,9 +73,11 @@ class LimiterState(Protocol):
         """The seconds until a request of this kind may start after a 429; 0 while it is open.
 
         `kind` is that of `acquire`; None asks about requests of any kind. A call fails at once with
-        `RateLimitedError` while this is more than `RetryPolicy.max_retry_after`, also if it already
-        waits in `acquire`. After a 429 with `Retry-After` the call's pause is this time, spent in
-        `acquire`, if it covers what the server asked for; otherwise the call sleeps by itself.
+        `RateLimitedError` while this is more than `RetryPolicy.max_retry_after`. A call that waits
+        in `acquire` already does so when its own client gets a 429, but does not notice that
+        another client has closed the limiter. After a 429 with `Retry-After` the call's pause is
+        this time, spent in `acquire`, if it covers what the server asked for; otherwise the call
+        sleeps by itself.
         """
         ...
 
