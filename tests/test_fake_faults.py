@@ -41,6 +41,11 @@ async def post(fake: FakeVPS) -> Any:
     return await ask(fake, "POST", LIST, json={"server_id": 1})
 
 
+async def post_and_wait(fake: FakeVPS) -> None:
+    assert (await post(fake)).status == 502
+    await asyncio.sleep(1)
+
+
 @pytest.mark.parametrize(
     ("fault", "value"),
     [
@@ -300,3 +305,47 @@ async def test_no_fault_minds_a_client_that_left_meanwhile(fault: Fault) -> None
         fake.clear_faults()
         assert (await post(fake)).status == 201
         assert [seen.status for seen in fake.requests] == [None, 201]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ServerFault(504, when="later", late=20),
+        Drop("later", late=lambda seen: 20.0 * seen.json["server_id"]),
+    ],
+    ids=["a gateway's 504", "a cut connection"],
+)
+async def test_a_request_can_be_processed_after_the_fault_was_sent(fault: Fault) -> None:
+    async with FakeVPS(servers=1, faults=[fault]) as fake:
+        began = fake.now
+        if isinstance(fault, Drop):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await post(fake)
+        else:
+            assert (await post(fake)).status == 504
+        assert (fake.now - began).total_seconds() < 1
+        await asyncio.sleep(19)
+        assert fake.backups == []
+        await asyncio.sleep(1)
+        assert [backup["id"] for backup in fake.backups] == [1]
+
+
+@pytest.mark.virtual_time
+async def test_a_server_that_stops_forgets_what_it_would_process_later() -> None:
+    async with FakeVPS(servers=1, faults=[ServerFault(502, when="later", late=20)]) as fake:
+        await post(fake)
+        await fake.stop()
+        await asyncio.sleep(30)
+        assert fake.backups == []
+
+
+@pytest.mark.virtual_time
+async def test_a_function_of_the_caller_that_raises_late_is_raised_at_the_end() -> None:
+    def seconds(_: Any) -> float:
+        raise LookupError("no such plan")
+
+    fake = FakeVPS(servers=1, faults=[ServerFault(502, when="later")], backup_seconds=seconds)
+    with pytest.raises(LookupError, match="plan"):
+        async with fake:
+            await post_and_wait(fake)

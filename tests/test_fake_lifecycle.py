@@ -86,6 +86,36 @@ async def test_a_new_backup_may_show_in_the_list_late() -> None:
         assert await state(fake) == [("completed", 4014)]
 
 
+async def test_a_function_says_how_late_each_backup_shows_in_the_list() -> None:
+    late = {1: 0.0, 2: 10.0}
+    async with FakeVPS(servers=1, visible_after=lambda backup: late[backup["id"]]) as fake:
+        await create(fake)
+        await create(fake)
+        assert (await ask(fake, "GET", LIST)).ids == [1]
+        await asyncio.sleep(10)
+        assert (await ask(fake, "GET", LIST)).ids == [2, 1]
+
+
+async def test_new_ids_can_fall_or_come_from_blocks() -> None:
+    async with FakeVPS(servers=5, new_ids="down") as fake:
+        ids = [(await create(fake, server_id))["id"] for server_id in (1, 2, 3)]
+        assert ids == [1_000_000, 999_999, 999_998]
+        assert fake.add_backup(4)["id"] == 999_997
+    async with FakeVPS(servers=3, new_ids="blocks") as fake:
+        ids = [(await create(fake, 1 + n % 3))["id"] for n in range(30)]
+        assert len(set(ids)) == 30
+        assert ids != sorted(ids)
+        assert len({number // 1_000_000 for number in ids}) == 4
+
+
+async def test_the_date_header_can_be_ahead_of_creation_times() -> None:
+    async with FakeVPS(servers=1, date_ahead=6) as fake:
+        answered = await ask(fake, "POST", LIST, json={"server_id": 1})
+        date = parsedate_to_datetime(answered.headers["Date"])
+        created_at = datetime.fromisoformat(answered.json["created_at"])
+        assert (date - created_at).total_seconds() == 6
+
+
 async def test_the_clock_can_be_moved_without_waiting() -> None:
     async with FakeVPS(servers=1, backup_seconds=3600) as fake:
         await create(fake)

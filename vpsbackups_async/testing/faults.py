@@ -51,7 +51,10 @@ class Fault:
         chance: the probability, 0 to 1, that the fault applies to a matching request; the
             server's ``seed`` makes it repeatable.
         when: with ``"before"`` the server does not process the request. With ``"after"`` it does
-            (it creates or deletes the backup), but the client gets the fault as the reply.
+            (it creates or deletes the backup), but the client gets the fault as the reply. With
+            ``"later"`` the client gets the fault, and the server processes the request ``late``
+            seconds after that: it acts behind a gateway that has given up.
+        late: seconds for ``"later"``, or a function that computes them from a `SeenRequest`.
 
     To write your own fault, subclass this and override `strike`.
     """
@@ -61,7 +64,12 @@ class Fault:
     times: int | None = attrs.field(default=None, kw_only=True)
     chance: float = attrs.field(default=1.0, kw_only=True)
     after: int = attrs.field(default=0, kw_only=True)
-    when: Literal["before", "after"] = attrs.field(default="before", kw_only=True)
+    when: Literal["before", "after", "later"] = attrs.field(default="before", kw_only=True)
+    late: float | Callable[[SeenRequest], float] = attrs.field(default=0.0, kw_only=True)
+
+    def seconds_late(self, seen: SeenRequest) -> float:
+        """The seconds from the reply until the server processes this request."""
+        return self.late(seen) if callable(self.late) else self.late
 
     def strike(self, answer: Answer | None, now: datetime, /) -> Sendable:
         """The reply to send instead of ``answer``; the base class raises NotImplementedError.
@@ -146,9 +154,9 @@ class ServerFault(Fault):
 
 @attrs.frozen
 class Drop(Fault):
-    """Drop the connection without sending a byte, before or after processing the request."""
+    """Drop the connection without sending a byte; ``when`` may be given by position."""
 
-    when: Literal["before", "after"] = "before"
+    when: Literal["before", "after", "later"] = "before"
 
     def strike(self, _answer: Answer | None, _now: datetime, /) -> Sendable:
         """Nothing to send; the connection is dropped."""

@@ -34,7 +34,9 @@ class Knobs:
     backup_seconds: float | Callable[[JSON], float] = 5.0
     fails: Callable[[JSON], bool] | Iterable[int] = attrs.field(default=(), converter=_fails)
     failed_status: str = "failed"
-    visible_after: float = 0.0
+    visible_after: float | Callable[[JSON], float] = 0.0
+    new_ids: Literal["up", "down", "blocks"] = "up"
+    date_ahead: float = 0.0
     one_at_a_time: bool = False
     quota: int = 10
     quota_status: int = 400

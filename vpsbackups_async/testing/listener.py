@@ -54,6 +54,7 @@ class Listener:
         self._port = knobs.port
         self._date = (0, "")
         self._delayed: set[asyncio.Future[None]] = set()
+        self._late: set[asyncio.TimerHandle] = set()
         self._closing = False
         self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
@@ -94,6 +95,9 @@ class Listener:
         self._closing = True
         for delayed in self._delayed:
             _wake(delayed)
+        for timer in self._late:
+            timer.cancel()
+        self._late.clear()
         self.drop_connections()
         await runner.cleanup()
         self._server = None
@@ -150,10 +154,13 @@ class Listener:
             await self._delay(delays, "before", seen)
         if self._closing:
             return Raw()
-        if fault is not None and fault.when == "before":
+        base = f"{request.scheme}://{request.host}"
+        if fault is not None and fault.when != "after":
+            if fault.when == "later":
+                self._process_late(seen, base, fault.seconds_late(seen))
             sendable = fault.strike(None, self._now())
         else:
-            sendable = answer = self._api.answer(seen, f"{request.scheme}://{request.host}")
+            sendable = answer = self._api.answer(seen, base)
             if fault is not None:
                 sendable = fault.strike(answer, self._now())
         if delays:
@@ -175,11 +182,24 @@ class Listener:
             timer.cancel()
             self._delayed.discard(delayed)
 
+    def _process_late(self, seen: SeenRequest, base: str, seconds: float) -> None:
+        """Process a request in so many seconds, when nobody waits for the answer any more."""
+
+        def process() -> None:
+            self._late.discard(timer)
+            try:
+                self._api.answer(seen, base)
+            except Exception as error:  # noqa: BLE001  # the caller's functions may raise anything
+                self.errors.append(error)
+
+        timer = asyncio.get_running_loop().call_later(seconds, process)
+        self._late.add(timer)
+
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
 
     def _date_header(self) -> str:
-        second = int(self._clock())
+        second = int(self._clock() + self._knobs.date_ahead)
         if self._date[0] != second:
             self._date = (second, http_date(datetime.fromtimestamp(second, UTC)))
         return self._date[1]

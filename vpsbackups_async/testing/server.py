@@ -45,7 +45,11 @@ class FakeVPS(Knobs):
             its JSON.
         fails*: ids of servers whose new backups fail, or a function that decides from the JSON.
         failed_status*: the status of a failed backup.
-        visible_after*: seconds until a new backup appears in the list.
+        visible_after*: seconds until a new backup appears in the list, or a function that
+            computes them from its JSON.
+        new_ids*: the order of new ids: ``"up"``, each one above all others; ``"down"``, each one
+            below all others from 1,000,000 on; or ``"blocks"``, from one of four blocks at
+            random, as databases with several writers hand them out.
         one_at_a_time*: answer 409 to a create while a backup of that server is in progress.
         quota*, quota_status*: the most manual backups per server, and the HTTP status of the
             reply to one more.
@@ -69,6 +73,8 @@ class FakeVPS(Knobs):
         faults: the `Fault` values to start with; see also `inject`.
         seed: the seed of everything random but the token.
     The address and the clock:
+        date_ahead*: seconds by which the ``Date`` header is ahead of the clock that creation
+            times come from; may be negative.
         ssl_context: serve https with this context.
         host: the host name in `url`; the server always listens on 127.0.0.1.
         port: the port to listen on; 0 picks a free one.

@@ -21,6 +21,9 @@ from .knobs import JSON, Knobs
 __all__ = ["Account", "Key", "SortedKeys", "StoredBackup"]
 
 DAY = 86_400.0
+_FIRST_DOWN = 1_000_000
+_BLOCKS = 4
+_BLOCK_SIZE = 1_000_000
 RUNNING = "in_progress"
 DONE = "completed"
 Key = tuple[Any, int]
@@ -106,6 +109,8 @@ class Account:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self._last_id = 0
+        self._first_id = _FIRST_DOWN + 1
+        self._in_block = [0] * _BLOCKS
 
     def run_due(self) -> None:
         """Apply every change that is due by now."""
@@ -161,7 +166,10 @@ class Account:
         seconds = knobs.backup_seconds
         if callable(seconds):
             seconds = seconds(dict(backup.data))
-        self._schedule(self._clock() + knobs.visible_after, lambda: self._show(backup))
+        hidden = knobs.visible_after
+        if callable(hidden):
+            hidden = hidden(dict(backup.data))
+        self._schedule(self._clock() + hidden, lambda: self._show(backup))
         self.end_later(backup, seconds)
         self.run_due()
         return backup
@@ -189,7 +197,8 @@ class Account:
         **fields: Any,
     ) -> StoredBackup:
         """Add a backup with these fields and return it; see `FakeVPS.add_backup`."""
-        backup_id = int(fields.pop("id", self._last_id + 1))
+        given = fields.pop("id", None)
+        backup_id = self._new_id() if given is None else int(given)
         if backup_id in self._backups:
             raise ValueError(f"backup {backup_id} is there already")
         if isinstance(created_at, datetime):
@@ -214,8 +223,21 @@ class Account:
         self._store(backup, listed)
         return backup
 
+    def _new_id(self) -> int:
+        """An id that is not in use, by the order that the knobs ask for."""
+        match self._knobs.new_ids:
+            case "down":
+                return self._first_id - 1
+            case "blocks":
+                block = self._shuffle.randrange(_BLOCKS)
+                self._in_block[block] += 1
+                return block * _BLOCK_SIZE + self._in_block[block]
+            case _:
+                return self._last_id + 1
+
     def _store(self, backup: StoredBackup, listed: bool) -> None:
         self._last_id = max(self._last_id, backup.id)
+        self._first_id = min(self._first_id, backup.id)
         self._backups[backup.id] = backup
         self._by_server[backup.server_id][backup.id] = backup
         if listed:
