@@ -239,6 +239,16 @@ async def test_a_fault_strikes_the_method_and_path_it_names() -> None:
         assert await statuses(fake, 1) == [200]
 
 
+async def test_a_fault_strikes_the_query_it_names_by_whole_values() -> None:
+    async with FakeVPS() as fake:
+        fake.inject(ServerFault(500, query={"server_id": 3}))
+        fake.inject(ServerFault(502, query={"server_id": None, "page": 1}))
+        assert await statuses(fake, 1, "GET", f"{LIST}?server_id=31&page=1") == [200]
+        assert await statuses(fake, 1, "GET", f"{LIST}?page=1&server_id=3") == [500]
+        assert await statuses(fake, 1, "GET", f"{LIST}?page=1") == [502]
+        assert await statuses(fake, 1) == [200]
+
+
 async def test_the_first_fault_that_matches_wins() -> None:
     async with FakeVPS(faults=[ServerFault(500, times=1), ServerFault(502, times=1)]) as fake:
         assert await statuses(fake, 3) == [500, 502, 200]

@@ -23,7 +23,7 @@ class _ActiveFault:
         fault = self.fault
         if fault.times is not None and self.applied >= fault.times:
             return False
-        if not seen.matches(fault.method, fault.path):
+        if not fault.matches(seen):
             return False
         self.matched += 1
         if self.matched <= fault.after:

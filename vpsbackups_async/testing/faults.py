@@ -46,6 +46,9 @@ class Fault:
         method: the HTTP method that matches; None matches any.
         path: text that the target (path and query) contains, such as ``"restore"`` or
             ``"page=3"``; None matches any.
+        query: query parameters with the exact values that match, such as ``{"server_id": 3}``;
+            a parameter that is None must be missing, so ``{"server_id": None}`` matches the lists
+            that are not filtered by server.
         times: the number of requests that the fault applies to; None is unlimited.
         after: the number of matching requests to let through first.
         chance: the probability, 0 to 1, that the fault applies to a matching request; the
@@ -61,6 +64,7 @@ class Fault:
 
     method: str | None = attrs.field(default=None, kw_only=True)
     path: str | None = attrs.field(default=None, kw_only=True)
+    query: Mapping[str, object] = attrs.field(factory=dict, kw_only=True, hash=False)
     times: int | None = attrs.field(default=None, kw_only=True)
     chance: float = attrs.field(default=1.0, kw_only=True)
     after: int = attrs.field(default=0, kw_only=True)
@@ -70,6 +74,13 @@ class Fault:
     def seconds_late(self, seen: SeenRequest) -> float:
         """The seconds from the reply until the server processes this request."""
         return self.late(seen) if callable(self.late) else self.late
+
+    def matches(self, seen: SeenRequest) -> bool:
+        """Whether the request has the method, the path and the query parameters of this fault."""
+        return seen.matches(self.method, self.path) and all(
+            seen.query.get(name) == (None if value is None else str(value))
+            for name, value in self.query.items()
+        )
 
     def strike(self, answer: Answer | None, now: datetime, /) -> Sendable:
         """The reply to send instead of ``answer``; the base class raises NotImplementedError.
