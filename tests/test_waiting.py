@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from helpers_waiting import EVERY_10, look_times, one_try
 
 from vpsbackups_async import (
     Attempt,
@@ -19,13 +20,11 @@ from vpsbackups_async import (
     BackupFailedError,
     BackupNeverAppearedError,
     BackupRef,
-    BackupsClient,
     BackupStatus,
     BackupType,
     ConstantBackoff,
     PermissionDeniedError,
     RateLimitedError,
-    RetryPolicy,
     ServerError,
     ServerRef,
     Timeouts,
@@ -51,19 +50,6 @@ pytestmark = [
     pytest.mark.virtual_time,
     pytest.mark.fake_vps(servers=500, backups=0, backup_seconds=100),
 ]
-EVERY_10 = ConstantBackoff(10)
-
-
-def one_try(fake: FakeVPS, **options: Any) -> BackupsClient:
-    """A client whose looks are not retried, so that each look is one request."""
-    return BackupsClient(fake.token, base_url=fake.url, retry=RetryPolicy(attempts=1), **options)
-
-
-def look_times(fake: FakeVPS) -> list[float]:
-    """When the list was asked for, in seconds since the first request."""
-    return [
-        round(seen.at - fake.requests[0].at, 3) for seen in fake.requests if seen.method == "GET"
-    ]
 
 
 async def test_wait_gives_the_completed_backup(fake: FakeVPS) -> None:

@@ -23,7 +23,7 @@ from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
 from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._transport.address import Secret, check_base_url
 from vpsbackups_async._transport.limiter import Limiter, count_of
-from vpsbackups_async._transport.retry import RetryPolicy
+from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._transport.transport import Transport
@@ -138,9 +138,14 @@ class BackupsClient:
         # that was never closed could then no longer close its connections.
         self._lists = Lists(partial(fetch_page, self._transport), root)
         self._finder = Finder(self._lists)
-        self._hub = WaitHub(self._finder.find, patience=timeouts.attempt)
+        # Waits and creates look again and again while a list fails: with retries of their own, they
+        # leave the budget to the caller's calls.
+        looking = Transport(self._session, timeouts, retry, RetryBudget(retry.budget))
+        self._looks = Lists(partial(fetch_page, looking), root)
+        looker = Finder(self._looks)
+        self._hub = WaitHub(looker.find, patience=timeouts.attempt)
         self._creator = Creator(
-            self._transport, self._finder, partial(_wait, self._hub), retry, emitter(on_event)
+            self._transport, looker, partial(_wait, self._hub), retry, emitter(on_event)
         )
         self._jobs = Jobs()
 
@@ -382,7 +387,9 @@ class BackupsClient:
             await self._hub.close()
             await self._jobs.close()
             await self._creator.close()
-            await self._lists.aclose(ConfigurationError("this client was closed during a list"))
+            closed = ConfigurationError("this client was closed during a list")
+            await self._lists.aclose(closed)
+            await self._looks.aclose(closed)
         finally:
             await self._session.close()
 

@@ -34,9 +34,9 @@ class RetryPolicy:
     somewhat longer; after a 429 it is the limiter's, if that closes for as long. If the server asks
     to wait longer than `max_retry_after` seconds, the call fails at once with an error that says
     how long. `budget` is the number of retries that all calls of a client have in reserve: a retry
-    costs one, ten successes earn one back; None is no limit. `create_grace` is how many seconds the
-    server's backups are searched for that of a create whose answer was lost, before the create
-    counts as not carried out.
+    costs one, ten successes earn one back; None is no limit. The looks of waits and creates have as
+    many of their own. `create_grace` is how many seconds the server's backups are searched for that
+    of a create whose answer was lost, before the create counts as not carried out.
 
     Raises `ValueError` for numbers out of range and a `backoff` that cannot be called.
     """

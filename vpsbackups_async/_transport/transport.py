@@ -8,7 +8,7 @@ from vpsbackups_async._transport.attempts import Done, Fail, Rules, Situation, w
 from vpsbackups_async._transport.calls import Call, SendState
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange, timeout_of
-from vpsbackups_async._transport.retry import RetryPolicy
+from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.session import Session, closed_error
 from vpsbackups_async._transport.telemetry import call_span, is_traced
 from vpsbackups_async._transport.timeouts import Timeouts
@@ -21,13 +21,20 @@ __all__ = ["Transport"]
 class Transport:
     """Sends requests through a session, with these timeouts and retries.
 
-    Several transports may share a session. `timeouts.keepalive` and `retry.budget` are the
-    session's and have no effect here.
+    Several transports may share a session. Their retries come from `budget`, by default the
+    session's. `timeouts.keepalive` and `retry.budget` are the session's and have no effect here.
     """
 
-    def __init__(self, session: Session, timeouts: Timeouts, retry: RetryPolicy) -> None:
+    def __init__(
+        self,
+        session: Session,
+        timeouts: Timeouts,
+        retry: RetryPolicy,
+        budget: RetryBudget | None = None,
+    ) -> None:
         self.session = session
         self.timeouts = timeouts
+        self._budget = session.budget if budget is None else budget
         self._retry = retry
         self._rules = Rules(timeouts, retry)
         self._connect = timeout_of(timeouts.connect)
@@ -70,16 +77,16 @@ class Transport:
             else:
                 status = result.status
                 if result.whole and status is not None and status < 300:
-                    session.budget.earn()
+                    self._budget.earn()
                     return Response(status, result.headers, result.body, request, call.attempts)
                 step = rules.after(call, result, self._situation(call, deadlines))
             if isinstance(step, Done):
                 if step.earns_budget:
-                    session.budget.earn()
+                    self._budget.earn()
                 return step.response
             if isinstance(step, Fail):
                 raise step.error
-            if step.costs_budget and not session.budget.spend():
+            if step.costs_budget and not self._budget.spend():
                 raise without_budget(step.error)
             session.counters.retries += 1
             session.log.retrying(
