@@ -1,16 +1,16 @@
 """A create never makes a second backup, and never leaves one that nobody knows of."""
 
 import asyncio
+import itertools
+import json
 import logging
-import random
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime
+from typing import Any, Literal
 
 import pytest
-from attrs import evolve
+from helpers_creating import RETRY, client_of
 
 from vpsbackups_async import (
     AdaptiveLimiter,
@@ -18,400 +18,25 @@ from vpsbackups_async import (
     Backup,
     BackupInProgressError,
     BackupsClient,
-    BackupStatus,
-    BackupType,
     ConfigurationError,
     ConstantBackoff,
-    CreateOutcomeUnknownError,
-    ManualBackupLimitError,
-    RetryPolicy,
-    ServerError,
-    ServerRef,
+    PaginationError,
     Timeouts,
-    TransportError,
+    WaitTimeoutError,
     fan_out,
 )
-from vpsbackups_async._creating.settling import Look, UnansweredCreate, new_since
 from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
-    Fault,
     Latency,
-    NotJSON,
     RateLimit,
+    Reply,
+    SeenRequest,
     ServerFault,
-    Truncate,
 )
 
 pytestmark = pytest.mark.fake_vps(backups=0, backup_seconds=600)
-RETRY = RetryPolicy(attempts=5, backoff=ConstantBackoff(0.1))
-
-
-def client_of(fake: FakeVPS, url: str | None = None, **options: Any) -> BackupsClient:
-    options.setdefault("retry", RETRY)
-    return BackupsClient(fake.token, base_url=url or fake.url, **options)
-
-
-# --- Chaos ---------------------------------------------------------------------------------------
-
-
-class Proxy:
-    """Passes requests on, but breaks some creates off before or after they reach the server."""
-
-    def __init__(self, target: str, seed: int, *, with_504: bool) -> None:
-        self._host, _, port = target.removeprefix("http://").partition(":")
-        self._port = int(port)
-        self._random = random.Random(seed)
-        self._with_504 = with_504
-        self.fates: Counter[str] = Counter()
-        self.url = ""
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Proxy"]:
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            tasks.add(task)
-            try:
-                while await self._pass_on(reader, writer):
-                    pass
-            except (asyncio.IncompleteReadError, ConnectionError):
-                pass
-            finally:
-                writer.transport.abort()
-                tasks.discard(task)
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await server.wait_closed()
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        request = await _message(reader)
-        fate = "fine"
-        if request.startswith(b"POST"):
-            fate = self._random.choices(["before", "after", "fine"], [3, 3, 4])[0]
-            self.fates[fate] += 1
-        reply = b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n"
-        if fate != "before":
-            upstream, to_upstream = await asyncio.open_connection(self._host, self._port)
-            to_upstream.write(request)
-            answer = await _message(upstream)
-            to_upstream.transport.abort()
-            if fate == "fine":
-                reply = answer
-        if fate != "fine" and not self._with_504:
-            return False
-        writer.write(reply)
-        await writer.drain()
-        return True
-
-
-async def _message(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(
-        (
-            int(line.partition(b":")[2])
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"content-length")
-        ),
-        0,
-    )
-    return head + await reader.readexactly(length)
-
-
-@pytest.mark.virtual_time
-@pytest.mark.parametrize("visible_after", [0, 2], ids=["listed at once", "listed 2 s late"])
-@pytest.mark.parametrize("with_504", [False, True], ids=["cut", "504"])
-async def test_a_proxy_that_breaks_six_creates_in_ten_off_makes_no_backup_twice(
-    with_504: bool, visible_after: float
-) -> None:
-    servers = 300
-    async with (
-        FakeVPS(servers=servers, backup_seconds=1e6, visible_after=visible_after) as fake,
-        Proxy(fake.url, seed=7, with_504=with_504).running() as proxy,
-        client_of(fake, proxy.url, retry=RetryPolicy(budget=None)) as client,
-    ):
-        fleet = client.fleet(range(1, servers + 1), concurrency=16)
-        outcomes = [outcome async for outcome in fleet.create(description="Nightly")]
-        fake.advance(10)
-        held = Counter(backup["server"]["id"] for backup in fake.backups)
-        ids = {backup["server"]["id"]: backup["id"] for backup in fake.backups}
-    assert min(proxy.fates["before"], proxy.fates["after"]) > servers / 4
-    assert len(outcomes) == servers
-    assert max(held.values()) == 1
-    made = {outcome.key: outcome.value.id for outcome in outcomes if outcome.value}
-    assert made.items() <= ids.items()
-    unknown = [one for one in outcomes if isinstance(one.error, CreateOutcomeUnknownError)]
-    assert len(made) + len(unknown) == servers
-    assert len(unknown) <= servers * 0.01
-
-
-# --- Settling ------------------------------------------------------------------------------------
-
-LOST = [
-    Drop("after", method="POST", times=1),
-    ServerFault(500, method="POST", when="after", times=1),
-    ServerFault(504, html=True, method="POST", when="after", times=1),
-    NotJSON(201, method="POST", when="after", times=1),
-    Truncate(method="POST", times=1),
-    Latency(1000, method="POST", times=1, when="after"),
-]
-
-
-@pytest.mark.virtual_time
-@pytest.mark.parametrize("fault", LOST)
-async def test_a_backup_whose_answer_was_lost_is_found_and_given_back(
-    fake: FakeVPS, fault: Fault
-) -> None:
-    for server_id in (1, 2):
-        fake.add_backup(server_id, description="x", created_at="2025-01-01T00:00:00Z")
-    fake.inject(fault)
-    async with client_of(fake) as client:
-        backup = await client.create(2, description="x")
-    assert (backup.server.id, backup.description, backup.status) == (2, "x", "in_progress")
-    assert backup.id == 3
-    assert fake.count("POST") == 1
-    assert len(fake.backups) == 3
-
-
-@pytest.mark.virtual_time
-async def test_a_backup_that_is_listed_late_is_waited_for(fake: FakeVPS) -> None:
-    fake.visible_after = 3
-    fake.inject(Drop("after", method="POST", times=1))
-    async with client_of(fake) as client:
-        backup = await client.create(1)
-    assert backup.server.id == 1
-    assert fake.count("POST") == 1
-
-
-@pytest.mark.virtual_time
-async def test_the_good_case_costs_one_request(fake: FakeVPS) -> None:
-    async with client_of(fake) as client:
-        await client.create(1, description="x")
-    assert fake.count() == 1
-
-
-@pytest.mark.virtual_time
-async def test_a_create_that_was_cut_off_and_left_nothing_is_sent_again_after_the_grace(
-    fake: FakeVPS,
-) -> None:
-    fake.inject(Drop(method="POST", times=1))
-    async with client_of(fake) as client:
-        await client.create(1)
-    posts = [seen.at for seen in fake.requests if seen.method == "POST"]
-    looks = [seen.at for seen in fake.requests if seen.method == "GET"]
-    assert len(posts) == 2
-    assert posts[1] - posts[0] >= RETRY.create_grace - 0.01
-    # The last look comes at the end of the grace; one more looks for a late twin.
-    assert sum(posts[0] < at <= posts[1] for at in looks) >= 3
-    assert len(fake.backups) == 1
-
-
-@pytest.mark.virtual_time
-async def test_a_create_that_timed_out_is_never_sent_again(fake: FakeVPS) -> None:
-    fake.inject(Latency(1000, method="POST", times=1), Drop(method="POST", times=1))
-    async with client_of(fake) as client:
-        with pytest.raises(CreateOutcomeUnknownError) as caught:
-            await client.create(1)
-    assert fake.count("POST") == 1
-    assert caught.value.candidates == ()
-    assert isinstance(caught.value.__cause__, TransportError)
-
-
-@pytest.mark.virtual_time
-async def test_with_a_single_attempt_nothing_is_looked_at(fake: FakeVPS) -> None:
-    fake.inject(Drop("after", method="POST"))
-    async with client_of(fake, retry=RetryPolicy(attempts=1)) as client:
-        with pytest.raises(CreateOutcomeUnknownError):
-            await client.create(1)
-    assert fake.count() == 1
-
-
-@pytest.mark.virtual_time
-async def test_looks_that_all_fail_leave_the_outcome_unknown(fake: FakeVPS) -> None:
-    fake.inject(Drop("after", method="POST"), ServerFault(503, method="GET"))
-    async with client_of(fake) as client:
-        with pytest.raises(CreateOutcomeUnknownError, match="looking at the server") as caught:
-            await client.create(1)
-    assert fake.count("POST") == 1
-    assert isinstance(caught.value.__cause__, TransportError)
-
-
-@pytest.mark.virtual_time
-async def test_a_list_that_keeps_moving_leaves_the_outcome_unknown(fake: FakeVPS) -> None:
-    fake.page_size = 2
-    for _ in range(3):
-        fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
-
-    def move(seen: Any) -> None:
-        if seen.query.get("page") == "2":
-            fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
-
-    fake.on_request = move
-    fake.inject(Drop(method="POST", times=1))
-    async with client_of(fake) as client:
-        with pytest.raises(CreateOutcomeUnknownError, match="moved while it was read"):
-            await client.create(1)
-    assert fake.count("POST") == 1
-
-
-@pytest.mark.virtual_time
-async def test_looking_for_a_late_twin_may_fail(fake: FakeVPS) -> None:
-    fake.inject(Drop(method="POST", times=1))
-
-    def fail(seen: Any) -> None:
-        if seen.method == "POST" and fake.count("POST") > 1:
-            fake.inject(ServerFault(501, method="GET"))
-
-    fake.on_request = fail
-    async with client_of(fake) as client:
-        assert (await client.create(1)).id == 1
-
-
-@pytest.mark.virtual_time
-async def test_the_deadline_holds_for_the_looks_too(fake: FakeVPS) -> None:
-    loop = asyncio.get_running_loop()
-    fake.inject(Drop(method="POST"), Latency(1000, method="GET"))
-    async with client_of(fake, timeouts=Timeouts(deadline=8)) as client:
-        began = loop.time()
-        with pytest.raises(CreateOutcomeUnknownError):
-            await client.create(1)
-        assert loop.time() - began <= 8.01
-
-
-@pytest.mark.virtual_time
-async def test_two_backups_that_may_be_ours_are_named(fake: FakeVPS) -> None:
-    def twin(seen: Any) -> None:
-        if seen.method == "GET":
-            fake.on_request = None
-            fake.add_backup(1, description="x", status="in_progress")
-
-    fake.inject(Drop("after", method="POST", times=1))
-    fake.on_request = twin
-    async with client_of(fake) as client:
-        with pytest.raises(CreateOutcomeUnknownError) as caught:
-            await client.create(1, description="x")
-    assert [backup.id for backup in caught.value.candidates] == [1, 2]
-    assert "1, 2" in str(caught.value)
-    assert fake.count("POST") == 1
-
-
-@pytest.mark.virtual_time
-async def test_a_new_backup_with_another_description_is_a_candidate_and_not_adopted(
-    fake: FakeVPS,
-) -> None:
-    def other(seen: Any) -> None:
-        if seen.method == "GET":
-            fake.on_request = None
-            fake.add_backup(1, description="somebody else's", status="in_progress")
-
-    fake.inject(Drop(method="POST", times=1))
-    fake.on_request = other
-    async with client_of(fake) as client:
-        with pytest.raises(CreateOutcomeUnknownError) as caught:
-            await client.create(1, description="ours")
-    assert [backup.description for backup in caught.value.candidates] == ["somebody else's"]
-    assert fake.count("POST") == 1
-
-
-@pytest.mark.virtual_time
-async def test_a_conflict_after_an_unclear_attempt_is_our_own_backup(fake: FakeVPS) -> None:
-    """The first POST is carried out late, so that the second finds it in the way."""
-    fake.one_at_a_time = True
-    fake.visible_after = 8
-    fake.inject(Drop("after", method="POST", times=1))
-    async with client_of(fake) as client:
-        backup = await client.create(1)
-    assert [seen.status for seen in fake.requests if seen.method == "POST"] == [None, 409]
-    assert backup.id == 1
-    assert len(fake.backups) == 1
-
-
-@pytest.mark.virtual_time
-async def test_a_create_that_was_carried_out_after_all_is_logged(
-    fake: FakeVPS, caplog: pytest.LogCaptureFixture
-) -> None:
-    fake.visible_after = 6
-    fake.inject(Drop("after", method="POST", times=1), Latency(3, method="POST", after=1))
-    async with client_of(fake) as client:
-        backup = await client.create(1)
-    assert backup.id == 2
-    assert any("[1]" in record.getMessage() for record in caplog.records)
-
-
-@pytest.mark.virtual_time
-async def test_a_refusal_after_nothing_was_made_is_that_refusal(fake: FakeVPS) -> None:
-    for _ in range(10):
-        fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
-    fake.inject(Drop(method="POST", times=1))
-    async with client_of(fake) as client:
-        with pytest.raises(ManualBackupLimitError):
-            await client.create(1)
-    assert fake.count("POST") == 2
-
-
-# --- What counts as new --------------------------------------------------------------------------
-
-NOON = datetime(2025, 1, 16, 12, tzinfo=UTC)
-BACKUP = Backup(
-    7,
-    ServerRef(1, "one"),
-    BackupType.MANUAL,
-    BackupStatus.IN_PROGRESS,
-    None,
-    NOON,
-    None,
-    "",
-)
-
-
-def look(*backups: Backup, server_time: datetime | None = NOON, at: float = 100.0) -> Look:
-    return Look(backups, server_time, at)
-
-
-@pytest.mark.parametrize(
-    ("changes", "new"),
-    [
-        ({}, True),
-        ({"created_at": NOON - timedelta(seconds=9)}, True),
-        ({"created_at": NOON - timedelta(seconds=13)}, False),
-        ({"created_at": NOON + timedelta(hours=1)}, True),
-        ({"backup_type": BackupType.AUTOMATIC}, False),
-        ({"status": BackupStatus.COMPLETED}, True),
-        ({"id": 3}, False),
-    ],
-)
-def test_new_is_what_was_made_since_by_the_servers_clock_with_a_later_id(
-    changes: dict[str, Any], new: bool
-) -> None:
-    unanswered = UnansweredCreate(1, None, began=90.0, newest_id=3)
-    assert bool(new_since(unanswered, look(evolve(BACKUP, **changes)))) is new
-
-
-def test_an_id_below_that_of_an_older_backup_is_not_new() -> None:
-    older = evolve(BACKUP, id=9, created_at=NOON - timedelta(days=1))
-    assert new_since(UnansweredCreate(1, None, 90.0, 0), look(older, BACKUP)) == []
-
-
-def test_without_a_date_only_the_ids_tell() -> None:
-    old = evolve(BACKUP, id=3)
-    done = evolve(BACKUP, id=8, status=BackupStatus.COMPLETED)
-    known = new_since(UnansweredCreate(1, None, 90.0, 3), look(old, BACKUP, done, server_time=None))
-    assert known == [BACKUP, done]
-    assert new_since(UnansweredCreate(1, None, 90.0, 0), look(BACKUP, done, server_time=None)) == [
-        BACKUP
-    ]
-
 
 # --- One at a time -------------------------------------------------------------------------------
 
@@ -437,7 +62,7 @@ async def test_creates_on_different_servers_run_side_by_side(fake: FakeVPS) -> N
 async def test_two_equal_creates_one_after_the_other_are_never_taken_for_one(fake: FakeVPS) -> None:
     async with client_of(fake) as client:
         first = await client.create(1, description="x")
-        fake.inject(Drop(method="POST", times=1))
+        fake.inject(Drop(method="POST", when="after", times=1))
         second = await client.create(1, description="x")
     assert first.id != second.id
     assert len(fake.backups) == 2
@@ -656,18 +281,6 @@ async def test_a_refused_token_ends_a_create_at_once(fake: FakeVPS) -> None:
     assert fake.count() == 3
 
 
-@pytest.mark.virtual_time
-async def test_a_server_that_fails_for_ever_is_asked_as_often_as_attempts_say(
-    fake: FakeVPS,
-) -> None:
-    fake.inject(ServerFault(503, method="POST"))
-    async with client_of(fake, retry=RetryPolicy(attempts=3)) as client:
-        with pytest.raises(CreateOutcomeUnknownError) as caught:
-            await client.create(1)
-    assert fake.count("POST") == 3
-    assert isinstance(caught.value.__cause__, ServerError)
-
-
 # --- Closed in the middle ------------------------------------------------------------------------
 
 
@@ -726,3 +339,122 @@ async def test_a_create_that_was_not_sent_is_not_sent_while_the_client_closes(
     with pytest.raises(ConfigurationError, match="closed"):
         await second
     assert fake.count("POST") == 1
+
+
+# --- Beside a running backup ---------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_a_backup_of_two_hours_is_waited_for_and_none_started_beside_it(
+    fake: FakeVPS,
+) -> None:
+    loop = asyncio.get_running_loop()
+    fake.add_backup(1, status="in_progress", seconds=7200)
+    async with client_of(fake) as client:
+        began = loop.time()
+        assert (await client.create(1, if_running="wait")).id == 2
+        assert 7200 <= loop.time() - began <= 7200 + 120
+
+
+@pytest.mark.virtual_time
+async def test_the_wait_for_a_running_backup_ends_after_its_timeout(fake: FakeVPS) -> None:
+    loop = asyncio.get_running_loop()
+    stuck = fake.add_backup(1, status="in_progress")["id"]
+    async with client_of(fake) as client:
+        began = loop.time()
+        with pytest.raises(WaitTimeoutError) as caught:
+            await client.create(1, if_running="wait", timeout=100)
+        assert 100 <= loop.time() - began <= 101
+    assert caught.value.ref.id == stuck
+    assert caught.value.__notes__ == ["no backup of server 1 was asked for"]
+    assert fake.count("POST") == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_stuck_backup_is_looked_at_rarely(fake: FakeVPS) -> None:
+    fake.add_backup(1, status="in_progress")
+    week = 7 * 86_400
+    async with client_of(fake) as client:
+        with pytest.raises(WaitTimeoutError):
+            await client.create(1, if_running="wait", timeout=week)
+    assert fake.count() <= week / 120 + 50
+
+
+@pytest.mark.virtual_time
+async def test_other_creates_go_on_while_one_waits_for_somebody_elses_backup(
+    fake: FakeVPS,
+) -> None:
+    loop = asyncio.get_running_loop()
+    stuck = fake.add_backup(1, status="in_progress", seconds=1000)["id"]
+    async with client_of(fake) as client:
+        waiting = asyncio.create_task(client.create(1, if_running="wait"))
+        await asyncio.sleep(10)
+        began = loop.time()
+        assert (await client.create(1, if_running="adopt")).id == stuck
+        fake.one_at_a_time = True
+        with pytest.raises(BackupInProgressError):
+            await client.create(1)
+        assert loop.time() - began < 1
+        assert (await waiting).id == 2
+
+
+@pytest.mark.virtual_time
+async def test_of_several_that_wait_for_the_same_backup_one_runs_at_a_time(fake: FakeVPS) -> None:
+    fake.backup_seconds = 100
+    fake.add_backup(1, status="in_progress", seconds=100)
+    async with client_of(fake) as client:
+        made = await asyncio.gather(*(client.create(1, if_running="wait") for _ in range(4)))
+    began = sorted(datetime.fromisoformat(held["created_at"]) for held in fake.backups)
+    assert len({backup.id for backup in made}) == 4
+    assert all(
+        (later - earlier).total_seconds() >= 100 for earlier, later in itertools.pairwise(began)
+    )
+
+
+@pytest.mark.virtual_time
+async def test_a_refusal_for_a_backup_that_no_list_shows_is_no_hot_loop(fake: FakeVPS) -> None:
+    """The list shows a running backup after each refusal, and none before the next create."""
+    running = fake.add_backup(2, status="in_progress")
+    shown = json.dumps({"count": 1, "results": [{**running, "server": {"id": 1, "name": "x"}}]})
+    fake.inject(Reply(409, b'{"detail": "in progress"}', method="POST"))
+
+    def show(seen: SeenRequest) -> None:
+        if seen.method == "POST":
+            fake.inject(Reply(200, shown.encode(), method="GET", times=1))
+
+    fake.on_request = show
+    async with client_of(fake) as client:
+        with pytest.raises(BackupInProgressError):
+            await client.create(1, if_running="wait", timeout=600)
+    assert fake.count("POST") <= 30
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("if_running", ["adopt", "wait"])
+async def test_nothing_is_started_where_it_cannot_be_told_what_runs(
+    fake: FakeVPS, if_running: Literal["adopt", "wait"]
+) -> None:
+    fake.page_size = 2
+    for _ in range(3):
+        fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
+
+    def move(seen: SeenRequest) -> None:
+        if seen.query.get("page") == "2":
+            fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
+
+    fake.on_request = move
+    async with client_of(fake) as client:
+        with pytest.raises(PaginationError, match="server 1"):
+            await client.create(1, if_running=if_running)
+    assert fake.count("POST") == 0
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "10", True])
+async def test_a_timeout_that_is_no_number_of_seconds_is_refused(
+    fake: FakeVPS, timeout: Any
+) -> None:
+    async with client_of(fake) as client:
+        with pytest.raises(ValueError, match="timeout must be"):
+            await client.create(1, if_running="wait", timeout=timeout)
+    assert fake.requests == []

@@ -46,7 +46,7 @@ from vpsbackups_async import (
     WaitTimeoutError,
     WrongEventLoopError,
 )
-from vpsbackups_async.errors import NotInListError, StalePlanError
+from vpsbackups_async.errors import NotInListError, NotRestorableError, StalePlanError
 
 BACKUP = Backup(
     501,
@@ -141,8 +141,14 @@ TABLE: list[tuple[type[VPSBackupsError], dict[str, Any], list[str]]] = [
         {
             "candidates": (BACKUP,),
             "server_id": 12345,
-            "description": "Nightly",
+            "description": "Nightly [vb:16]",
             "reason": "it broke",
+            "known_ids": frozenset({499, 500}),
+            "marker": "16",
+            "sent_at": (datetime(2025, 1, 16, 15, 45, tzinfo=UTC),),
+            "read_before": True,
+            "clock_offset": -2.5,
+            "clock_age": 14.0,
         },
         ["server 12345", "backup 501", "it broke"],
     ),
@@ -453,3 +459,12 @@ def test_a_backup_that_is_not_in_a_list_is_an_error_that_says_which_and_can_be_c
         error.server_id,
         error.moved,
     )
+
+
+def test_a_backup_that_cannot_be_restored_is_an_error_that_says_which_and_can_be_carried() -> None:
+    error = NotRestorableError(BackupRef(7, 5), BackupStatus("paused"))
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    assert "backup 7 is 'paused', not completed: nothing was sent" in str(error)
+    assert (again.ref, again.status) == (BackupRef(7, 5), "paused")
+    assert error.gateway_status == 409

@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "_learned": 1,
     "_wire": 2,
     "_codec": 2,
+    "_tags": 2,
     "_bulk": 2,
     "_web": 2,
     "_transport": 3,
@@ -63,6 +64,7 @@ MAY: dict[str, set[str]] = {
     # The converter is loaded when a reply needs it, and few do.
     "_wire": {"models", "errors", "_codec"},
     "_codec": {"models"},
+    "_tags": {"models", "errors"},
     "_bulk": {"models", "errors"},
     "_web": {"models", "errors"},
     "_transport": below(3),

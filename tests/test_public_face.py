@@ -74,9 +74,11 @@ def test_no_public_name_parameter_type_or_default_changed_by_accident() -> None:
 def test_a_retry_policy_has_the_documented_knobs() -> None:
     policy = RetryPolicy()
     assert (policy.attempts, policy.max_retry_after) == (5, 120.0)
+    assert (policy.create_grace, policy.create_again_after) == (15.0, None)
     assert callable(policy.backoff)
     assert list(inspect.signature(RetryPolicy).parameters) == [
-        *["attempts", "backoff", "max_retry_after", "budget", "create_grace"]
+        *["attempts", "backoff", "max_retry_after", "budget", "create_grace"],
+        "create_again_after",
     ]
 
 

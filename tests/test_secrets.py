@@ -175,7 +175,7 @@ CALLS: Mapping[str, Callable[[BackupsClient], Awaitable[Any]]] = {
     "create": lambda client: client.create(1, description="fine"),
     "wait": lambda client: client.wait(BackupRef(10**9, 1), timeout=1, appear_grace=0),
     "delete": lambda client: client.delete(10**9),
-    "restore": lambda client: client.restore(1, 1),
+    "restore": lambda client: client.restore(1, 1, check=False),
     "fleet": lambda client: drained(client.fleet([1, 2]).list()),
     "fleet create": lambda client: drained(client.fleet([1, 2]).create(wait=True, timeout=1)),
 }

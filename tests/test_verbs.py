@@ -20,6 +20,7 @@ from vpsbackups_async import (
     RetryPolicy,
     ServerError,
 )
+from vpsbackups_async.errors import NotRestorableError
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
@@ -313,7 +314,10 @@ async def test_a_restore_is_accepted_with_any_2xx_and_any_body(
     assert (restore.server_id, restore.backup_id) == (3, backup["id"])
     assert (restore.status, restore.message, restore.data) == (reply[0], message, data)
     assert fake.restores == [(3, backup["id"])]
-    assert fake.requests[0].path == "/api/v1/servers/3/restore/"
+    assert [(seen.method, seen.path) for seen in fake.requests] == [
+        ("GET", "/api/v1/backups/"),
+        ("POST", "/api/v1/servers/3/restore/"),
+    ]
 
 
 async def test_a_restore_from_another_server_s_backup_is_not_found(
@@ -322,7 +326,31 @@ async def test_a_restore_from_another_server_s_backup_is_not_found(
     backup = next(backup for backup in fake.backups if backup["server"]["id"] == 3)
     with pytest.raises(NotFoundError):
         await client.restore(1, backup["id"])
+    assert fake.count("POST") == 0
+    with pytest.raises(NotFoundError):
+        await client.restore(1, backup["id"], check=False)
+    assert fake.count("POST") == 1
     assert fake.restores == []
+
+
+@pytest.mark.parametrize("status", ["in_progress", "failed", "archived"])
+async def test_a_backup_that_is_not_completed_is_not_restored(
+    fake: FakeVPS, client: BackupsClient, status: str
+) -> None:
+    backup = fake.add_backup(3, status=status)
+    with pytest.raises(NotRestorableError, match=f"{backup['id']} is '{status}'") as caught:
+        await client.restore(3, backup["id"])
+    assert (caught.value.ref.id, caught.value.status) == (backup["id"], status)
+    assert fake.count("POST") == 0
+
+
+async def test_a_restore_without_a_check_needs_no_list(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    backup = fake.add_backup(3, status="archived")
+    fake.inject(ServerFault(503, method="GET"))
+    assert (await client.restore(3, backup["id"], check=False)).backup_id == backup["id"]
+    assert fake.count() == 1
 
 
 # --- Bad arguments -------------------------------------------------------------------------------

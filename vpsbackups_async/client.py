@@ -35,7 +35,9 @@ from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
 from vpsbackups_async.errors import (
     BackupFailedError,
     ConfigurationError,
+    CreateOutcomeUnknownError,
     NotFoundError,
+    NotRestorableError,
 )
 from vpsbackups_async.events import OnEvent, emitter
 from vpsbackups_async.fleet import Fleet
@@ -53,6 +55,8 @@ T = TypeVar("T")
 
 DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
+# A backup of somebody else may be stuck for days, so that looks at it become rare.
+_OTHERS_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=120.0)
 
 
 @frozen
@@ -145,7 +149,7 @@ class BackupsClient:
         looker = Finder(self._looks)
         self._hub = WaitHub(looker.find, patience=timeouts.attempt)
         self._creator = Creator(
-            self._transport, looker, partial(_wait, self._hub), retry, emitter(on_event)
+            self._transport, looker, partial(_wait_for_other, self._hub), retry, emitter(on_event)
         )
         self._jobs = Jobs()
 
@@ -215,31 +219,62 @@ class BackupsClient:
         *,
         description: str | None = None,
         if_running: Literal["raise", "wait", "adopt"] = "raise",
+        timeout: float | None = None,
+        marker: bool | str = False,
     ) -> Backup:
         """A new manual backup as the API starts it, `in_progress`; `wait` waits for its end.
 
-        `description` is any text. If the answer is lost (a cut connection, a timeout, a 5xx), the
-        server's backups are looked at: if there is a new one, it is returned; only if looks over
-        `RetryPolicy.create_grace` seconds show none is the create sent again.
+        `description` is any text. A create that may have been carried out is never sent again,
+        unless `RetryPolicy.create_again_after` asks for it. If its answer is lost (a cut
+        connection, a timeout, a 5xx), the server's backups are looked at for
+        `RetryPolicy.create_grace` seconds, and the backup is returned if it is there: one that was
+        not known before, has the same description, and was created within ten minutes of it.
+
+        `marker=True` adds a tag to the description, `[vb:7f3a2c91]`, by which that is certain. A
+        marker of your own (up to 64 letters, digits and `._:/+@=-`), the same for each try of a
+        job, makes a repeat safe: the server's backups are read first, and one with this marker that
+        has not failed is returned instead of a new one.
 
         A client starts one backup at a time on a server. `if_running` says what to do if another
-        one runs there already: "raise" leaves it to the server to refuse, "wait" waits for its end
-        and creates then, "adopt" returns the running one.
+        one runs there already: "raise" leaves it to the server to refuse, "adopt" returns the
+        running one, "wait" waits for its end and creates then: for `timeout` seconds at most, or
+        for as long as it takes. Other creates may start there meanwhile.
 
         Cancelling the caller while the request is under way does not stop it: it ends in the
         background, is logged and emitted as an event with the backup's id, and `close()` waits for
         it.
 
         Raises `ManualBackupLimitError` if the server has ten manual backups,
-        `BackupInProgressError` if one is running, `CreateOutcomeUnknownError` if nobody can tell
-        whether a backup was made, and other `ApiError` and `TransportError`; `ValueError` for bad
-        arguments.
+        `BackupInProgressError` if one is running, `WaitTimeoutError` if it still runs after
+        `timeout`, `CreateOutcomeUnknownError` if it is not known whether a backup was made (see
+        `settle`), `PaginationError` if the backups had to be read first and the list does not hold
+        still, and other `ApiError` and `TransportError`; `ValueError` for bad arguments.
         """
         check_int("server_id", server_id)
         if if_running not in {"raise", "wait", "adopt"}:
             raise ValueError(f"if_running must be 'raise', 'wait' or 'adopt', not {if_running!r}")
+        if timeout is not None:
+            check_number("timeout", timeout)
         self._session.open()
-        return await self._creator.create(server_id, description, if_running)
+        return await self._creator.create(
+            server_id, description, if_running=if_running, timeout=timeout, marker=marker
+        )
+
+    async def settle(self, error: CreateOutcomeUnknownError) -> Backup:
+        """The backup of a create that failed with this error, found by looking once more.
+
+        The error may come from an earlier process: it can be pickled. No look can tell that a
+        backup was not made, so there is no such answer: if none is found, a
+        `CreateOutcomeUnknownError` with what is known now is raised, from the failure of the look
+        if that failed. A backup that another create was given is never the answer.
+
+        Raises `ValueError` for anything but such an error.
+        """
+        if not isinstance(error, CreateOutcomeUnknownError) or error.server_id is None:
+            raise ValueError(f"settle needs a CreateOutcomeUnknownError of create, not {error!r}")
+        server_id = check_int("server_id", error.server_id)
+        self._session.open()
+        return await self._creator.settle(error, server_id)
 
     async def wait(
         self,
@@ -306,15 +341,24 @@ class BackupsClient:
             if not missing_ok:
                 raise
 
-    async def restore(self, server_id: int, backup_id: int) -> Restore:
+    async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
+
+        The server's list is read first: nothing is sent unless the backup is there and completed.
+        `check=False` leaves that to the API, for a day on which the list is down.
 
         It is sent again only if nothing was sent, or a 429 refused it. After an error whose `sent`
         is True, or a `ServerError`, the restore may be running: look at the server first.
 
-        Raises `ApiError` and `TransportError`, `ValueError` for ids out of range.
+        Raises `NotFoundError` if the server has no such backup, `errors.NotRestorableError` if it
+        is not completed, other `ApiError` and `TransportError`, `ValueError` for ids out of range.
         """
-        reply = await self._transport.send(_wire.restore_request(server_id, backup_id))
+        request = _wire.restore_request(server_id, backup_id)
+        if check:
+            backup = await self.get(backup_id, server_id=server_id)
+            if not backup.is_completed:
+                raise NotRestorableError(backup.ref, backup.status)
+        reply = await self._transport.send(request)
         return _wire.read_restore(reply, server_id, backup_id)
 
     def fleet(
@@ -433,5 +477,7 @@ def _ref(backup: BackupRef | int) -> BackupRef:
     return ref
 
 
-async def _wait(hub: WaitHub, running: Backup) -> Backup:
-    return await hub.wait(Waiter(running.ref, running, backoff=DEFAULT_WAIT_BACKOFF))
+async def _wait_for_other(hub: WaitHub, running: Backup, timeout: float | None) -> Backup:
+    return await hub.wait(
+        Waiter(running.ref, running, backoff=_OTHERS_BACKOFF, timeout=timeout, appear_grace=0.0)
+    )

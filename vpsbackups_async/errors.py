@@ -4,7 +4,8 @@ Each error has its data as attributes, prints as one line that says what to do n
 pickled and copied. No error contains the token. Bad arguments raise a plain `ValueError` instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from vpsbackups_async.models import Backup, BackupRef, BackupStatus, Outcome
@@ -27,6 +28,7 @@ __all__ = [
     "NotAttemptedError",
     "NotFoundError",
     "NotInListError",
+    "NotRestorableError",
     "PaginationError",
     "PermissionDeniedError",
     "RateLimitedError",
@@ -467,14 +469,25 @@ class WaitTimeoutError(WaitError, TimeoutError):
 class CreateOutcomeUnknownError(VPSBackupsError):
     """A create was sent, and it is not known whether the server made a backup.
 
-    `candidates` are the backups that the create may have made, as far as they are known.
-    `server_id` and `description` are those of the create, `reason` says what happened. The failure
-    of the create is the `__cause__`.
+    It holds all that `BackupsClient.settle` needs to look again, in this process or, pickled, in a
+    later one:
+
+    - `candidates` are the backups that the create may have made, as far as they are known;
+    - `server_id` and `description` are those of the create, the description with its tags;
+    - `reason` says what happened; the failure of the create is the `__cause__`;
+    - `known_ids` are backups of the server that are not of this create;
+    - `marker` is the marker at the end of the description, None if it was sent without one;
+    - `sent_at` are the times of sending, in UTC by the clock of this machine;
+    - `read_before` is whether the server's manual backups were read completely before the create,
+      so that `known_ids` are all of them;
+    - `clock_offset` is the number of seconds that the server's clock was ahead of this machine's,
+      by the `Date` of a response, and `clock_age` how many seconds before the error that was; None
+      if no response told.
     """
 
     hint = (
-        "Do not create blindly again: list this server's manual backups first, "
-        "and wait for the new one if it is there"
+        "Do not create blindly again: client.settle(error) looks again, a minute later say; "
+        "or list this server's manual backups, and wait for the new one if it is there"
     )
 
     def __init__(
@@ -483,12 +496,35 @@ class CreateOutcomeUnknownError(VPSBackupsError):
         server_id: int | None = None,
         description: str | None = None,
         reason: str = "",
+        known_ids: Iterable[int] = (),
+        marker: str | None = None,
+        sent_at: Sequence[datetime] = (),
+        read_before: bool = False,
+        clock_offset: float | None = None,
+        clock_age: float | None = None,
     ) -> None:
-        super().__init__(tuple(candidates), server_id, description, reason)
         self.candidates = tuple(candidates)
         self.server_id = server_id
         self.description = description
         self.reason = reason
+        self.known_ids = frozenset(known_ids)
+        self.marker = marker
+        self.sent_at = tuple(sent_at)
+        self.read_before = read_before
+        self.clock_offset = clock_offset
+        self.clock_age = clock_age
+        super().__init__(
+            self.candidates,
+            server_id,
+            description,
+            reason,
+            self.known_ids,
+            marker,
+            self.sent_at,
+            read_before,
+            clock_offset,
+            clock_age,
+        )
 
     def describe(self) -> str:
         """Which server, the ids of the candidates, and what happened."""
@@ -526,6 +562,25 @@ class NotAttemptedError(VPSBackupsError):
 
     hint = "Mend what stopped the run, then run the items that were not attempted"
     gateway_status = 503
+
+
+class NotRestorableError(VPSBackupsError):
+    """A backup was not restored because it is not completed; nothing was sent.
+
+    `ref` is the backup, `status` its status.
+    """
+
+    hint = "Wait for it if it is running, or restore a completed backup of this server"
+    gateway_status = 409
+
+    def __init__(self, ref: BackupRef, status: BackupStatus) -> None:
+        super().__init__(ref, status)
+        self.ref = ref
+        self.status = status
+
+    def describe(self) -> str:
+        """Which backup, and its status."""
+        return f"backup {self.ref.id} is {str(self.status)!r}, not completed: nothing was sent"
 
 
 class StalePlanError(VPSBackupsError):

@@ -1,62 +1,42 @@
-"""Creates, one at a time on a server, each settled if its answer is lost."""
+"""Creates, one at a time on a server, which end also if their callers are cancelled."""
 
 import asyncio
 import logging
+import math
 import weakref
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Final
 
-from attrs import define, evolve, field
+from attrs import evolve
 
-from vpsbackups_async import _wire
-from vpsbackups_async._creating.refusals import may_be_recognised, recognised
-from vpsbackups_async._creating.settling import (
-    Look,
-    UnansweredCreate,
-    may_create_again,
-    new_since,
-    settle,
-)
+from vpsbackups_async import _tags, _wire
+from vpsbackups_async._creating.creation import Creation, IfRunning
+from vpsbackups_async._creating.known import KnownBackups
+from vpsbackups_async._creating.maker import Maker, closing_error
 from vpsbackups_async._lists.finder import Finder
-from vpsbackups_async._transport.attempts import is_ambiguous
-from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async.backoff import Attempt, ExponentialBackoff
 from vpsbackups_async.errors import (
-    ApiError,
     BackupInProgressError,
-    ConfigurationError,
     CreateOutcomeUnknownError,
-    InvalidResponseError,
-    VPSBackupsError,
+    PaginationError,
     WaitError,
+    WaitTimeoutError,
 )
 from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.models import Backup, BackupStatus, BackupType
 
+__all__ = ["Creator", "IfRunning"]
+
 logger = logging.getLogger("vpsbackups_async")
 
-IfRunning = Literal["raise", "wait", "adopt"]
+_AFTER_REFUSAL: Final = ExponentialBackoff(1.0, maximum=30.0)
+"""The pause after a refusal because of a running backup that no list shows yet, or any more."""
 
-
-@define(eq=False, repr=False)
-class _Creation:
-    """One call of `create`, with all of its requests."""
-
-    request: _wire.Request
-    server_id: int
-    description: str | None
-    if_running: IfRunning
-    sending: SendState = field(factory=SendState)
-    unanswered: UnansweredCreate | None = None
-    posts: int = 0
-
-    @property
-    def is_committed(self) -> bool:
-        """Whether the server may be making the backup, or have made it."""
-        return self.sending.on_the_wire or self.unanswered is not None
+WaitForEnd = Callable[[Backup, float | None], Awaitable[Backup]]
+"""Waits for a running backup, for so many seconds at most; None for no limit."""
 
 
 class Creator:
@@ -66,30 +46,44 @@ class Creator:
         self,
         transport: Transport,
         finder: Finder,
-        wait: Callable[[Backup], Awaitable[Backup]],
+        wait: WaitForEnd,
         retry: RetryPolicy,
         emit: Callable[[Event], None],
     ) -> None:
-        self._transport = transport
         self._finder = finder
+        self._known = KnownBackups()
+        self._maker = Maker(transport, finder, retry, self._known)
         self._wait = wait
-        self._retry = retry
         self._emit = emit
+        self._longest = transport.timeouts.attempt + max(
+            retry.create_grace, retry.create_again_after or 0.0
+        )
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._open: dict[asyncio.Task[Backup], _Creation] = {}
+        self._open: dict[asyncio.Task[Backup], Creation] = {}
         self._orphans: set[asyncio.Task[Backup]] = set()  # of those, whose callers were cancelled
-        self._newest_id = 0
         self._stopped = False
 
     async def create(
-        self, server_id: int, description: str | None, if_running: IfRunning
+        self,
+        server_id: int,
+        description: str | None,
+        *,
+        if_running: IfRunning = "raise",
+        timeout: float | None = None,
+        marker: bool | str = False,
     ) -> Backup:
         """The backup; see `BackupsClient.create`."""
         if self._stopped:
-            raise _closing_error()
+            raise closing_error()
+        sought = None if isinstance(marker, bool) else _tags.check_marker(marker)
         request = _wire.create_request(server_id, description)
-        creation = _Creation(request, server_id, description, if_running)
-        task = asyncio.create_task(self._in_order(creation), name=f"vpsbackups-create-{server_id}")
+        if marker:
+            description = _tags.with_marker(description, sought or _tags.new_marker())
+            request = _wire.create_request(server_id, description)
+        creation = Creation(request, server_id, description or "", if_running, sought)
+        if timeout is not None:
+            creation.wait_until = asyncio.get_running_loop().time() + timeout
+        task = asyncio.create_task(self._create(creation), name=f"vpsbackups-create-{server_id}")
         self._open[task] = creation
         task.add_done_callback(self._open.pop)
         try:
@@ -111,7 +105,7 @@ class Creator:
         self._emit(CreateEnded(server_id, made))
         return made
 
-    def _report(self, creation: _Creation, task: asyncio.Task[Backup]) -> None:
+    def _report(self, creation: Creation, task: asyncio.Task[Backup]) -> None:
         """Log what became of a create whose caller was cancelled, and emit it as an event."""
         self._orphans.discard(task)
         server_id, name = creation.server_id, task.get_name()
@@ -130,8 +124,10 @@ class Creator:
         self._emit(event)
 
     def stop(self) -> None:
-        """Refuse further creates."""
+        """Refuse further creates, and further attempts of those that are open."""
         self._stopped = True
+        for creation in self._open.values():
+            creation.sending.no_more_attempts = True
 
     async def close(self) -> None:
         """Wait for creates that the server may be carrying out, no longer than one can take.
@@ -139,160 +135,112 @@ class Creator:
         Creates whose callers were cancelled are cancelled after that.
         """
         committed = {task for task, creation in self._open.items() if creation.is_committed}
-        for task in committed:
-            self._open[task].sending.no_more_attempts = True
         if waited := committed | self._orphans:
-            patience = self._transport.timeouts.attempt + self._retry.create_grace
-            await asyncio.wait(waited, timeout=patience)
+            await asyncio.wait(waited, timeout=self._longest)
         left = tuple(self._orphans)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    async def _in_order(self, creation: _Creation) -> Backup:
-        """Create while no other create of this client runs on the server."""
-        async with self._locks.setdefault(creation.server_id, asyncio.Lock()):
-            while True:
-                if creation.if_running != "raise":
-                    running = await self._running(creation.server_id)
-                    if running is not None and creation.if_running == "adopt":
-                        return running
-                    if running is not None:
-                        await self._end_of(running)
-                try:
-                    return await self._make(creation)
-                except BackupInProgressError:
-                    if creation.if_running == "raise":
-                        raise
+    async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
+        """The backup of a create that failed so; see `BackupsClient.settle`."""
+        async with self._lock(server_id):
+            return await self._maker.settle(error, server_id)
 
-    async def _running(self, server_id: int) -> Backup | None:
-        """The newest running backup of a server, None if there is none."""
-        held = await self._held(server_id)
+    # --- One at a time on a server ---------------------------------------------------------------
+
+    def _lock(self, server_id: int) -> asyncio.Lock:
+        return self._locks.setdefault(server_id, asyncio.Lock())
+
+    async def _create(self, creation: Creation) -> Backup:
+        """The backup, made while no other create of this client runs on the server.
+
+        Others may run there while this one waits for the end of a running backup.
+        """
+        refused = 0
+        while True:
+            async with self._lock(creation.server_id):
+                held = await self._read(creation)
+                if there := self._answer(creation, held):
+                    return there
+                running = self._running(creation, held)
+                if running is None:
+                    try:
+                        return await self._maker.make(creation)
+                    except BackupInProgressError as error:
+                        refused += 1
+                        if creation.if_running == "raise" or self._time_left(creation) == 0:
+                            raise
+                        logger.debug("the server refuses a second backup: %s", error)
+                elif creation.if_running == "adopt":
+                    return running
+            if running is not None:
+                await self._end_of(running, creation)
+            else:
+                await asyncio.sleep(_AFTER_REFUSAL(Attempt(refused)))
+
+    async def _read(self, creation: Creation) -> tuple[Backup, ...]:
+        """The backups of the server, if they decide what to do; notes what was there before.
+
+        Raises `PaginationError` where the list cannot be read completely.
+        """
+        if creation.if_running == "raise" and creation.sought_marker is None:
+            return ()
+        kind = BackupType.MANUAL if creation.if_running == "raise" else None
+        sweep = await self._finder.read_server(creation.server_id, kind)
+        manual = [backup for backup in sweep.items if backup.is_manual]
+        if sweep.complete:
+            self._known.list(creation.server_id, manual)
+        elif not self._answer(creation, manual) and not self._running(creation, sweep.items):
+            raise PaginationError(
+                f"the list of server {creation.server_id} could not be read completely, so that it "
+                "does not tell what is there: nothing was sent"
+            )
+        creation.known_ids = frozenset(backup.id for backup in manual)
+        creation.read_before = True
+        return sweep.items
+
+    def _answer(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
+        """The backup that an earlier try with the caller's own marker made."""
+        if creation.sought_marker is None:
+            return None
+        made = [
+            backup
+            for backup in held
+            if backup.is_manual
+            and not backup.is_failed
+            and _tags.marker_of(backup.description) == creation.sought_marker
+        ]
+        made.sort(key=lambda backup: backup.id)
+        if made[1:]:
+            logger.warning(
+                "server %s has several backups with the marker %r: %s; the first is taken",
+                creation.server_id,
+                creation.sought_marker,
+                [backup.id for backup in made],
+            )
+        return self._known.give(made[0]) if made else None
+
+    def _running(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
+        """The newest running backup, if the caller asked to mind it."""
+        if creation.if_running == "raise":
+            return None
         running = [backup for backup in held if backup.status == BackupStatus.IN_PROGRESS]
         return max(running, key=lambda backup: backup.id, default=None)
 
-    async def _end_of(self, running: Backup) -> None:
+    async def _end_of(self, running: Backup, creation: Creation) -> None:
         """Wait until another backup has ended, well or not."""
+        left = self._time_left(creation)
         try:
-            await self._wait(running)
+            await self._wait(running, None if left == math.inf else left)
+        except WaitTimeoutError as error:
+            error.add_note(f"no backup of server {creation.server_id} was asked for")
+            raise
         except WaitError as error:
             if self._stopped:
                 raise
             logger.debug("the wait for the running backup ended: %s", error)
 
-    # --- Sending and settling --------------------------------------------------------------------
-
-    async def _make(self, creation: _Creation) -> Backup:
-        """Send the create until its outcome is known."""
-        while True:
-            if self._stopped and creation.unanswered is None:
-                raise _closing_error()  # it was in line when the client was closed
-            began = asyncio.get_running_loop().time()
-            newest_id = self._newest_id
-            creation.posts += 1
-            try:
-                reply = await self._transport.send(creation.request, creation.sending)
-                made = _wire.read_backup(reply)
-            except VPSBackupsError as error:
-                failure = error
-            else:
-                self._newest_id = max(self._newest_id, made.id)
-                if creation.unanswered is not None:
-                    await self._warn_of_twins(creation.unanswered, made)
-                return made
-            if creation.unanswered is None:
-                if not (is_ambiguous(failure) or isinstance(failure, InvalidResponseError)):
-                    raise await self._recognised(failure, creation.server_id)
-                creation.unanswered = UnansweredCreate(
-                    creation.server_id, creation.description, began, newest_id
-                )
-            found = await self._settle(creation, creation.unanswered, failure)
-            if found is not None:
-                self._newest_id = max(self._newest_id, found.id)
-                return found
-
-    async def _settle(
-        self, creation: _Creation, unanswered: UnansweredCreate, failure: VPSBackupsError
-    ) -> Backup | None:
-        """The backup that an unanswered create made; None if the create may be sent again.
-
-        Raises `CreateOutcomeUnknownError`, or a later refusal where nothing was made before it.
-        """
-        if self._retry.attempts == 1:
-            raise unanswered.unknown((), failure.describe()) from failure
-
-        async def look() -> Look:
-            return await self._look(creation.server_id)
-
-        logger.debug("looking for the backup of a create without an answer: %s", failure)
-        loop = asyncio.get_running_loop()
-        end = unanswered.began + self._transport.timeouts.deadline
-        grace = min(self._retry.create_grace, end - loop.time())
-        try:
-            async with asyncio.timeout_at(end):
-                found = await settle(unanswered, look, grace=grace)
-        except CreateOutcomeUnknownError as unknown:
-            raise unknown from failure
-        except TimeoutError:
-            raise unanswered.unknown((), failure.describe()) from failure
-        if found is not None:
-            logger.info("found backup %s, whose create had no answer", found.id)
-            return found
-        refused = isinstance(failure, ApiError) and failure.status < 500
-        if refused and not creation.sending.no_more_attempts:
-            creation.unanswered = None
-            raise await self._recognised(failure, creation.server_id)
-        if (
-            creation.sending.no_more_attempts
-            or creation.posts >= self._retry.attempts
-            or grace < self._retry.create_grace
-            or not may_create_again(failure)
-        ):
-            raise unanswered.unknown((), failure.describe()) from failure
-        return None
-
-    async def _warn_of_twins(self, unanswered: UnansweredCreate, made: Backup) -> None:
-        """Log if an earlier request of the same create made a backup after all."""
-        try:
-            look = await self._look(unanswered.server_id)
-        except VPSBackupsError:
-            return
-        twins = [one.id for one in new_since(unanswered, look) if one.id != made.id]
-        if twins:
-            logger.warning(
-                "server %s got backup %s, but %s may be of the same create, which was carried out "
-                "late: delete one of them if so",
-                unanswered.server_id,
-                made.id,
-                twins,
-            )
-
-    async def _look(self, server_id: int) -> Look:
-        """The manual backups of a server now, and the time on the server's clock."""
-        loop = asyncio.get_running_loop()
-        server_time: datetime | None = None
-        at = loop.time()
-
-        def note_time(response: _wire.Response) -> None:
-            nonlocal server_time, at
-            server_time, at = _wire.date_of(response.headers), loop.time()
-
-        sweep = await self._finder.read_server(server_id, BackupType.MANUAL, on_response=note_time)
-        return Look(sweep.items, server_time, at, sweep.complete)
-
-    async def _held(self, server_id: int) -> tuple[Backup, ...]:
-        """All backups of a server."""
-        return (await self._finder.read_server(server_id)).items
-
-    async def _recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
-        """A refused create as the error that says why, if the server's backups can be read."""
-        if not may_be_recognised(refusal):
-            return refusal
-        try:
-            return recognised(refusal, await self._held(server_id))
-        except VPSBackupsError:
-            return refusal
-
-
-def _closing_error() -> ConfigurationError:
-    return ConfigurationError("this client is being closed: it creates no further backup")
+    def _time_left(self, creation: Creation) -> float:
+        """The seconds for which the create may wait for other backups."""
+        return max(0.0, creation.wait_until - asyncio.get_running_loop().time())

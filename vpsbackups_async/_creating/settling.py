@@ -1,17 +1,17 @@
-"""What became of a create whose answer was lost, found out by looking at the server's backups.
-
-The API takes no idempotency key, so a create cannot simply be sent again. Which backups were there
-before it is known without a look beforehand: creation times are on the server's own clock, which
-its `Date` header tells, and ids grow.
-"""
+"""What became of a create without an answer, found out by looking at the server's backups."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
+from attrs import define
+
+from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
 from vpsbackups_async.errors import (
-    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    RateLimitedError,
     RequestTimeoutError,
     ResponseTooLargeError,
     ServerError,
@@ -21,37 +21,19 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup
 
-__all__ = ["Look", "UnansweredCreate", "may_create_again", "new_since", "settle"]
+__all__ = ["Look", "Search", "is_not_handled", "may_create_again", "search"]
 
-_RESOLUTION: Final = timedelta(seconds=2)
-"""`Date` and `created_at` are cut to whole seconds."""
 _FIRST_PAUSE: Final = 0.5
 _MAX_PAUSE: Final = 4.0
-
-
-class UnansweredCreate(NamedTuple):
-    """A create that was sent and not answered.
-
-    `began` is the time of its first request on the event loop's clock, in seconds. `newest_id` is
-    the highest backup id that was known then, 0 if none was.
-    """
-
-    server_id: int
-    description: str | None
-    began: float
-    newest_id: int
-
-    def unknown(self, candidates: Sequence[Backup], reason: str) -> CreateOutcomeUnknownError:
-        """The error to raise if looking does not settle it."""
-        candidates = sorted(candidates, key=lambda backup: backup.id)
-        return CreateOutcomeUnknownError(candidates, self.server_id, self.description, reason)
+_STILL_WORKING: Final = frozenset({504, 520, 522, 524})
+"""Answers of a gateway that gave up waiting: the server behind it may still do the work."""
 
 
 class Look(NamedTuple):
     """The manual backups of a server, as one read of its list showed them.
 
-    `server_time` is the server's clock at the time `at` of the event loop's clock, None if the
-    response had no `Date`. `complete` is False if the list moved while it was read.
+    `server_time` is the server's time by its `Date` header, None if the response had none, and `at`
+    the event loop's time then. `complete` is False if the list moved while it was read.
     """
 
     backups: Sequence[Backup]
@@ -60,74 +42,104 @@ class Look(NamedTuple):
     complete: bool = True
 
 
-def new_since(unanswered: UnansweredCreate, look: Look) -> list[Backup]:
-    """The backups that the create may have made, by their time and their id."""
-    backups = [backup for backup in look.backups if backup.is_manual]
-    since = None
-    if look.server_time is not None:
-        since = look.server_time - timedelta(seconds=look.at - unanswered.began) - _RESOLUTION
-    elif not unanswered.newest_id:
-        return [backup for backup in backups if not (backup.is_completed or backup.is_failed)]
-    before = [backup.id for backup in backups if since is not None and backup.created_at < since]
-    newest_id = max([unanswered.newest_id, *before])
-    return [
-        backup
-        for backup in backups
-        if backup.id > newest_id and (since is None or backup.created_at >= since)
-    ]
+@define(eq=False)
+class Search:
+    """What the looks for the backup of a create have told so far.
+
+    `looks` counts those that succeeded, over `seconds`; `failure` is why the last one failed.
+    `certainly_nothing` is whether the looks took long enough, and a complete one at the end showed
+    no backup that the create may have made.
+    """
+
+    verdict: Verdict = Verdict()
+    looks: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+    ended: bool = False
+    failure: VPSBackupsError | None = None
+
+    @property
+    def certainly_nothing(self) -> bool:
+        return self.ended and self.complete and not self.verdict.candidates
+
+    @property
+    def reason(self) -> str:
+        """Why the looks did not tell what became of the create."""
+        if self.verdict.several:
+            return "several backups may be the one that was asked for"
+        if self.verdict.candidates:
+            return "a backup that may be somebody else's was made meanwhile"
+        if not self.looks:
+            why = "there was no time for it" if self.failure is None else self.failure.describe()
+            return f"looking at the server's backups failed: {why}"
+        how = f"{self.looks} look{'s' * (self.looks > 1)} over {self.seconds:.0f} s showed none"
+        return how if self.complete else f"{how}, but the list moved while it was read"
 
 
-async def settle(
-    unanswered: UnansweredCreate, look_at_server: Callable[[], Awaitable[Look]], *, grace: float
-) -> Backup | None:
-    """The backup that the create made; None if looks over `grace` seconds certainly show none.
+async def search(
+    found: Search,
+    describe: Callable[[Look], SentCreate],
+    look_at_server: Callable[[], Awaitable[Look]],
+    *,
+    is_given: Callable[[int], bool],
+    grace: float,
+) -> None:
+    """Look until the answer is known, or for `grace` seconds from the first look that succeeds.
 
-    Raises `CreateOutcomeUnknownError` with the candidates if there are several, or only ones with
-    another description, or if no look succeeded.
+    The last look starts that long after the first one. Looks that fail for a lasting reason end
+    after `grace` seconds, and with no grace there is one look. What was seen is noted in `found`,
+    so that it is known where the search is cut short. `describe` gives the create as it is known by
+    a look.
     """
     loop = asyncio.get_running_loop()
-    until = loop.time() + grace
+    began = loop.time()
+    until: float | None = None
     pause = _FIRST_PAUSE
     while True:
-        is_last = loop.time() >= until
-        look: Look | None = None
-        failure: VPSBackupsError | None = None
+        now = loop.time()
         try:
             look = await look_at_server()
         except VPSBackupsError as error:
-            failure = error
-        candidates = [] if look is None else new_since(unanswered, look)
-        matching = [one for one in candidates if _same(one.description, unanswered.description)]
-        if len(matching) == 1:
-            return matching[0]
-        if len(matching) > 1:
-            raise unanswered.unknown(matching, "several backups may be the one that was asked for")
-        if is_last:
-            break
-        await asyncio.sleep(min(pause, max(0.0, until - loop.time())))
+            found.failure = error
+            lasts = grace == 0 or not _may_pass(error)
+            if lasts and now >= (began + grace if until is None else until):
+                return
+        else:
+            until = now + grace if until is None else until
+            found.looks += 1
+            found.seconds = now - began
+            found.complete = look.complete
+            found.verdict = judge(describe(look), look.backups, is_given)
+            found.ended = now >= until
+            if found.ended or found.verdict.answer or found.verdict.several:
+                return
+        rest = math.inf if until is None else until - loop.time()
+        await asyncio.sleep(min(pause, rest) if rest > 0 else pause)
         pause = min(2 * pause, _MAX_PAUSE)
-    if candidates:
-        raise unanswered.unknown(
-            candidates, "a backup was made meanwhile that has another description"
-        )
-    if look is None:
-        raise unanswered.unknown((), f"looking at the server's backups failed: {failure}")
-    if not look.complete:
-        raise unanswered.unknown((), "the server's list of backups moved while it was read")
-    return None
 
 
-def _same(held: str, asked: str | None) -> bool:
-    """Whether the descriptions are the same; the API may trim one."""
-    return held.strip() == (asked or "").strip()
+def _may_pass(failure: VPSBackupsError) -> bool:
+    """Whether a later look may succeed: the server is down, slow or busy."""
+    if isinstance(failure, UnexpectedRedirectError | ResponseTooLargeError):
+        return False
+    return isinstance(
+        failure, TransportError | ServerError | RateLimitedError | DeadlineExceededError
+    )
+
+
+def is_not_handled(failure: VPSBackupsError) -> bool:
+    """Whether the server says that it did not handle the request (RFC 9110, 15.6.4)."""
+    return isinstance(failure, ServerError) and failure.status == 503
 
 
 def may_create_again(failure: VPSBackupsError) -> bool:
-    """Whether a create may be sent again after this failure, if looking showed no backup.
+    """Whether a create may be sent again after this failure, if that was asked for.
 
-    Not after a timeout: a slow server may still make the backup. A server that cut the connection
-    or answered 5xx no longer works on the request.
+    Not where the server may still be working on it: after a timeout, or a gateway's. Nor after a
+    success that could not be read: then it did the work.
     """
     if isinstance(failure, RequestTimeoutError | ResponseTooLargeError | UnexpectedRedirectError):
         return False
-    return isinstance(failure, TransportError | ServerError)
+    if isinstance(failure, ServerError):
+        return failure.status not in _STILL_WORKING
+    return isinstance(failure, TransportError)

@@ -22,11 +22,12 @@ T = TypeVar("T", bound=Identified)
 class SeenIds:
     """The ids that were handed out: 8 bytes each while they only rise, or only fall.
 
-    An id out of order goes into a set, which costs more memory, so that a list in any order works.
+    `rising` is whether they are expected to rise; otherwise the first ids tell. An id out of order
+    goes into a set, which costs more memory, so that a list in any order works.
     """
 
-    def __init__(self) -> None:
-        self._sign = 0
+    def __init__(self, *, rising: bool = False) -> None:
+        self._sign = int(rising)  # 0 until the first ids tell
         self._run = array("q")
         self._strays: set[int] = set()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from attrs import define
+from attrs import define, field
 
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import VPSBackupsError
@@ -53,12 +53,14 @@ class AttemptResult:
 class SendState:
     """What a caller of `Transport.send` can watch and ask for while the call runs.
 
-    `on_the_wire` is True during an attempt, when the server may be doing the work. Setting
-    `no_more_attempts` lets a running attempt end and prevents further ones.
+    `on_the_wire` is True during an attempt, when the server may be doing the work. `began` has the
+    loop time of each attempt. Setting `no_more_attempts` lets a running attempt end and prevents
+    further ones.
     """
 
     on_the_wire: bool = False
     no_more_attempts: bool = False
+    began: list[float] = field(factory=list)
 
 
 @define(eq=False, repr=False)

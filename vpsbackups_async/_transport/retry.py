@@ -35,8 +35,14 @@ class RetryPolicy:
     to wait longer than `max_retry_after` seconds, the call fails at once with an error that says
     how long. `budget` is the number of retries that all calls of a client have in reserve: a retry
     costs one, ten successes earn one back; None is no limit. The looks of waits and creates have as
-    many of their own. `create_grace` is how many seconds the server's backups are searched for that
-    of a create whose answer was lost, before the create counts as not carried out.
+    many of their own.
+
+    `create_grace` is for how many seconds the server's backups are searched for that of a create
+    whose answer was lost, before `CreateOutcomeUnknownError` is raised. `create_again_after` lets
+    such a create be sent again: after a cut connection or a 5xx, if looks over this many seconds
+    show no backup that may be its own. The deadline of the call is that much later. It is safe only
+    if the server never acts, and its list never lags, for longer than that. With None (the default)
+    a create that may have been carried out is never sent again.
 
     Raises `ValueError` for numbers out of range and a `backoff` that cannot be called.
     """
@@ -45,13 +51,16 @@ class RetryPolicy:
     backoff: Backoff = ExponentialBackoff(0.5, maximum=20.0, jitter=0.5)
     max_retry_after: float = 120.0
     budget: float | None = 100.0
-    create_grace: float = 5.0
+    create_grace: float = 15.0
+    create_again_after: float | None = None
 
     def __attrs_post_init__(self) -> None:
         check_int("attempts", self.attempts)
         check_callable("backoff", self.backoff)
         check_number("max_retry_after", self.max_retry_after)
         check_number("create_grace", self.create_grace)
+        if self.create_again_after is not None:
+            check_number("create_again_after", self.create_again_after)
         if self.budget is not None:
             check_number("budget", self.budget, unit="number of retries")
 

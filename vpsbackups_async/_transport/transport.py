@@ -1,6 +1,7 @@
 """The loop of a call: wait for a turn, send, and do what the rules say follows."""
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -34,7 +35,7 @@ class Transport:
     ) -> None:
         self.session = session
         self.timeouts = timeouts
-        self._budget = session.budget if budget is None else budget
+        self.budget = session.budget if budget is None else budget
         self._retry = retry
         self._rules = Rules(timeouts, retry)
         self._connect = timeout_of(timeouts.connect)
@@ -43,9 +44,11 @@ class Transport:
         return f"<Transport to {self.session.root}>"
 
     def send(
-        self, request: Request, state: SendState | None = None
+        self, request: Request, state: SendState | None = None, *, deadline: float = math.inf
     ) -> Coroutine[Any, Any, Response]:
         """The answer, which is 2xx and whole, or a success by its status alone.
+
+        `deadline` is loop time in seconds, by which the call ends if `timeouts.deadline` is later.
 
         Raises `ApiError`, `TransportError`, `DeadlineExceededError`, `InvalidResponseError` and
         `ConfigurationError` when awaited; `WrongEventLoopError` and, once the client is closed,
@@ -54,7 +57,8 @@ class Transport:
         session = self.session
         deadlines = session.open()
         now = deadlines.now()
-        call = Call(request, now, now + self.timeouts.deadline, session.accepted, state)
+        deadline = min(deadline, now + self.timeouts.deadline)
+        call = Call(request, now, deadline, session.accepted, state)
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
 
     async def _traced(self, call: Call, deadlines: Deadlines) -> Response:
@@ -77,16 +81,16 @@ class Transport:
             else:
                 status = result.status
                 if result.whole and status is not None and status < 300:
-                    self._budget.earn()
+                    self.budget.earn()
                     return Response(status, result.headers, result.body, request, call.attempts)
                 step = rules.after(call, result, self._situation(call, deadlines))
             if isinstance(step, Done):
                 if step.earns_budget:
-                    self._budget.earn()
+                    self.budget.earn()
                 return step.response
             if isinstance(step, Fail):
                 raise step.error
-            if step.costs_budget and not self._budget.spend():
+            if step.costs_budget and not self.budget.spend():
                 raise without_budget(step.error)
             session.counters.retries += 1
             session.log.retrying(
@@ -111,6 +115,7 @@ class Transport:
             with scope:
                 if state is not None:
                     state.on_the_wire = True
+                    state.began.append(began)
                 channel = session.channel
                 if channel is None:  # closed while this request was in line
                     raise closed_error()

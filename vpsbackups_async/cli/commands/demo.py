@@ -56,7 +56,7 @@ async def play(screen: Screen, fake: FakeVPS | None = None) -> Exit:
             return Exit.SOME_FAILED
 
         first, last = made[0], made[-1]
-        restored = await client.restore(last.server.id, last.id)
+        restored = await client.restore(last.server.id, last.id, check=False)
         say(f"\nRestoring {last.server.name} from backup {last.id}; the API says:")
         say(f"  {restored.message}")
         await client.delete(first.id)

@@ -1,0 +1,62 @@
+"""The tags at the end of descriptions."""
+
+import pytest
+
+from vpsbackups_async._tags import check_marker, marker_of, new_marker, text_of, with_marker
+
+
+@pytest.mark.parametrize(
+    ("description", "text", "marker"),
+    [
+        ("", "", None),
+        ("Nightly", "Nightly", None),
+        (" Nightly ", "Nightly", None),
+        ("Nightly [vb:7f3a2c91]", "Nightly", "7f3a2c91"),
+        ("Nightly[vb:7f3a2c91] ", "Nightly", "7f3a2c91"),
+        ("[vb:7f3a2c91]", "", "7f3a2c91"),
+        ("Nightly [keep] [job:web] [vb:1]", "Nightly", "1"),
+        ("Nightly [vb:1] [keep:2027-01-01]", "Nightly", "1"),
+        ("Nightly [vb:1] [vb:2]", "Nightly", "2"),
+        ("Nightly [vb:a.b_c/d:e+f@g=h-i]", "Nightly", "a.b_c/d:e+f@g=h-i"),
+        # Not tags: in the middle, of an unknown name, or not well formed.
+        ("[vb:1] Nightly", "[vb:1] Nightly", None),
+        ("Nightly [v:1]", "Nightly [v:1]", None),
+        ("Nightly [vb]", "Nightly", None),
+        ("Nightly [vb:]", "Nightly [vb:]", None),
+        ("Nightly [vb:a b]", "Nightly [vb:a b]", None),
+        ("Nightly [vb:1] [draft]", "Nightly [vb:1] [draft]", None),
+        ("[vb:" + "a" * 65 + "]", "[vb:" + "a" * 65 + "]", None),
+    ],
+)
+def test_tags_stand_at_the_end_of_the_text(description: str, text: str, marker: str | None) -> None:
+    assert text_of(description) == text
+    assert marker_of(description) == marker
+
+
+@pytest.mark.parametrize(
+    ("description", "marked"),
+    [
+        (None, "[vb:1]"),
+        ("", "[vb:1]"),
+        ("Nightly", "Nightly [vb:1]"),
+        ("Nightly [vb:2]", "Nightly [vb:1]"),
+        ("Nightly [job:web] [keep]", "Nightly [job:web] [keep] [vb:1]"),
+        ("Nightly [draft]", "Nightly [draft] [vb:1]"),
+    ],
+)
+def test_a_description_has_one_marker(description: str | None, marked: str) -> None:
+    assert with_marker(description, "1") == marked
+    assert marker_of(marked) == "1"
+
+
+def test_new_markers_differ_and_fit_into_a_tag() -> None:
+    markers = {new_marker() for _ in range(100)}
+    assert len(markers) == 100
+    assert all(check_marker(marker) == marker for marker in markers)
+
+
+@pytest.mark.parametrize("marker", ["", "a b", "a]", "ü", "a" * 65, "a\n", 7, None])
+def test_a_marker_that_does_not_fit_into_a_tag_is_refused(marker: object) -> None:
+    with pytest.raises(ValueError, match="marker must be") as caught:
+        check_marker(marker)
+    assert repr(marker) in str(caught.value)

@@ -1,0 +1,103 @@
+"""One call of `create`, with all of its requests."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+from attrs import define, field
+
+from vpsbackups_async._creating.evidence import SentCreate
+from vpsbackups_async._creating.settling import Look
+from vpsbackups_async._tags import marker_of
+from vpsbackups_async._transport.calls import SendState
+from vpsbackups_async._wire import Request
+from vpsbackups_async.errors import CreateOutcomeUnknownError
+from vpsbackups_async.models import Backup
+
+__all__ = ["Creation", "IfRunning"]
+
+IfRunning = Literal["raise", "wait", "adopt"]
+
+_MAX_OFFSET: Final = 100 * 365 * 86_400.0
+"""Seconds beyond which a `Date` is nonsense, and dates computed with it may overflow."""
+
+
+@define(eq=False, repr=False)
+class Creation:
+    """One call of `create`, with all of its requests.
+
+    `description` is sent with its tags. `known_ids` and `read_before` are those of `SentCreate`.
+    `sought_marker` is the caller's own marker. `unanswered` is whether the server may have carried
+    out one of the `posts` requests; `pause` is the last pause before one, in seconds. The call
+    waits for other backups until `wait_until`, and sends from `began` to `end`, in loop time.
+    """
+
+    request: Request
+    server_id: int
+    description: str
+    if_running: IfRunning = "raise"
+    sought_marker: str | None = None
+    wait_until: float = math.inf
+    sending: SendState = field(factory=SendState)
+    known_ids: frozenset[int] = frozenset()
+    read_before: bool = False
+    unanswered: bool = False
+    posts: int = 0
+    pause: float | None = None
+    began: float = 0.0
+    end: float = 0.0
+    _utc: datetime = field(factory=lambda: datetime.now(UTC), init=False)
+    _at: float = field(factory=lambda: asyncio.get_running_loop().time(), init=False)
+    _offset: float | None = field(default=None, init=False)
+    _offset_seen: float = field(default=0.0, init=False)
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the server may be making the backup, or have made it."""
+        return self.sending.on_the_wire or self.unanswered
+
+    def begin(self, now: float, end: float) -> None:
+        """Begin to send, from `now` to `end`, also after an earlier request was refused."""
+        self.began, self.end = now, end
+        self.posts, self.pause = 0, None
+        self.sending.began.clear()
+
+    def sent(self, look: Look | None = None) -> SentCreate:
+        """The create as it is known now, with the server's clock by this look."""
+        if look is not None and look.server_time is not None:
+            offset = (look.server_time - self._utc_of(look.at)).total_seconds()
+            if abs(offset) < _MAX_OFFSET:
+                self._offset, self._offset_seen = offset, look.at
+        return SentCreate(
+            self.server_id,
+            self.description,
+            self.known_ids,
+            self.read_before,
+            tuple(map(self._utc_of, self.sending.began)),
+            self._offset,
+        )
+
+    def unknown(self, candidates: Sequence[Backup], reason: str) -> CreateOutcomeUnknownError:
+        """The error to raise if the outcome cannot be known."""
+        sent = self.sent()
+        age = None
+        if self._offset is not None:
+            age = asyncio.get_running_loop().time() - self._offset_seen
+        return CreateOutcomeUnknownError(
+            candidates,
+            self.server_id,
+            self.description,
+            reason,
+            self.known_ids,
+            marker_of(self.description),
+            sent.sent_at,
+            self.read_before,
+            self._offset,
+            age,
+        )
+
+    def _utc_of(self, at: float) -> datetime:
+        """The time by this machine's clock at a loop time; steady if that clock is set anew."""
+        return self._utc + timedelta(seconds=at - self._at)

@@ -1,0 +1,129 @@
+"""Which backups of a server an unanswered create may have made; pure rules over values.
+
+The API takes no idempotency key, and neither ids nor clocks prove anything: ids need not grow, and
+the clock behind `Date` may differ from the one behind `created_at`. So a backup is judged by what
+was known before the create, by its description and marker, and by its time within ten minutes.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from vpsbackups_async._tags import marker_of, text_of
+from vpsbackups_async.models import Backup
+
+__all__ = ["SentCreate", "Verdict", "judge"]
+
+_NEAR: Final = timedelta(minutes=10)
+"""How far a creation time may lie from the time of sending, by either clock."""
+
+
+class SentCreate(NamedTuple):
+    """A create that was sent, and what was known before.
+
+    `description` is as it was sent, with its tags. `known_ids` are manual backups of the server
+    that are not of this create; `read_before` is whether they are all, read completely while no
+    other create of this client ran on the server. `sent_at` are the times of sending, in UTC by our
+    clock. `clock_offset` is how many seconds the server's clock is ahead of ours, None if unknown.
+    """
+
+    server_id: int
+    description: str
+    known_ids: frozenset[int]
+    read_before: bool
+    sent_at: tuple[datetime, ...]
+    clock_offset: float | None = None
+
+
+class Verdict(NamedTuple):
+    """The backups that a create may have made, by how much speaks for them."""
+
+    certain: tuple[Backup, ...] = ()
+    likely: tuple[Backup, ...] = ()
+    possible: tuple[Backup, ...] = ()
+
+    @property
+    def answer(self) -> Backup | None:
+        """The backup that the create made; None if none, or several, may be."""
+        best = self.certain or self.likely
+        return best[0] if len(best) == 1 else None
+
+    @property
+    def several(self) -> bool:
+        """Whether several have the same claim, so that more looks cannot tell."""
+        return len(self.certain or self.likely) > 1
+
+    @property
+    def candidates(self) -> tuple[Backup, ...]:
+        """All backups that the create may have made, those with the best claim first."""
+        return self.certain + self.likely + self.possible
+
+
+def judge(sent: SentCreate, backups: Iterable[Backup], is_given: Callable[[int], bool]) -> Verdict:
+    """What these backups of the server tell; `is_given` tells ids that other creates were given."""
+    certain: list[Backup] = []
+    likely: list[Backup] = []
+    possible: list[Backup] = []
+    for backup in backups:
+        if not _may_be(sent, backup) or is_given(backup.id):
+            continue
+        if bears_marker(sent, backup) or _appeared(sent, backup):
+            certain.append(backup)
+        elif not sent.read_before and _is_alike(sent, backup) and _is_near(sent, backup):
+            likely.append(backup)
+        elif not _is_old(sent, backup):
+            possible.append(backup)
+    return Verdict(tuple(certain), tuple(likely), tuple(possible))
+
+
+def bears_marker(sent: SentCreate, backup: Backup) -> bool:
+    """Whether the backup has the marker with which the create was sent."""
+    marker = marker_of(sent.description)
+    return marker is not None and marker_of(backup.description) == marker
+
+
+def _may_be(sent: SentCreate, backup: Backup) -> bool:
+    """Whether the backup is not certainly somebody else's, or from before."""
+    if not backup.is_manual or backup.server.id != sent.server_id or backup.id in sent.known_ids:
+        return False
+    return marker_of(backup.description) in {None, marker_of(sent.description)}
+
+
+def _appeared(sent: SentCreate, backup: Backup) -> bool:
+    """Whether the complete read before the create did not have it; not long after the create."""
+    return sent.read_before and _is_alike(sent, backup) and not _is_late(sent, backup)
+
+
+def _is_alike(sent: SentCreate, backup: Backup) -> bool:
+    """Whether it has the description and the marker of the create."""
+    asked, held = sent.description, backup.description
+    return text_of(asked) == text_of(held) and marker_of(asked) == marker_of(held)
+
+
+def _is_near(sent: SentCreate, backup: Backup) -> bool:
+    """Whether it was created within ten minutes of the create, by the server's clock or ours."""
+    return any(first - _NEAR <= backup.created_at <= last + _NEAR for first, last in _spans(sent))
+
+
+def _is_late(sent: SentCreate, backup: Backup) -> bool:
+    """Whether it was created over ten minutes after the create, by the server's clock if known."""
+    spans = _spans(sent)
+    return not spans or backup.created_at > spans[-1][1] + _NEAR
+
+
+def _is_old(sent: SentCreate, backup: Backup) -> bool:
+    """Whether it has ended and was created over ten minutes before the create, by both clocks."""
+    spans = _spans(sent)
+    ended = backup.is_completed or backup.is_failed
+    return ended and bool(spans) and all(backup.created_at < first - _NEAR for first, _ in spans)
+
+
+def _spans(sent: SentCreate) -> list[tuple[datetime, datetime]]:
+    """The times of the first and the last sending, by our clock and, if known, by the server's."""
+    if not sent.sent_at:
+        return []
+    ours = (min(sent.sent_at), max(sent.sent_at))
+    if sent.clock_offset is None:
+        return [ours]
+    ahead = timedelta(seconds=sent.clock_offset)
+    return [ours, (ours[0] + ahead, ours[1] + ahead)]

@@ -1,0 +1,282 @@
+"""Sends one create, and finds out what became of it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from vpsbackups_async import _wire
+from vpsbackups_async._creating.creation import Creation
+from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
+from vpsbackups_async._creating.known import KnownBackups
+from vpsbackups_async._creating.refusals import may_be_recognised, recognised
+from vpsbackups_async._creating.settling import (
+    Look,
+    Search,
+    is_not_handled,
+    may_create_again,
+    search,
+)
+from vpsbackups_async._lists.finder import Finder
+from vpsbackups_async._transport.attempts import is_ambiguous, without_budget
+from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
+from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async.backoff import Attempt
+from vpsbackups_async.errors import (
+    ApiError,
+    ConfigurationError,
+    CreateOutcomeUnknownError,
+    InvalidResponseError,
+    VPSBackupsError,
+)
+from vpsbackups_async.models import Backup, BackupType
+
+__all__ = ["Maker", "closing_error"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+
+class Maker:
+    """Sends the creates of one client, and finds the backups of those without an answer.
+
+    `finder` looks at the lists; what it shows, and what creates were given, is noted in `known`.
+    """
+
+    def __init__(
+        self, transport: Transport, finder: Finder, retry: RetryPolicy, known: KnownBackups
+    ) -> None:
+        self._transport = transport
+        self._finder = finder
+        self._retry = retry
+        self._known = known
+
+    async def make(self, creation: Creation) -> Backup:
+        """Send the create until its outcome is known; no other one may run on the server."""
+        creation.known_ids |= self._known.listed(creation.server_id)
+        now = asyncio.get_running_loop().time()
+        creation.begin(now, now + self._transport.timeouts.deadline + self._again_after)
+        while True:
+            try:
+                made = await self._send(creation)
+            except VPSBackupsError as failure:
+                found = await self._after(creation, failure)
+                if found is not None:
+                    return self._known.give(found)
+            else:
+                if creation.unanswered:
+                    await self._warn_of_twins(creation, made)
+                return self._known.give(made)
+
+    @property
+    def _again_after(self) -> float:
+        return self._retry.create_again_after or 0.0
+
+    async def _send(self, creation: Creation) -> Backup:
+        """Send the create once; not after the client was closed or the caller cancelled."""
+        if creation.sending.no_more_attempts:
+            raise closing_error()
+        creation.posts += 1
+        reply = await self._transport.send(
+            creation.request, creation.sending, deadline=creation.end
+        )
+        return _wire.read_backup(reply)
+
+    async def _after(self, creation: Creation, failure: VPSBackupsError) -> Backup | None:
+        """What follows from a failure: the backup after all, None to send again, or an error."""
+        if not creation.unanswered:
+            if is_not_handled(failure):
+                return await self._after_not_handled(creation, failure)
+            if not (is_ambiguous(failure) or isinstance(failure, InvalidResponseError)):
+                raise await self._recognised(failure, creation.server_id)
+            creation.unanswered = True
+        return await self._after_no_answer(creation, failure)
+
+    # --- A 503: it was not handled ---------------------------------------------------------------
+
+    async def _after_not_handled(
+        self, creation: Creation, failure: VPSBackupsError
+    ) -> Backup | None:
+        """Look once after the pause; None to send again, where that shows nothing."""
+        if self._retry.attempts == 1:
+            raise failure
+        pause = self._pause(creation, failure)
+        if pause is not None:
+            await asyncio.sleep(pause)
+        try:
+            async with asyncio.timeout_at(creation.end):
+                look = await self._look(creation.server_id)
+        except (VPSBackupsError, TimeoutError):
+            raise failure from None
+        verdict = judge(creation.sent(look), look.backups, self._known.is_given)
+        if verdict.answer is not None:
+            return self._found(verdict, verdict.answer)
+        if verdict.candidates:
+            reason = f"{failure.describe()}; {Search(verdict).reason}"
+            raise creation.unknown(verdict.candidates, reason) from failure
+        if pause is None or not look.complete:
+            raise failure
+        return None
+
+    def _pause(self, creation: Creation, failure: VPSBackupsError) -> float | None:
+        """The seconds before the create is sent again; None if it is not."""
+        if creation.sending.no_more_attempts or creation.posts >= self._retry.attempts:
+            return None
+        asked = asked_pause(failure) or 0.0
+        now = asyncio.get_running_loop().time()
+        attempt = Attempt(creation.posts, now - creation.began, creation.pause)
+        creation.pause = pause = self._retry.pause(failure, attempt)
+        if asked > self._retry.max_retry_after or now + pause > creation.end:
+            return None
+        return pause if self._has_budget(failure) else None
+
+    def _has_budget(self, failure: VPSBackupsError) -> bool:
+        if self._transport.budget.spend():
+            return True
+        without_budget(failure)
+        return False
+
+    # --- No answer: it may have been carried out -------------------------------------------------
+
+    async def _after_no_answer(self, creation: Creation, failure: VPSBackupsError) -> Backup | None:
+        """Look for the backup; None to send again, where that was asked for and none can be there.
+
+        Raises `CreateOutcomeUnknownError`, or a later refusal where nothing was made before it.
+        """
+        if self._retry.attempts == 1:
+            raise creation.unknown((), failure.describe()) from failure
+        logger.debug("looking for the backup of a create without an answer: %s", failure)
+        found = await self._search(creation)
+        verdict = found.verdict
+        if verdict.answer is not None:
+            return self._found(verdict, verdict.answer)
+        if found.certainly_nothing and not creation.sending.no_more_attempts:
+            if isinstance(failure, ApiError) and failure.status < 500 and failure.status != 408:
+                creation.unanswered = False
+                raise await self._recognised(failure, creation.server_id)
+            if self._may_create_again(creation, failure):
+                return None
+        reason = f"{failure.describe()}; {found.reason}"
+        raise creation.unknown(verdict.candidates, reason) from failure
+
+    def _may_create_again(self, creation: Creation, failure: VPSBackupsError) -> bool:
+        return (
+            self._retry.create_again_after is not None
+            and creation.posts < self._retry.attempts
+            and may_create_again(failure)
+            and self._has_budget(failure)
+        )
+
+    async def _search(self, creation: Creation) -> Search:
+        """What looks at the server tell, for as long as the retry policy says."""
+
+        async def look() -> Look:
+            return await self._look(creation.server_id)
+
+        found = Search()
+        grace = max(self._retry.create_grace, self._again_after)
+        try:
+            async with asyncio.timeout_at(creation.end):
+                await search(found, creation.sent, look, is_given=self._known.is_given, grace=grace)
+        except TimeoutError:
+            pass  # `found` has what was seen until then
+        return found
+
+    def _found(self, verdict: Verdict, backup: Backup) -> Backup:
+        """The backup, noted in the log; with how sure that is."""
+        if verdict.certain:
+            logger.info("found backup %s, whose create had no answer", backup.id)
+        else:
+            logger.info(
+                "backup %s of server %s is taken for that of a create without an answer: it has "
+                "the same description, and was created within ten minutes",
+                backup.id,
+                backup.server.id,
+            )
+        return backup
+
+    async def _warn_of_twins(self, creation: Creation, made: Backup) -> None:
+        """Log if an earlier request of the same create made a backup after all."""
+        try:
+            look = await self._look(creation.server_id)
+        except VPSBackupsError:
+            return
+        verdict = judge(creation.sent(look), look.backups, self._known.is_given)
+        twins = [one.id for one in verdict.candidates if one.id != made.id]
+        if twins:
+            logger.warning(
+                "server %s got backup %s, but %s may be of the same create, which was carried out "
+                "late: delete one of them if so",
+                creation.server_id,
+                made.id,
+                twins,
+            )
+
+    async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
+        """The backup of a create that failed so, by one look now; raises the error anew."""
+        known = self._known
+        sent = SentCreate(
+            server_id,
+            error.description or "",
+            error.known_ids,
+            error.read_before,
+            error.sent_at,
+            error.clock_offset,
+        )
+        try:
+            look = await self._look(server_id)
+        except VPSBackupsError as failure:
+            reason = f"looking at the server's backups failed: {failure.describe()}"
+            raise _again(error, error.candidates, reason) from failure
+        if sent.clock_offset is None and look.server_time is not None:
+            offset = (look.server_time - datetime.now(UTC)).total_seconds()
+            sent = sent._replace(clock_offset=offset)
+        before = known.settled(sent)
+        given = [backup for backup in look.backups if backup.id == before]
+        verdict = judge(sent, look.backups, known.is_given)
+        answer = given[0] if given else verdict.answer
+        if answer is None:
+            raise _again(error, verdict.candidates, Search(verdict, 1, complete=True).reason)
+        known.settle(sent, answer)
+        return known.give(answer)
+
+    # --- Looking ---------------------------------------------------------------------------------
+
+    async def _look(self, server_id: int) -> Look:
+        """The manual backups of a server now, and the time on the server's clock."""
+        loop = asyncio.get_running_loop()
+        server_time: datetime | None = None
+        at = loop.time()
+
+        def note_time(response: _wire.Response) -> None:
+            nonlocal server_time, at
+            server_time, at = _wire.date_of(response.headers), loop.time()
+
+        sweep = await self._finder.read_server(server_id, BackupType.MANUAL, on_response=note_time)
+        if sweep.complete:
+            self._known.list(server_id, sweep.items)
+        return Look(sweep.items, server_time, at, sweep.complete)
+
+    async def _recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
+        """A refused create as the error that says why, if the server's backups can be read."""
+        if not may_be_recognised(refusal):
+            return refusal
+        try:
+            async with asyncio.timeout(self._transport.timeouts.attempt):
+                sweep = await self._finder.read_server(server_id)
+        except (VPSBackupsError, TimeoutError):
+            return refusal
+        return recognised(refusal, sweep.items)
+
+
+def _again(
+    error: CreateOutcomeUnknownError, candidates: Sequence[Backup], reason: str
+) -> CreateOutcomeUnknownError:
+    """The error with what is known now."""
+    return CreateOutcomeUnknownError(
+        candidates, error.server_id, error.description, reason, *error.args[4:]
+    )
+
+
+def closing_error() -> ConfigurationError:
+    """The error of a create that was not sent because the client is closed."""
+    return ConfigurationError("this client is being closed: it creates no further backup")
