@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks import (
+    creates,
     decoding,
     fleet,
     imports,
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "decoding": decoding.run,
     "streams": streams.run,
     "waiting": waiting.run,
+    "creates": creates.run,
     "fleet": fleet.run,
     "imports": imports.run,
     "memory": memory.run,
