@@ -11,6 +11,7 @@ import pytest
 from helpers_creating import RETRY, client_of, posts
 
 from vpsbackups_async import (
+    AdaptiveLimiter,
     Backup,
     BackupsClient,
     CreateOutcomeUnknownError,
@@ -207,6 +208,22 @@ async def test_the_grace_counts_from_the_first_look_that_succeeds(fake: FakeVPS)
         fake.clear_faults()
         assert (await call).id == 1
     assert len(posts(fake)) == 1
+
+
+async def test_a_server_that_restarts_for_8_s_with_500_creates_in_flight_loses_none() -> None:
+    async with (
+        FakeVPS(servers=500, faults=[Latency(3, method="POST", when="after")]) as fake,
+        client_of(fake, retry=RetryPolicy(), limiter=AdaptiveLimiter(500)) as client,
+    ):
+        calls = [asyncio.create_task(client.create(server_id)) for server_id in range(1, 501)]
+        while len(fake.backups) < 500:
+            await asyncio.sleep(0.1)
+        await fake.stop()
+        await asyncio.sleep(8)
+        await fake.start()
+        made = await asyncio.gather(*calls)
+        assert {backup.id for backup in made} == {held["id"] for held in fake.backups}
+        assert len(fake.backups) == 500
 
 
 async def test_looks_that_all_fail_leave_the_outcome_unknown(fake: FakeVPS) -> None:
