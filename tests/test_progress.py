@@ -53,6 +53,7 @@ async def test_reports_tell_what_runs_and_how_long_the_rest_will_take() -> None:
     assert (first.done, first.running, first.rate, first.remaining) == (0, 10, 0, None)
     halfway = next(progress for _, progress in reports if progress.done >= 50)
     assert halfway.done + halfway.running <= 60
+    assert all(progress.done + progress.running <= 100 for _, progress in reports)
     assert halfway.remaining == pytest.approx(5, abs=0.3)
 
 

@@ -138,6 +138,7 @@ class FanOut(Generic[K, V]):
                 return
             if self._halted_by is not None:
                 self._skip(taken[0])
+                self._meter.changed()
                 return  # one at a time: reading further ahead gains nothing
             task = asyncio.create_task(self._run(taken[0]))
             if not task.done():  # with an eager task factory, it may have ended already
@@ -172,10 +173,11 @@ class FanOut(Generic[K, V]):
         # Not in a done callback, which runs later: the reader waits while `_running` is not empty,
         # so a task must leave it before it wakes the reader for the last time.
         self._running.discard(asyncio.current_task())
+        self._meter.changed()
         self._wake()
 
     def _finish(self, outcome: Outcome[K, V]) -> None:
-        """Count an outcome and make it ready to be read."""
+        """Count an outcome and make it ready to be read; the caller reports the change."""
         self._ready.append(outcome)
         if outcome.error is None:
             self._meter.ok += 1
@@ -183,7 +185,6 @@ class FanOut(Generic[K, V]):
             self._meter.failed += 1
             if self._stops:
                 self.halt(outcome.error)
-        self._meter.changed()
 
     async def _wait(self) -> None:
         """Wait until an outcome is ready, or the source may have an item."""
