@@ -94,6 +94,22 @@ async def test_a_refused_token_is_said_once_and_nothing_more_is_sent(
     assert fake.count("POST") <= 4
 
 
+@pytest.mark.parametrize(
+    ("options", "started"),
+    [(["--concurrency", "2"], 8), (["--max-running", "3"], 3)],
+)
+async def test_a_wait_holds_no_place_among_the_creates_unless_told_so(
+    options: list[str], started: int, fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    fake.backup_seconds = 600
+    servers = [str(number) for number in range(1, 9)]
+    assert await call("create", "--wait", "--timeout", "1", *options, *servers) == 4
+    assert "8 may still be running" in capfd.readouterr().err
+    methods = [seen.method for seen in fake.requests]
+    assert methods.index("GET") == started  # the first wait has ended by then
+    assert methods.count("POST") == 8
+
+
 async def test_a_wait_that_times_out_is_exit_code_4_and_says_how_to_go_on(
     fake: FakeVPS, capfd: pytest.CaptureFixture
 ) -> None:
@@ -133,7 +149,9 @@ async def test_many_waits_that_time_out_are_named_in_a_command_to_paste(
         (["create", "9" * 5000], "is not the id of a server"),
         (["create", "1.5"], "is not the id of a server"),
         (["create", "1", "--concurrency", "0"], "--concurrency is one or more"),
-        (["create", "1", "--timeout", "5m"], "without --wait"),
+        (["create", "1", "-w", "--max-running", "0"], "--max-running is one or more"),
+        (["create", "1", "--max-running", "5"], "--max-running is of no use without --wait"),
+        (["create", "1", "--timeout", "5m"], "--timeout is of no use without --wait"),
         (["create", "1", "-w", "--timeout", "soon"], "'soon' is no time"),
         (["create", "--servers-from", "/nowhere"], "cannot read '/nowhere': No such file"),
         (["create", "--servers-from", os.devnull], "names no server"),

@@ -5,7 +5,7 @@ import gc
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,6 +21,9 @@ from vpsbackups_async import (
     VPSBackupsError,
     fan_out,
 )
+from vpsbackups_async._bulk.fan_out import FanOut
+from vpsbackups_async._bulk.meter import Meter
+from vpsbackups_async._bulk.source import open_source
 from vpsbackups_async.testing import FakeVPS
 
 Outcomes = list[Outcome[Any, Any]]
@@ -75,16 +78,32 @@ async def test_outcomes_come_as_they_end(source: Any) -> None:
     concurrency=st.none() | st.integers(1, 8),
     source=st.sampled_from(SOURCES),
     yields=st.integers(0, 3),
+    follows=st.booleans(),
+    max_running=st.none() | st.integers(1, 8),
 )
 def test_any_mix_of_delays_and_failures_is_settled_once(
-    jobs: list[tuple[int, bool]], concurrency: int | None, source: Any, yields: int
+    jobs: list[tuple[int, bool]],
+    concurrency: int | None,
+    source: Any,
+    yields: int,
+    follows: bool,
+    max_running: int | None,
 ) -> None:
-    running = peak = 0
+    starting = peak = 0
+    running = most = 0
 
-    async def work(place: int) -> int:
-        nonlocal running, peak
+    async def start(place: int) -> int:
+        nonlocal starting, peak, running, most
+        starting += 1
         running += 1
-        peak = max(peak, running)
+        peak, most = max(peak, starting), max(most, running)
+        try:
+            return place if follows else await follow(place)
+        finally:
+            starting -= 1
+
+    async def follow(place: int) -> int:
+        nonlocal running
         delay, fails = jobs[place]
         for _ in range(delay):
             await asyncio.sleep(0)
@@ -95,7 +114,14 @@ def test_any_mix_of_delays_and_failures_is_settled_once(
 
     async def go() -> Outcomes:
         came = []
-        async for outcome in fan_out(work, source(range(len(jobs))), concurrency=concurrency):
+        outcomes = two_steps(
+            start,
+            follow if follows else None,
+            source(range(len(jobs))),
+            concurrency=concurrency,
+            max_running=max_running,
+        )
+        async for outcome in outcomes:
             came.append(outcome)
             for _ in range(yields):
                 await asyncio.sleep(0)
@@ -104,8 +130,9 @@ def test_any_mix_of_delays_and_failures_is_settled_once(
 
     came = asyncio.run(go())
     assert sorted(o.key for o in came) == list(range(len(jobs)))
-    assert running == 0
+    assert starting == running == 0
     assert peak <= (concurrency or len(jobs))
+    assert most <= (max_running or len(jobs))
     for o in came:
         assert o.ok is not jobs[o.key][1]
         assert o.value == (o.key if o.ok else None)
@@ -481,6 +508,189 @@ async def test_a_failed_outcome_is_freed_as_soon_as_it_is_dropped() -> None:
         assert [ref() for ref in dropped] == [None] * 3
     finally:
         gc.enable()
+
+
+# --- Two steps: to start, and to follow ----------------------------------------------------------
+
+
+def two_steps(
+    start: Any,
+    follow: Any,
+    items: Any,
+    *,
+    concurrency: int | None = 5,
+    **options: Any,
+) -> AsyncGenerator[Outcome[Any, Any]]:
+    source = open_source(items)
+    return FanOut(start, source, concurrency, Meter(None, ()), follow=follow, **options).outcomes()
+
+
+class Steps:
+    """Work in two steps of some seconds each, which counts how many are in each."""
+
+    def __init__(self, start: float = 1.0, follow: float = 100.0) -> None:
+        self.seconds = start, follow
+        self.begun = self.ended = 0
+        self.starting = self.following = 0
+        self.most_starting = self.most_running = 0
+
+    async def start(self, number: int) -> int:
+        self.begun += 1
+        self.starting += 1
+        self.most_starting = max(self.most_starting, self.starting)
+        self.most_running = max(self.most_running, self.starting + self.following)
+        try:
+            await asyncio.sleep(self.seconds[0])
+        finally:
+            self.starting -= 1
+        return number * 2
+
+    async def follow(self, value: int) -> int:
+        self.following += 1
+        try:
+            await asyncio.sleep(self.seconds[1])
+        finally:
+            await asyncio.sleep(0)
+            self.following -= 1
+            self.ended += 1
+        return value + 1
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("source", SOURCES)
+async def test_what_is_followed_holds_no_place(source: Any) -> None:
+    steps = Steps()
+    begun = asyncio.get_running_loop().time()
+    came = [o async for o in two_steps(steps.start, steps.follow, source(range(50)))]
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(10 + 100, abs=1)
+    assert {o.key: o.unwrap() for o in came} == {number: 2 * number + 1 for number in range(50)}
+    assert (steps.most_starting, steps.most_running) == (5, 50)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("source", SOURCES)
+async def test_max_running_bounds_both_steps_together(source: Any) -> None:
+    steps = Steps()
+    begun = asyncio.get_running_loop().time()
+    came = [
+        o async for o in two_steps(steps.start, steps.follow, source(range(36)), max_running=12)
+    ]
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(3 * 101, abs=5)
+    assert len(came) == 36
+    assert (steps.most_starting, steps.most_running) == (5, 12)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("source", SOURCES)
+async def test_items_are_not_read_further_ahead_than_places_become_free(source: Any) -> None:
+    read = 0
+
+    def items() -> Iterator[int]:
+        nonlocal read
+        for number in range(1_000_000):
+            read += 1
+            yield number
+
+    steps = Steps()
+    async with aclosing(two_steps(steps.start, steps.follow, source(items()))) as outcomes:
+        await anext(outcomes)
+        assert steps.begun == pytest.approx(500, abs=10)
+        assert read <= steps.begun + 5
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("source", SOURCES)
+async def test_a_reader_that_takes_its_time_keeps_more_from_being_started(source: Any) -> None:
+    steps = Steps()
+    async with aclosing(two_steps(steps.start, steps.follow, source(range(10_000)))) as outcomes:
+        await anext(outcomes)
+        await asyncio.sleep(1)
+        begun = steps.begun
+        await asyncio.sleep(1000)
+        assert begun == steps.begun
+        assert steps.ended == begun
+        # All of these have ended: nothing more is started until few enough of them are unread.
+        for _ in range(begun - 6):
+            await anext(outcomes)
+            await asyncio.sleep(2)
+            assert steps.begun == begun
+        for _ in range(2):
+            await anext(outcomes)
+            await asyncio.sleep(2)
+        assert begun < steps.begun <= begun + 2
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("step", ["start", "follow"])
+async def test_a_failure_of_either_step_stops_the_run_and_what_is_followed_is_finished(
+    step: str,
+) -> None:
+    async def start(number: int) -> int:
+        await asyncio.sleep(1)
+        if step == "start" and number == 3:
+            raise LookupError
+        return number
+
+    async def follow(number: int) -> int:
+        await asyncio.sleep(1 if number == 3 else 50)
+        if number == 3:
+            raise LookupError
+        return number
+
+    came = [o async for o in two_steps(start, follow, range(20), concurrency=2, on_error="stop")]
+    kinds = Counter(type(o.error).__name__ for o in came)
+    done = {"start": 3, "follow": 5}[step]
+    assert kinds == {"NoneType": done, "LookupError": 1, "NotAttemptedError": 20 - done - 1}
+
+
+@pytest.mark.virtual_time
+async def test_an_error_that_halts_stops_the_run_with_any_on_error() -> None:
+    async def start(number: int) -> int:
+        raise KeyError if number == 4 else LookupError
+
+    halts = two_steps(start, None, range(20), concurrency=1, halts=lambda e: type(e) is KeyError)
+    kinds = Counter([type(o.error).__name__ async for o in halts])
+    assert kinds == {"LookupError": 4, "KeyError": 1, "NotAttemptedError": 15}
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("source", SOURCES)
+async def test_leaving_the_loop_cancels_both_steps_and_waits_for_their_end(source: Any) -> None:
+    steps = Steps()
+    outcomes = two_steps(steps.start, steps.follow, source(itertools.count()), max_running=30)
+    async with aclosing(outcomes):
+        await anext(outcomes)
+        assert steps.following >= 20
+    assert (steps.starting, steps.following) == (0, 0)
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.virtual_time
+async def test_following_that_cancels_itself_or_is_no_coroutine_is_an_outcome() -> None:
+    async def follow(number: int) -> int:
+        raise asyncio.CancelledError
+
+    came = [o async for o in two_steps(double, follow, range(20), concurrency=2)]
+    assert all("was cancelled" in str(o.error) for o in came)
+    came = [o async for o in two_steps(double, lambda value: value, range(20), max_running=2)]
+    assert [type(o.error) for o in came] == [TypeError] * 20
+
+
+@pytest.mark.virtual_time
+async def test_what_is_no_exception_in_following_ends_the_run_after_the_rest_was_cancelled() -> (
+    None
+):
+    steps = Steps()
+
+    async def follow(value: int) -> int:
+        if value == 8:
+            pytest.fail("out")
+        return await steps.follow(value)
+
+    with pytest.raises(pytest.fail.Exception, match="out"):
+        await drain(two_steps(steps.start, follow, range(20)), [])
+    assert steps.begun >= 5
+    assert (steps.starting, steps.following) == (0, 0)
 
 
 # --- With a client -------------------------------------------------------------------------------

@@ -243,16 +243,51 @@ async def test_create_with_wait_gives_the_completed_backups_as_they_end() -> Non
 
 
 @pytest.mark.virtual_time
-async def test_with_wait_a_server_keeps_its_place_until_its_backup_ends() -> None:
+async def test_three_hundred_servers_take_little_longer_than_the_backup_of_one() -> None:
+    """With a place held by each wait, they took five rounds of 64: 1,230 s."""
     async with (
-        FakeVPS(servers=4, backup_seconds=10) as fake,
+        FakeVPS(servers=300, backup_seconds=240) as fake,
         BackupsClient(fake.token, base_url=fake.url) as client,
     ):
         start = asyncio.get_running_loop().time()
-        fleet = client.fleet([1, 2, 3, 4], concurrency=2)
-        async for _ in fleet.create(wait=True, backoff=ConstantBackoff(1), timeout=None):
-            pass
-        assert asyncio.get_running_loop().time() - start == pytest.approx(20, abs=3)
+        came = [o async for o in client.fleet(range(1, 301)).create(wait=True)]
+        assert asyncio.get_running_loop().time() - start <= 320
+        assert sorted(o.unwrap().server.id for o in came) == list(range(1, 301))
+        assert fake.count("POST") == 300
+
+
+@pytest.mark.virtual_time
+@pytest.mark.fake_vps(servers=30, backup_seconds=60)
+async def test_a_wait_holds_no_place_and_concurrency_bounds_the_creates_under_way(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.inject(Latency(5, method="POST"))
+    start = asyncio.get_running_loop().time()
+    async for _ in client.fleet(range(1, 31), concurrency=3).create(
+        wait=True, backoff=ConstantBackoff(1), timeout=None
+    ):
+        pass
+    # Ten rounds of creates of 5 s, and then the last backup.
+    assert asyncio.get_running_loop().time() - start == pytest.approx(50 + 60, abs=5)
+    assert fake.peak <= 3 + 1  # and a look at the list
+
+
+@pytest.mark.virtual_time
+@pytest.mark.fake_vps(servers=30, backup_seconds=60)
+async def test_max_running_bounds_how_many_backups_run_at_the_provider(fake: FakeVPS) -> None:
+    running = []
+
+    def note(_: object) -> None:
+        running.append(sum(one["status"] == "in_progress" for one in fake.backups))
+
+    async with BackupsClient(fake.token, base_url=fake.url, on_event=note) as client:
+        start = asyncio.get_running_loop().time()
+        fleet = client.fleet(range(1, 31), concurrency=20)
+        backoff = ConstantBackoff(1)
+        came = [o async for o in fleet.create(wait=True, backoff=backoff, max_running=10)]
+        assert asyncio.get_running_loop().time() - start == pytest.approx(3 * 60, abs=6)
+    assert len(came) == len(running) == 30
+    assert max(running) == 10
 
 
 @pytest.mark.virtual_time
@@ -384,6 +419,8 @@ async def test_ids_that_cannot_be_iterated_are_a_value_error(
         {"timeout": -1},
         {"timeout": float("nan")},
         {"timeout": "60"},
+        {"max_running": 0},
+        {"max_running": True},
         {"on_error": "ignore"},
         {"on_progress": 5},
     ],
@@ -393,6 +430,14 @@ async def test_bad_arguments_of_create_start_nothing(
 ) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         client.fleet([1]).create(wait=True, **options)
+    assert not fake.requests
+
+
+async def test_max_running_without_waits_is_refused_for_nothing_tells_the_end(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    with pytest.raises(ValueError, match="max_running needs wait=True"):
+        client.fleet([1]).create(max_running=5)
     assert not fake.requests
 
 

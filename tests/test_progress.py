@@ -141,20 +141,29 @@ async def test_leaving_early_reports_once_more_and_then_no_more() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_fleet_of_creates_reports_its_progress() -> None:
+@pytest.mark.parametrize(("max_running", "most"), [(None, 20), (5, 5)])
+async def test_a_fleet_of_creates_counts_what_it_waits_for_as_running(
+    max_running: int | None, most: int
+) -> None:
     reports: list[Progress] = []
     async with (
         FakeVPS(servers=20, backup_seconds=30, fails=[3]) as fake,
         BackupsClient(fake.token, base_url=fake.url) as client,
     ):
-        fleet = client.fleet(range(1, 21), concurrency=5)
+        fleet = client.fleet(range(1, 21), concurrency=2)
         async for _ in fleet.create(
-            wait=True, backoff=ConstantBackoff(1), on_progress=reports.append
+            wait=True,
+            backoff=ConstantBackoff(1),
+            max_running=max_running,
+            on_progress=reports.append,
         ):
             pass
     last = reports[-1]
     assert (last.done, last.ok, last.failed, last.running, last.total) == (20, 19, 1, 0, 20)
-    assert max(report.running for report in reports) == 5
+    assert max(report.running for report in reports) == most
+    # All that run are told of soon after they were started, not only when the first has ended.
+    assert max(report.running for report in reports if not report.done) == most
+    assert all(report.done + report.running <= 20 for report in reports)
 
 
 @pytest.mark.virtual_time

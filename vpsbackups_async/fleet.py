@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import aclosing
+from functools import partial
 from typing import Literal, Protocol
 
 from vpsbackups_async._bulk.fan_out import FanOut, OnError
@@ -15,7 +16,6 @@ from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import (
     AuthenticationError,
     FleetError,
-    VPSBackupsError,
     WaitError,
 )
 from vpsbackups_async.models import Backup, BackupType, Outcome
@@ -105,21 +105,28 @@ class Fleet:
         wait: bool = False,
         backoff: Backoff | None = None,
         timeout: float | None = 3600.0,
+        max_running: int | None = None,
         on_error: OnError = "collect",
         on_progress: OnProgress | None = None,
     ) -> AsyncGenerator[Outcome[int, Backup]]:
         """One outcome for each server: its new backup, completed if `wait`, or the error.
 
-        With `wait` a server keeps its place among the `concurrency` at a time until its backup is
-        completed; `backoff` and `timeout` (seconds) are those of `BackupsClient.wait`. The error of
-        a failed wait has the id of the started backup: a `WaitError` in its `ref`, any other (a
-        refused token, say) in a note.
+        `concurrency` bounds how many creates are under way at once. With `wait`, a server takes no
+        place among them once its backup was started, so any number of backups may run at the same
+        time; `max_running` bounds how many are being started or waited for (one whose wait timed
+        out no longer counts, though it may still run). `backoff` and `timeout` (seconds) are those
+        of `BackupsClient.wait`. The error of a failed wait has the id of the started backup: a
+        `WaitError` in its `ref`, any other (a refused token, say) in a note.
+
+        The ids are read as places become free, and nothing is started while your code works on an
+        outcome, or while `concurrency` outcomes are unread. The backups that run then are still
+        waited for, so that at most their outcomes come on top of these.
 
         With `on_error="stop"` nothing is started after the first failure, and after a 401 in any
         case: running items are finished, and the other servers end as `NotAttemptedError` whose
         `__cause__` is that failure. The ids are still read to their end; if they have none, leave
         the loop. `on_progress` is called with a `Progress` at most four times a second and at the
-        end; what it raises is logged.
+        end; its `running` counts the backups that are waited for as well. What it raises is logged.
 
         Raises `ValueError` for bad arguments, before anything is started.
         """
@@ -129,33 +136,32 @@ class Fleet:
             check_callable("backoff", backoff)
         if timeout is not None:
             check_number("timeout", timeout)
+        if max_running is not None and not wait:
+            raise ValueError("max_running needs wait=True: without it, no backup is waited for")
+        if max_running is not None:
+            check_int("max_running", max_running)
 
-        async def work(server_id: int) -> Backup:
+        async def completed(backup: Backup) -> Backup:
             try:
-                backup = await self._client.create(server_id, description=description)
-                return await self._completed(backup, backoff, timeout) if wait else backup
-            except VPSBackupsError as error:
-                if _refuses_all(error):
-                    run.halt(error)
+                return await self._client.wait(backup, backoff=backoff, timeout=timeout)
+            except Exception as error:
+                if not isinstance(error, WaitError):
+                    error.add_note(f"backup {backup.id} of server {backup.server.id} was started")
                 raise
 
-        meter = Meter(on_progress, self._server_ids)
-        source = open_source(self._server_ids)
-        run = FanOut(work, source, self._concurrency, meter, on_error=on_error)
-        return run.outcomes()
-
-    async def _completed(
-        self, backup: Backup, backoff: Backoff | None, timeout: float | None
-    ) -> Backup:
-        try:
-            return await self._client.wait(backup, backoff=backoff, timeout=timeout)
-        except Exception as error:
-            if not isinstance(error, WaitError):
-                error.add_note(f"backup {backup.id} of server {backup.server.id} was started")
-            raise
+        return FanOut(
+            partial(self._client.create, description=description),
+            open_source(self._server_ids),
+            self._concurrency,
+            Meter(on_progress, self._server_ids),
+            on_error=on_error,
+            follow=completed if wait else None,
+            max_running=max_running,
+            halts=_refuses_all,
+        ).outcomes()
 
 
-def _refuses_all(error: VPSBackupsError) -> bool:
+def _refuses_all(error: Exception) -> bool:
     """Whether the token was refused; after a lost answer the error's cause tells."""
     return isinstance(error, AuthenticationError) or isinstance(
         error.__cause__, AuthenticationError

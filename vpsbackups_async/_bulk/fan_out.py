@@ -59,7 +59,12 @@ def fan_out(
 
 
 class FanOut(Generic[K, V]):
-    """One run of `fan_out`: the running work, and the outcomes that are ready to be read."""
+    """One run of `fan_out`: the running work, and the outcomes that are ready to be read.
+
+    With `follow`, an item is worked on in two steps: `work(item)` starts something, as one of
+    `concurrency` items at once, and `follow(value)` waits for its end, where it counts towards
+    `max_running` only. `halts` tells which errors stop the run with either `on_error`.
+    """
 
     def __init__(
         self,
@@ -69,19 +74,25 @@ class FanOut(Generic[K, V]):
         meter: Meter,
         *,
         on_error: OnError = "collect",
+        follow: Callable[[V], Awaitable[V]] | None = None,
+        max_running: int | None = None,
+        halts: Callable[[Exception], bool] | None = None,
     ) -> None:
         if on_error not in {"collect", "stop"}:
             raise ValueError(f"on_error must be 'collect' or 'stop', not {on_error!r}")
         self._work = work
+        self._follow = follow
         self._source = source
         self._limit = math.inf if concurrency is None else concurrency
+        self._max_running = math.inf if max_running is None else max_running
         self._meter = meter
-        self._stops = on_error == "stop"
+        self._halts = (lambda _: True) if on_error == "stop" else halts
         self._halted_by: Exception | None = None
         self._fatal: BaseException | None = None
         self._skip_reason = ""  # shared by all skipped items, which may be a million
         self._skipped = 0
         self._running: set[asyncio.Task[None]] = set()
+        self._following = 0  # of the running ones
         self._ready: deque[Outcome[K, V]] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._closing = False
@@ -131,8 +142,8 @@ class FanOut(Generic[K, V]):
             self._meter.end()
 
     def _fill(self) -> None:
-        """Start work on further items, up to the limit of running items and unread outcomes."""
-        while not self._source.ended and len(self._running) + len(self._ready) < self._limit:
+        """Start work on further items, up to the limit of started items and unread outcomes."""
+        while not self._source.ended and self._has_room():
             taken = self._source.take(self._wake)
             if not taken:
                 return
@@ -143,6 +154,11 @@ class FanOut(Generic[K, V]):
             task = asyncio.create_task(self._run(taken[0]))
             if not task.done():  # with an eager task factory, it may have ended already
                 self._running.add(task)
+
+    def _has_room(self) -> bool:
+        running = len(self._running)
+        started = running - self._following
+        return started + len(self._ready) < self._limit and running < self._max_running
 
     def _skip(self, key: K) -> None:
         """Add a `NotAttemptedError` outcome for an item that is not started."""
@@ -158,7 +174,16 @@ class FanOut(Generic[K, V]):
             self._skip(key)
         else:
             try:
-                self._finish(Outcome(key, await self._work(key)))
+                value = await self._work(key)
+                if self._follow is not None:
+                    self._following += 1
+                    self._meter.changed()
+                    self._wake()  # a place is free
+                    try:
+                        value = await self._follow(value)
+                    finally:
+                        self._following -= 1
+                self._finish(Outcome(key, value))
             except asyncio.CancelledError:
                 if self._closing:
                     raise
@@ -183,7 +208,7 @@ class FanOut(Generic[K, V]):
             self._meter.ok += 1
         else:
             self._meter.failed += 1
-            if self._stops:
+            if self._halts is not None and self._halts(outcome.error):
                 self.halt(outcome.error)
 
     async def _wait(self) -> None:

@@ -36,8 +36,11 @@ def run(
     ] = None,
     wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
     concurrency: Annotated[
-        int, Parameter(metavar="N", help="servers at a time; 64 if not given")
+        int, Parameter(metavar="N", help="creates at a time; 64 if not given")
     ] = 64,
+    max_running: Annotated[
+        int | None, Parameter(metavar="N", help="backups at a time with --wait; any if not given")
+    ] = None,
     timeout: Timeout = None,
     common: Common = DEFAULTS,
 ) -> int:
@@ -47,8 +50,11 @@ def run(
         raise UsageError("no server is named: give ids, or --servers-from FILE")
     if concurrency < 1:
         raise UsageError("--concurrency is one or more")
-    if timeout is not None and not wait:
-        raise UsageError("--timeout is of no use without --wait")
+    if max_running is not None and max_running < 1:
+        raise UsageError("--max-running is one or more")
+    for option, given in (("--max-running", max_running), ("--timeout", timeout)):
+        if given is not None and not wait:
+            raise UsageError(f"{option} is of no use without --wait")
     seconds = timeout_seconds(timeout)
     with Tracker(common, waits=wait, planned=len(ids)) as tracker:
         session = tracker.session
@@ -62,6 +68,7 @@ def run(
                         description=description,
                         wait=wait,
                         timeout=seconds,
+                        max_running=max_running,
                         on_progress=display.update,
                     )
                 )
