@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "_version": 0,
     "models": 0,
     "backoff": 0,
+    "_durations": 0,
     "errors": 1,
     "events": 1,
     "_learned": 1,
@@ -60,7 +61,8 @@ MAY: dict[str, set[str]] = {
     "backoff": {"models"},
     "errors": {"models"},
     "events": {"models"},
-    "_learned": {"models", "backoff"},
+    "_durations": set(),
+    "_learned": {"models", "backoff", "_durations"},
     # The converter is loaded when a reply needs it, and few do.
     "_wire": {"models", "errors", "_codec"},
     "_codec": {"models"},

@@ -1,7 +1,8 @@
 """Asyncio client for the VPS.org backups API; start from `BackupsClient`."""
 
 from vpsbackups_async._bulk.fan_out import fan_out
-from vpsbackups_async._learned import DurationHistory, LearnedBackoff
+from vpsbackups_async._durations import DurationHistory
+from vpsbackups_async._learned import LearnedBackoff
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
 from vpsbackups_async._transport.retry import RetryPolicy

@@ -1,88 +1,34 @@
 """A backoff that learns how long the backups of each server take."""
 
 import math
-import random
-from bisect import bisect_right, insort
-from collections.abc import Sequence
-from typing import Final
+from bisect import bisect_right
+from typing import Final, Self
 
-from attrs import define, field, frozen
+import msgspec
+from attrs import field, frozen
 
-from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._checks import check_callable, check_number
+from vpsbackups_async._durations import DurationHistory, read_json
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
 from vpsbackups_async.models import Backup
 
-__all__ = ["DurationHistory", "LearnedBackoff"]
+__all__ = ["LearnedBackoff"]
 
-_ENOUGH_DURATIONS: Final = 5
-"""With this many durations, the next one is expected to be like one of them."""
-_SPREAD: Final = (0.8, 0.87, 0.93, 0.97, 1.0, 1.03, 1.07, 1.15, 1.25)
-"""Multiples of the median that are expected instead, if a server has fewer durations."""
+_LEAST_STEP: Final = 0.1
+_FALLBACK: Final = ExponentialBackoff(5.0, maximum=30.0)
+_STRETCH: Final = 0.5
+"""A poll that comes later than its delay by more than this fraction of it was held up."""
+_GAP: Final = 0.2
+"""Among the expected durations, the longest delay between two polls as a fraction of the time."""
 
 
-@define
-class DurationHistory:
-    """How long past backups took, for a `LearnedBackoff`.
+@frozen
+class _StoredBackoff:
+    """A `LearnedBackoff` as JSON holds it."""
 
-    It keeps the last `per_server` durations and sizes of each server, for the `servers` servers
-    that had a backup last; durations are in seconds, sizes in MB as the API counts them. It also
-    keeps a random sample of `overall` durations of all servers. The latest durations would be a
-    biased sample: of the backups that start on one night, the longest end last.
-
-    `len()` gives the number of backups added so far. A history can be pickled. Raises `ValueError`
-    unless the three limits are positive ints.
-    """
-
-    per_server: int = 5
-    servers: int = 100_000
-    overall: int = 256
-    _by_server: dict[int, tuple[tuple[float, int | None], ...]] = field(factory=dict, repr=False)
-    _sample: list[float] = field(factory=list, repr=False)
-    _added: int = field(default=0, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("per_server", "servers", "overall"):
-            check_int(name, getattr(self, name))
-
-    def __len__(self) -> int:
-        return self._added
-
-    def add(self, server_id: int, seconds: float, size_mb: int | None) -> None:
-        """Add a backup that took `seconds`; `size_mb` is its size in MB, None if not known.
-
-        Raises `ValueError` unless `seconds` is a finite number of zero or more.
-        """
-        check_number("seconds", seconds)
-        own = self._by_server.pop(server_id, ())
-        self._by_server[server_id] = (*own, (seconds, size_mb))[-self.per_server :]
-        if len(self._by_server) > self.servers:
-            del self._by_server[next(iter(self._by_server))]
-        self._added += 1
-        if len(self._sample) == self.overall:
-            # Reservoir sampling: every duration so far is in the sample with the same probability.
-            if random.random() * self._added >= self.overall:
-                return
-            del self._sample[random.randrange(self.overall)]
-        insort(self._sample, seconds)
-
-    def of_server(self, server_id: int) -> list[tuple[float, int | None]]:
-        """The last backups of a server, oldest first: duration in seconds, size in MB or None."""
-        return list(self._by_server.get(server_id, ()))
-
-    def expected(self, server_id: int | None) -> Sequence[float]:
-        """The durations in seconds to expect for a server's next backup, shortest first.
-
-        They come from the server's own backups, or from the sample of all servers if the server has
-        none yet. The result is empty if the sample is too small as well.
-        """
-        own = () if server_id is None else self._by_server.get(server_id, ())
-        if not own:
-            return self._sample if len(self._sample) >= _ENOUGH_DURATIONS else ()
-        seconds = sorted(taken for taken, _ in own)
-        if len(own) >= _ENOUGH_DURATIONS:
-            return seconds
-        middle = seconds[len(seconds) // 2]
-        return [middle * factor for factor in _SPREAD]
+    step: float
+    chance: float
+    history: msgspec.Raw
 
 
 @frozen
@@ -99,13 +45,13 @@ class LearnedBackoff:
     probability that the backup ends within it, reaches `chance` steps. A higher `chance` means
     fewer polls and more lag. `fallback` is the backoff to use until the history holds enough.
 
-    `history` is the only state. Many waits may share one strategy; pickle it to keep what it
-    learned. Raises `ValueError` for values out of range.
+    `history` is the only state. Many waits may share one strategy; `to_json` and pickle keep what
+    it learned. Raises `ValueError` for values out of range.
     """
 
     step: float = 30.0
     chance: float = 0.1
-    fallback: Backoff = ExponentialBackoff(5.0, maximum=30.0)
+    fallback: Backoff = _FALLBACK
     history: DurationHistory = field(factory=DurationHistory, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -121,14 +67,23 @@ class LearnedBackoff:
         was last seen running and first seen completed. The duration is taken to be halfway between
         them. If they are more than a step apart and the history says what to expect of the server,
         it is the value between them that is closest to the expected median.
+
+        If no poll saw the backup running, and the first one came when it was due, that poll was too
+        late to tell the duration; see `DurationHistory.add_late`. If a poll was due between the two
+        times, it failed or was held up, and the backup teaches nothing.
         """
-        seconds = (running + completed) / 2
-        if completed - running > self.step:
+        server_id, apart = backup.server.id, completed - running
+        if apart <= self.step:
+            self.history.add(server_id, (running + completed) / 2, backup.size_mb)
+        elif running == 0:
+            first = self(Attempt(1, backup=backup))
+            if completed <= first + _STRETCH * first + self.step:
+                self.history.add_late(server_id, completed, backup.size_mb)
+        elif apart <= self.step + running:
             # Halfway is too rough a guess here to correct what the history says.
-            expected = self.history.expected(backup.server.id)
-            middle = expected[len(expected) // 2] if expected else seconds
-            seconds = min(max(middle, running), completed)
-        self.history.add(backup.server.id, seconds, backup.size_mb)
+            expected = self.history.expected(server_id)
+            middle = expected[len(expected) // 2] if expected else (running + completed) / 2
+            self.history.add(server_id, min(max(middle, running), completed), backup.size_mb)
 
     def __call__(self, attempt: Attempt, /) -> float:
         """The delay in seconds until the first time at which a poll is worth its request."""
@@ -149,14 +104,32 @@ class LearnedBackoff:
             default=0.0,
         )
         delay = min(delay, max(0.0, expected[-1] - elapsed))
+        if len(remaining) < len(expected):
+            # It took longer than some of them, and may end long before the next of them.
+            delay = min(delay, max(self.step, _GAP * elapsed))
         clock = elapsed if backup is None else backup.created_at.timestamp() + elapsed
         return self._round_up(clock, delay)
+
+    def to_json(self) -> bytes:
+        """The step, the chance and the history as JSON, to keep for the next run.
+
+        `from_json` reads it back. The fallback is code, so it is not part of it.
+        """
+        history = msgspec.Raw(self.history.to_json())
+        return msgspec.json.encode(_StoredBackoff(self.step, self.chance, history))
+
+    @classmethod
+    def from_json(cls, text: bytes | str, *, fallback: Backoff = _FALLBACK) -> Self:
+        """The backoff that `to_json` wrote, with this fallback.
+
+        Raises `ValueError`, which says what is wrong with it, for any other text.
+        """
+        stored = read_json(cls, text, _StoredBackoff)
+        history = DurationHistory.from_json(bytes(stored.history))
+        return cls(stored.step, stored.chance, fallback, history)
 
     def _round_up(self, clock: float, delay: float) -> float:
         """The delay that ends at a whole multiple of the step; `clock` is the server's time (s)."""
         # At least 0.3 of a step away: sooner after a poll, the backup has hardly changed.
         steps = math.ceil(max((clock + delay) / self.step, clock / self.step + 0.3))
         return max(0.3 * self.step, self.step * steps - clock)
-
-
-_LEAST_STEP: Final = 0.1
