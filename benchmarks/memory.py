@@ -35,6 +35,12 @@ def run(verdict: Verdict) -> None:
         )
 
 
+def memory_of_a_wait(how: str, count: int) -> float:
+    """The bytes of each of so many waits, without its task; `how` is "tracemalloc" or "rss"."""
+    idle, waiting = (_in_a_process(how, what, count) for what in ("idle", "waiting"))
+    return waiting - idle
+
+
 def _in_a_process(how: str, what: str, count: int) -> float:
     command = [sys.executable, "-m", "benchmarks.memory", how, what, str(count)]
     root = Path(__file__).parent.parent
@@ -70,8 +76,11 @@ async def _measured(how: str, what: str, count: int) -> float:
 
 
 def _memory(how: str) -> int:
-    if how == "tracemalloc":
-        return tracemalloc.get_traced_memory()[0]
+    return tracemalloc.get_traced_memory()[0] if how == "tracemalloc" else resident()
+
+
+def resident() -> int:
+    """The bytes of this process that are in memory."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * 4_096
 
