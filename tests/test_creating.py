@@ -450,6 +450,24 @@ async def test_nothing_is_started_where_it_cannot_be_told_what_runs(
 
 
 @pytest.mark.virtual_time
+async def test_what_is_found_counts_though_the_list_moves(fake: FakeVPS) -> None:
+    fake.page_size = 2
+    for _ in range(3):
+        fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
+    running = fake.add_backup(1, description="Nightly [vb:16]", status="in_progress")["id"]
+
+    def move(seen: SeenRequest) -> None:
+        if seen.query.get("page") == "2":
+            fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
+
+    fake.on_request = move
+    async with client_of(fake) as client:
+        assert (await client.create(1, if_running="adopt")).id == running
+        assert (await client.create(1, marker="16")).id == running
+    assert fake.count("POST") == 0
+
+
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "10", True])
 async def test_a_timeout_that_is_no_number_of_seconds_is_refused(
     fake: FakeVPS, timeout: Any
