@@ -38,6 +38,8 @@ class Verbs(Protocol):
 class Fleet:
     """Many servers, `concurrency` of them at a time; made by `BackupsClient.fleet`.
 
+    That many are read, or are having a backup started; a wait for a backup takes no place.
+
     `server_ids` is any iterable or async iterable. It is read lazily, so a million ids are fine; an
     iterator serves one verb once. An id out of range fails as an item of its own and does not stop
     the rest; a server named twice is served twice.
