@@ -190,3 +190,11 @@ async def test_a_big_account_answers_a_filter_without_looking_at_the_rest() -> N
     assert answered.json["count"] == 1
     assert answered.json["results"][0]["server"] == {"id": 19999, "name": "server-19999"}
     assert created.json["id"] == 20_001
+
+
+async def test_a_filter_can_be_ignored() -> None:
+    async with FakeVPS(servers=2, backups=2, ignores_filters=["server_id"]) as fake:
+        assert len((await ask(fake, "GET", f"{LIST}?server_id=1")).ids) == 4
+        assert (await ask(fake, "GET", f"{LIST}?server_id=x&backup_type=manual")).ids == []
+        fake.ignores_filters = ["backup_type"]
+        assert len((await ask(fake, "GET", f"{LIST}?server_id=1&backup_type=manual")).ids) == 2

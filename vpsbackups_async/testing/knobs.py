@@ -2,7 +2,7 @@
 
 import secrets
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -46,6 +46,7 @@ class Knobs:
     max_page_size: int = 100
     truncate_to: int | None = None
     honours_page: bool = False
+    ignores_filters: Collection[str] = ()
     _order: str = attrs.field(
         default="-id",
         validator=attrs.validators.in_(("id", "-id", "created_at", "-created_at", "random")),

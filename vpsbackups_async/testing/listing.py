@@ -52,11 +52,12 @@ class _Window:
 def listing(account: Account, knobs: Knobs, query: dict[str, str], url: str) -> Answer:
     """The reply to a GET of the list at ``url`` with the parameters ``query``."""
     server_id = backup_type = None
-    if text := query.get("server_id"):
+    filters = {name: text for name, text in query.items() if name not in knobs.ignores_filters}
+    if text := filters.get("server_id"):
         server_id = _whole_number(text)
         if server_id is None:
             return _bad_filter("server_id", "Enter a number.")
-    if text := query.get("backup_type"):
+    if text := filters.get("backup_type"):
         if text not in BACKUP_TYPES:
             message = f"Select a valid choice. {text} is not one of the available choices."
             return _bad_filter("backup_type", message)

@@ -64,6 +64,7 @@ class FakeVPS(Knobs):
         truncate_to*: with ``"none"``, send only this many backups although ``count`` states the
             full number.
         honours_page*: whether ``?page=`` returns the rest of a truncated list.
+        ignores_filters*: names of filters that have no effect, such as ``["server_id"]``.
         order: ``"id"``, ``"created_at"``, either with a minus for descending, or ``"random"``.
         next_base*: scheme, host and port for the links, such as ``"http://h"``; by default those
             of the request.
