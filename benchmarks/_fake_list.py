@@ -12,8 +12,8 @@ from attrs import evolve
 from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
-from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import Lists
+from vpsbackups_async._lists.search import Search
 
 Order = Literal["newest", "oldest", "random"]
 LATENCY = 0.05
@@ -41,11 +41,11 @@ class FakeList:
         if order == "random":
             random.Random(1).shuffle(self._order)
 
-    def finder(self) -> Finder:
-        """A finder that reads this list, with the same code that a client uses."""
-        return Finder(Lists(self._fetch, URL("https://example.com")))
+    def search(self) -> Search:
+        """A search in this list, by the same code that a client uses."""
+        return Search(Lists(self._fetch, URL("https://example.com")))
 
-    async def _fetch(self, listing: object, on_response: object, query: str) -> Any:
+    async def _fetch(self, listing: object, hooks: object, query: str) -> Any:
         self.requests += 1
         await asyncio.sleep(LATENCY)
         asked = dict(parse_qsl(query))

@@ -98,7 +98,7 @@ def on_one_hub(
     async def night() -> Cost:
         loop = asyncio.get_running_loop()
         fake = FakeList(seconds, page_size=page_size, order=order)
-        hub = WaitHub(fake.finder().find, patience=30)
+        hub = WaitHub(fake.search(), patience=30)
 
         async def lag(backup: Backup) -> float:
             waiter = Waiter(

@@ -1,9 +1,10 @@
-"""The finder: searches in a list in memory, with their requests counted."""
+"""Searches in a list in memory, with their requests counted."""
 
 import asyncio
+import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
@@ -26,7 +27,8 @@ from vpsbackups_async import (
     ServerRef,
     VPSBackupsError,
 )
-from vpsbackups_async._lists.finder import Finder
+from vpsbackups_async._lists.planner import Finding, by_server
+from vpsbackups_async._lists.search import Search
 from vpsbackups_async._lists.wanted import Wanted
 from vpsbackups_async.models import Page
 
@@ -72,7 +74,7 @@ class Listing:
         self.options: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
 
-    async def fetch(self, listing: object, on_response: object, query: str) -> Page[Backup]:
+    async def fetch(self, listing: object, hooks: object, query: str) -> Page[Backup]:
         asked = dict(parse_qsl(query))
         self.options.append(asked)
         server_id = int(asked["server_id"]) if "server_id" in asked else None
@@ -116,11 +118,11 @@ class Report:
 
 
 class Watcher:
-    """Looks for backups through one finder, and keeps what was found."""
+    """Looks for backups by one search as a hub does, and keeps what was found."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
-        self.finder = Finder(lists_over(listing.fetch))
+        self.search = Search(lists_over(listing.fetch))
         self.shown: set[int] = set()
 
     async def look(self, wanted: Iterable[Wanted]) -> Report:
@@ -128,14 +130,29 @@ class Watcher:
         self.shown = set()
         self.listing.take_asked()
         report = Report()
-        async for finding in self.finder.find(wanted, {one.id for one in wanted}):
-            self.shown.update(backup.id for backup in finding.found)
-            report.absent |= finding.absent
-            report.requests += finding.requests
-            if finding.error is not None:
-                report.errors.update(dict.fromkeys(finding.failed, finding.error))
+        known = {one.id for one in wanted}
+        plan = self.search.plan(wanted)
+        assert not plan.paused
+        left = await self._take(report, self.search.sweep(plan.sweep, known, on_failure=_unheard))
+        servers = by_server([*itertools.chain(*plan.servers.values()), *left])
+        await self._take(report, self.search.servers(servers, known, on_failure=_unheard))
         assert report.requests <= len(self.listing.asked)
         return report
+
+    async def _take(self, report: Report, findings: AsyncIterable[Finding]) -> list[Wanted]:
+        left: list[Wanted] = []
+        async for finding in findings:
+            self.shown.update(backup.id for backup in finding.found)
+            report.absent.update(backup_id for backup_id, _ in finding.absent)
+            report.requests += finding.requests
+            left += finding.left
+            if finding.error is not None:
+                failed = (backup_id for backup_id, _ in finding.failed)
+                report.errors.update(dict.fromkeys(failed, finding.error))
+        return left
+
+
+def _unheard(server_id: int | None, error: VPSBackupsError) -> None: ...
 
 
 def wanted(

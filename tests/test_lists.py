@@ -88,3 +88,19 @@ async def test_a_400_that_names_only_another_field_is_not_taken_for_a_refused_pa
     with pytest.raises(BadRequestError):
         await read(lists_over(fetch), 50)
     assert len(asked) == requests
+
+
+async def test_which_filters_a_server_ignores_is_known_from_the_last_page_that_told() -> None:
+    """`make_all` gives manual backups of server 1."""
+    picky = Picky(limit=99)
+    lists = picky.lists()
+
+    async def read_server(server_id: int, kind: str | None = None) -> set[str]:
+        await lists.open(backups_query(server_id, kind)).read()
+        return lists.ignored_filters
+
+    assert await read_server(1) == set()
+    assert await read_server(2) == {"server_id"}
+    assert await read_server(2, "automatic") == {"server_id", "backup_type"}
+    assert await read_server(1) == {"backup_type"}
+    assert await read_server(1, "manual") == set()

@@ -13,9 +13,11 @@ from vpsbackups_async import (
     RequestTimeoutError,
     ServerError,
     Timeouts,
+    VPSBackupsError,
     _wire,
 )
 from vpsbackups_async._transport.calls import AttemptResult
+from vpsbackups_async._transport.retry import RetryBudget
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
 
@@ -124,3 +126,34 @@ async def test_a_404_that_means_done_earns_no_budget() -> None:
             await client.delete(1)
         assert client.stats.retries == 10
         assert client._session.budget.spend() is False
+
+
+async def test_a_budget_of_its_own_leaves_the_sessions_alone(fake: FakeVPS) -> None:
+    fake.inject(ServerFault(503))
+    async with BackupsClient(fake.token, base_url=fake.url, retry=at_once(3, budget=2)) as client:
+        other = Transport(client._session, Timeouts(), at_once(3), RetryBudget(2))
+        for transport in (other, client._transport):
+            errors = []
+            for _ in range(2):
+                with pytest.raises(ServerError) as caught:
+                    await transport.send(LIST)
+                errors.append((caught.value.attempts, caught.value.retries_refused))
+            assert errors == [(3, False), (1, True)]
+
+
+async def test_a_caller_hears_of_each_failed_attempt_and_may_end_the_call(fake: FakeVPS) -> None:
+    fake.inject(ServerFault(503))
+    heard: list[int] = []
+
+    def hear(error: VPSBackupsError) -> None:
+        assert isinstance(error, ServerError)
+        heard.append(error.attempts)
+        if len(heard) == 5:
+            raise error
+
+    async with BackupsClient(fake.token, base_url=fake.url, retry=at_once(4)) as client:
+        for attempts in (4, 2):
+            with pytest.raises(ServerError) as caught:
+                await client._transport.send(LIST, on_retry=hear)
+            assert caught.value.attempts == attempts
+    assert heard == [1, 2, 3, 1, 2]

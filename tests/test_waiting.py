@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Container, Iterable
+from collections.abc import AsyncGenerator, Container, Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,6 @@ from vpsbackups_async import (
     BackupStatus,
     BackupType,
     ConstantBackoff,
-    PermissionDeniedError,
     RateLimitedError,
     ServerError,
     ServerRef,
@@ -32,7 +31,7 @@ from vpsbackups_async import (
     WaitTimeoutError,
     fan_out,
 )
-from vpsbackups_async._lists.finder import Finding
+from vpsbackups_async._lists.planner import Finding, Plan
 from vpsbackups_async._lists.wanted import Wanted
 from vpsbackups_async._waiting.hub import WaitHub
 from vpsbackups_async._waiting.waiter import Waiter
@@ -398,13 +397,7 @@ async def test_the_last_failed_look_is_the_cause_of_the_timeout(fake: FakeVPS) -
     assert isinstance(caught.value.__cause__, ServerError)
 
 
-@pytest.mark.parametrize(
-    ("refuse", "kind"),
-    [(FakeVPS.revoke, AuthenticationError), (FakeVPS.forbid, PermissionDeniedError)],
-)
-async def test_a_refused_token_ends_all_waits_at_once(
-    fake: FakeVPS, refuse: Callable[[FakeVPS], None], kind: type[Exception]
-) -> None:
+async def test_a_refused_token_ends_all_waits_at_once(fake: FakeVPS) -> None:
     async with one_try(fake) as client:
         backups = [await client.create(server_id) for server_id in (1, 2, 3)]
         waits = [
@@ -415,9 +408,9 @@ async def test_a_refused_token_ends_all_waits_at_once(
             ),
         ]
         await asyncio.sleep(1)
-        refuse(fake)
+        fake.revoke()
         ended = await asyncio.gather(*waits, return_exceptions=True)
-    assert [type(error) for error in ended] == [kind] * 3
+    assert [type(error) for error in ended] == [AuthenticationError] * 3
     assert len(set(map(id, ended))) == 3
     assert fake.count("GET") == 1
 
@@ -558,7 +551,7 @@ async def test_fan_out_over_waits_gives_each_backup_exactly_one_outcome(fake: Fa
 # --- The hub by itself ---------------------------------------------------------------------------
 
 
-class FakeFinder:
+class FakeSearch:
     """Finds every backup, after a given time and with a given number of requests."""
 
     def __init__(self, *, seconds: float = 0.0, requests: int = 1, done_at: float = 1e9) -> None:
@@ -568,8 +561,15 @@ class FakeFinder:
         self.looks: list[tuple[float, list[int]]] = []
         self.cancelled = 0
 
-    async def find(
-        self, wanted: Iterable[Wanted], known: Container[int]
+    def plan(self, wanted: Iterable[Wanted]) -> Plan:
+        return Plan(list(wanted), {}, [])
+
+    async def servers(self, *_: object, on_failure: object) -> AsyncGenerator[Finding]:
+        for finding in ():
+            yield finding
+
+    async def sweep(
+        self, wanted: Iterable[Wanted], known: Container[int], *, on_failure: object
     ) -> AsyncGenerator[Finding]:
         loop = asyncio.get_running_loop()
         ids = [one.id for one in wanted]
@@ -617,65 +617,65 @@ async def ended(hub: WaitHub, *waiters: Waiter) -> list[tuple[str, float]]:
 
 
 async def test_waiters_due_within_half_a_second_look_together_and_others_do_not() -> None:
-    finder = FakeFinder(done_at=10)
-    hub = WaitHub(finder.find, patience=30)
+    search = FakeSearch(done_at=10)
+    hub = WaitHub(search, patience=30)
     await ended(hub, *(waiter(n, ConstantBackoff(10 + n / 10)) for n in (0, 3, 5, 6, 30)))
-    assert finder.looks == [(10.0, [0, 3, 5]), (10.6, [6]), (13.0, [30])]
+    assert search.looks == [(10.0, [0, 3, 5]), (10.6, [6]), (13.0, [30])]
 
 
 async def test_after_a_dear_look_the_next_is_put_off_by_half_a_delay_at_most() -> None:
-    finder = FakeFinder(requests=1_000, done_at=40)
-    await ended(WaitHub(finder.find, patience=30), waiter(1))
-    assert [when for when, _ in finder.looks] == [10, 25, 40]
+    search = FakeSearch(requests=1_000, done_at=40)
+    await ended(WaitHub(search, patience=30), waiter(1))
+    assert [when for when, _ in search.looks] == [10, 25, 40]
 
 
 async def test_a_rest_ends_with_the_requests_that_earned_it() -> None:
-    finder = FakeFinder(requests=24, done_at=40)
-    await ended(WaitHub(finder.find, patience=30), waiter(1))
-    assert [when for when, _ in finder.looks] == [10, 22, 34, 46]
+    search = FakeSearch(requests=24, done_at=40)
+    await ended(WaitHub(search, patience=30), waiter(1))
+    assert [when for when, _ in search.looks] == [10, 22, 34, 46]
 
 
 async def test_a_waiter_in_a_hurry_is_not_put_off_by_the_rest_of_patient_ones() -> None:
-    finder = FakeFinder(requests=1_000, done_at=105)
+    search = FakeSearch(requests=1_000, done_at=105)
     await ended(
-        WaitHub(finder.find, patience=30),
+        WaitHub(search, patience=30),
         waiter(1, ConstantBackoff(100)),
         waiter(2, ConstantBackoff(4)),
     )
-    steps = [when for when, _ in finder.looks]
+    steps = [when for when, _ in search.looks]
     hurried = [when for when in steps if when < 110]
     assert len(hurried) > 15
     assert max(later - sooner for sooner, later in pairwise(hurried)) <= 6
 
 
 async def test_a_newcomer_who_is_due_sooner_wakes_the_hub() -> None:
-    finder = FakeFinder(done_at=9)
-    hub = WaitHub(finder.find, patience=30)
+    search = FakeSearch(done_at=9)
+    hub = WaitHub(search, patience=30)
     patient = asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(100))))
     await asyncio.sleep(5)
     assert await ended(hub, waiter(2, ConstantBackoff(4))) == [("completed", 9.0)]
     assert (await patient).is_completed
-    assert [when for when, _ in finder.looks] == [9, 100]
+    assert [when for when, _ in search.looks] == [9, 100]
 
 
 async def test_a_deadline_within_a_rest_ends_it() -> None:
-    finder = FakeFinder(requests=1_000)
-    ends = await ended(WaitHub(finder.find, patience=30), waiter(1, timeout=21))
+    search = FakeSearch(requests=1_000)
+    ends = await ended(WaitHub(search, patience=30), waiter(1, timeout=21))
     assert ends == [("WaitTimeoutError", 21.0)]
-    assert [when for when, _ in finder.looks] == [10, 21]
+    assert [when for when, _ in search.looks] == [10, 21]
 
 
 async def test_a_deadline_within_a_long_look_is_kept_to_one_request() -> None:
-    finder = FakeFinder(seconds=500)
+    search = FakeSearch(seconds=500)
     late = waiter(2, ConstantBackoff(15), timeout=15)
-    ends = await ended(WaitHub(finder.find, patience=30), waiter(1, timeout=1_000), late)
+    ends = await ended(WaitHub(search, patience=30), waiter(1, timeout=1_000), late)
     assert ends == [("WaitTimeoutError", 1_020.0), ("WaitTimeoutError", 45.0)]
 
 
 async def test_deadlines_at_any_time_are_each_kept() -> None:
     chance = random.Random(1)
     timeouts = [round(chance.uniform(0, 300), 3) for _ in range(500)]
-    hub = WaitHub(FakeFinder(requests=40).find, patience=30)
+    hub = WaitHub(FakeSearch(requests=40), patience=30)
     ends = await ended(hub, *(waiter(n, timeout=limit) for n, limit in enumerate(timeouts)))
     for (kind, when), limit in zip(ends, timeouts, strict=True):
         assert (kind, when) == ("WaitTimeoutError", pytest.approx(limit, abs=0.51))
@@ -683,19 +683,19 @@ async def test_deadlines_at_any_time_are_each_kept() -> None:
 
 
 async def test_a_backoff_of_zero_lets_others_run() -> None:
-    finder = FakeFinder(done_at=1.0)
-    hub = WaitHub(finder.find, patience=30)
+    search = FakeSearch(done_at=1.0)
+    hub = WaitHub(search, patience=30)
     waiting = asyncio.create_task(ended(hub, waiter(1, ConstantBackoff(0), timeout=None)))
     for _ in range(50):
         await asyncio.sleep(0)
-    assert 5 <= len(finder.looks) <= 50
+    assert 5 <= len(search.looks) <= 50
     await hub.close()
     assert (await waiting)[0][0] == "WaitError"
 
 
 async def test_waiters_may_leave_and_come_in_the_middle_of_a_look() -> None:
-    finder = FakeFinder(seconds=5, done_at=45)
-    hub = WaitHub(finder.find, patience=30)
+    search = FakeSearch(seconds=5, done_at=45)
+    hub = WaitHub(search, patience=30)
     tasks = [asyncio.create_task(hub.wait(waiter(number))) for number in (1, 1, 2)]
     await asyncio.sleep(12)
     tasks[0].cancel()
@@ -703,22 +703,22 @@ async def test_waiters_may_leave_and_come_in_the_middle_of_a_look() -> None:
     tasks.append(asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(1_000)))))
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(end, Backup) for end in ends] == [False, True, False, True]
-    assert finder.looks[1:] == [(25, [1]), (40, [1])]
+    assert search.looks[1:] == [(25, [1]), (40, [1])]
 
 
 async def test_a_hub_left_in_the_middle_of_a_look_serves_a_newcomer_at_once() -> None:
-    finder = FakeFinder(seconds=5, done_at=20)
-    hub = WaitHub(finder.find, patience=30)
+    search = FakeSearch(seconds=5, done_at=20)
+    hub = WaitHub(search, patience=30)
     first = asyncio.create_task(ended(hub, waiter(1)))
     await asyncio.sleep(12)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     assert await ended(hub, waiter(2)) == [("completed", 27.0)]
-    assert finder.cancelled == 1
+    assert search.cancelled == 1
 
 
 async def test_a_hub_whose_task_is_cancelled_leaves_nobody_waiting() -> None:
-    hub = WaitHub(FakeFinder().find, patience=30)
+    hub = WaitHub(FakeSearch(), patience=30)
     waiting = asyncio.create_task(ended(hub, waiter(1), waiter(2)))
     await asyncio.sleep(12)
     (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "vpsbackups-wait-hub"]
@@ -726,19 +726,21 @@ async def test_a_hub_whose_task_is_cancelled_leaves_nobody_waiting() -> None:
     assert [kind for kind, _ in await waiting] == ["CancelledError"] * 2
 
 
-async def test_a_finder_that_breaks_leaves_nobody_waiting() -> None:
-    async def broken(*_: Any) -> AsyncGenerator[Finding]:
-        raise WaitError(BackupRef(1), None, 0.0, "broken")
-        yield Finding(None)
+async def test_a_search_that_breaks_leaves_nobody_waiting() -> None:
+    class Broken(FakeSearch):
+        async def sweep(self, *_: object, on_failure: object) -> AsyncGenerator[Finding]:
+            raise WaitError(BackupRef(1), None, 0.0, "broken")
+            yield Finding(None)
 
     assert (
-        await ended(WaitHub(broken, patience=30), waiter(1), waiter(2)) == [("WaitError", 10.0)] * 2
+        await ended(WaitHub(Broken(), patience=30), waiter(1), waiter(2))
+        == [("WaitError", 10.0)] * 2
     )
 
 
 async def test_a_waiter_often_put_off_leaves_nothing_behind() -> None:
     """It rides every look of another one and is planned anew each time."""
-    hub = WaitHub(FakeFinder(done_at=5_000).find, patience=30)
+    hub = WaitHub(FakeSearch(done_at=5_000), patience=30)
     patient = asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(100_000))))
     await asyncio.sleep(0)
     rider = asyncio.create_task(hub.wait(waiter(1, ConstantBackoff(1))))
@@ -750,15 +752,15 @@ async def test_a_waiter_often_put_off_leaves_nothing_behind() -> None:
 
 
 async def test_ten_thousand_waiters_on_one_backup_come_and_go() -> None:
-    finder = FakeFinder(done_at=20)
-    hub = WaitHub(finder.find, patience=30)
+    search = FakeSearch(done_at=20)
+    hub = WaitHub(search, patience=30)
     tasks = [asyncio.create_task(hub.wait(waiter(1))) for _ in range(10_000)]
     await asyncio.sleep(12)
     for task in reversed(tasks[5_000:]):
         task.cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(end, Backup) for end in ends) == 5_000
-    assert len(finder.looks) == 2
+    assert len(search.looks) == 2
 
 
 # --- The caller's code ---------------------------------------------------------------------------

@@ -147,7 +147,9 @@ class BackupsClient:
         looking = Transport(self._session, timeouts, retry, RetryBudget(retry.budget))
         self._looks = Lists(partial(fetch_page, looking), root)
         looker = Finder(self._looks)
-        self._hub = WaitHub(looker.find, patience=timeouts.attempt)
+        self._hub = WaitHub(
+            looker.search, patience=timeouts.attempt, closed_for=self._session.closed_for
+        )
         self._creator = Creator(
             self._transport, looker, partial(_wait_for_other, self._hub), retry, emitter(on_event)
         )
@@ -292,7 +294,8 @@ class BackupsClient:
         30 s). `timeout` is in seconds, None for no limit. `on_poll` is called with an `Attempt`
         after each look. A status that this library does not know does not end the wait, unless
         `on_unknown` is "raise". A backup that is not listed has `appear_grace` seconds to appear.
-        A failed look does not end the wait, except for 401 and 403.
+        A failed look does not end the wait, unless it was refused: a 401 ends all waits, a 403 those
+        of its server. A backup with this id but of another server is not the one waited for.
 
         Raises `BackupFailedError`, `BackupDisappearedError`, `BackupNeverAppearedError` or
         `WaitTimeoutError`, each with the ref to wait for again; `AuthenticationError` or

@@ -450,7 +450,7 @@ class BackupNeverAppearedError(WaitError):
 class WaitTimeoutError(WaitError, TimeoutError):
     """The backup was not completed within the `timeout` of the wait; it may still be running.
 
-    If the last poll failed, its error is the `__cause__`.
+    If the last look failed, `reason` says how, and its error is the `__cause__`.
     """
 
     hint = "It may still be running: wait for the same ref again instead of creating another one"

@@ -17,12 +17,13 @@ from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import Fetch
 from vpsbackups_async._lists.seen import Identified
 from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._transport.calls import OnRetry
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
 from vpsbackups_async.errors import BadRequestError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Page
 
-__all__ = ["PAGE_SIZE", "FetchPage", "Filter", "ListQuery", "Lists", "backups_query"]
+__all__ = ["PAGE_SIZE", "FetchPage", "Filter", "Hooks", "ListQuery", "Lists", "backups_query"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -32,6 +33,17 @@ PAGE_SIZE: Final = 100
 """Items a page asked for where many pages are read: the most that the provider's lists give."""
 
 OnResponse = Callable[[Response], object]
+
+
+class Hooks(NamedTuple):
+    """Functions that are called while a page is fetched.
+
+    `on_response` is called with the response, `on_retry` with the error of an attempt before the
+    next one; what that raises ends the fetch.
+    """
+
+    on_response: OnResponse | None = None
+    on_retry: OnRetry | None = None
 
 
 class Filter(NamedTuple):
@@ -44,6 +56,10 @@ class Filter(NamedTuple):
     name: str
     value: int | str
     of: Callable[[Iterable[Any]], set[Any]]
+
+    def excludes(self, items: Iterable[Any]) -> bool:
+        """Whether the filter lets any of the items not through."""
+        return bool(self.of(items) - {self.value})
 
 
 class ListQuery(NamedTuple, Generic[T]):
@@ -63,7 +79,7 @@ class ListQuery(NamedTuple, Generic[T]):
     def matching(self, items: tuple[T, ...]) -> tuple[T, ...]:
         """The items that the filters let through; the same tuple if all of them are."""
         for one in self.filters:
-            if one.of(items) - {one.value}:
+            if one.excludes(items):
                 items = tuple(item for item in items if one.of((item,)) == {one.value})
         return items
 
@@ -96,20 +112,18 @@ def backups_query(
 class FetchPage(Protocol):
     """Sends the request for one page of a list, and reads it."""
 
-    async def __call__(
-        self, listing: Listing[T], on_response: OnResponse | None, query: str
-    ) -> Page[T]:
-        """The page for an encoded query; `on_response` is called with the response."""
+    async def __call__(self, listing: Listing[T], hooks: Hooks, query: str) -> Page[T]:
+        """The page for an encoded query."""
         ...
 
 
 async def fetch_page(
-    transport: Transport, listing: Listing[T], on_response: OnResponse | None, query: str
+    transport: Transport, listing: Listing[T], hooks: Hooks, query: str
 ) -> Page[T]:
     """One page by way of the transport."""
-    response = await transport.send(listing.request(query))
-    if on_response is not None:
-        on_response(response)
+    response = await transport.send(listing.request(query), on_retry=hooks.on_retry)
+    if hooks.on_response is not None:
+        hooks.on_response(response)
     return listing.read(response)
 
 
@@ -121,6 +135,8 @@ class Lists:
         self._root = root
         self._links: dict[str, NextLinks] = {}
         self._open_walks: set[Walk[Any]] = set()
+        self.ignored_filters: set[str] = set()
+        """The filters that the server ignored when a page last told."""
         self._warned_of_filters = False
         self._taken_size = 0
         self._refused_size: int | None = None
@@ -131,10 +147,12 @@ class Lists:
         *,
         prefetch: int = 0,
         on_response: OnResponse | None = None,
+        on_retry: OnRetry | None = None,
     ) -> Walk[T]:
         """A walk through the list; nothing is sent before its first page is asked for.
 
-        `on_response` is called with the response of each page.
+        `on_response` is called with the response of each page, `on_retry` with the error of an
+        attempt before the next one; what that raises ends the walk.
         """
         listing = query.listing
         links = self._links.get(listing.path)
@@ -145,7 +163,7 @@ class Lists:
         if size is not None and self._refused_size is not None and size >= self._refused_size:
             query, size = query._replace(page_size=None), None
         first = query.encoded()
-        fetch: Fetch[T] = partial(self._fetch, listing, on_response)
+        fetch: Fetch[T] = partial(self._fetch, listing, Hooks(on_response, on_retry))
         if size is not None and size > self._taken_size:
             fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, size))
         return Walk(
@@ -169,7 +187,10 @@ class Lists:
         """
         items = query.matching(page.items)
         if items is page.items:
+            if items and self.ignored_filters:
+                self.ignored_filters.difference_update(one.name for one in query.filters)
             return page
+        self.ignored_filters.update(one.name for one in query.filters if one.excludes(page.items))
         if not self._warned_of_filters:
             self._warned_of_filters = True
             logger.warning("the server ignores list filters: they are applied here")

@@ -14,11 +14,12 @@ from typing import Final
 from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.limiter import Limiter, Observation
 
-__all__ = ["AdaptiveLimiter"]
+__all__ = ["LONGEST_PAUSE", "AdaptiveLimiter"]
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_OWN_PAUSE: Final = 30.0
-_LONGEST_PAUSE: Final = 3600.0
+LONGEST_PAUSE: Final = 3600.0
+"""The longest pause in seconds that a server's `Retry-After` gets."""
 _MAX_SPREAD: Final = 5.0
 _PATIENCE: Final = 8
 _MAX_DOUBLINGS: Final = 3
@@ -192,7 +193,7 @@ class AdaptiveLimiter:
             self._cut()
         own = min(_FIRST_PAUSE * 2.0 ** min(self._bursts - 1, 10), _LONGEST_OWN_PAUSE)
         asked = own if outcome.retry_after is None else outcome.retry_after
-        pause = min(asked, _LONGEST_PAUSE)
+        pause = min(asked, LONGEST_PAUSE)
         if pause > 0:
             self._timeless = False
             self._opens = max(self._opens, now + pause)

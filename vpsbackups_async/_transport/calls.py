@@ -8,9 +8,12 @@ from attrs import define, field
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import VPSBackupsError
 
-__all__ = ["AttemptFailure", "AttemptResult", "Call", "SendState"]
+__all__ = ["AttemptFailure", "AttemptResult", "Call", "OnRetry", "SendState"]
 
 E = TypeVar("E", bound=VPSBackupsError)
+
+OnRetry = Callable[[VPSBackupsError], object]
+"""Called with the error of an attempt before the next one; what it raises ends the call."""
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -69,7 +72,8 @@ class Call:
 
     `accepted` is the session's count of answers without overload when the call last looked.
     `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`. `pause` is
-    the last pause. `ambiguous` is whether any attempt may have been carried out.
+    the last pause. `ambiguous` is whether any attempt may have been carried out. `on_retry` is
+    called before each attempt but the first.
     """
 
     request: Request
@@ -77,6 +81,7 @@ class Call:
     deadline: float
     accepted: int
     state: SendState | None = None
+    on_retry: OnRetry | None = None
     attempts: int = 0
     counted: int = 0
     pause: float | None = None

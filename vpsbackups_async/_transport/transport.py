@@ -5,8 +5,15 @@ import math
 from collections.abc import Coroutine
 from typing import Any
 
-from vpsbackups_async._transport.attempts import Done, Fail, Rules, Situation, without_budget
-from vpsbackups_async._transport.calls import Call, SendState
+from vpsbackups_async._transport.attempts import (
+    Done,
+    Fail,
+    Rules,
+    SendAgain,
+    Situation,
+    without_budget,
+)
+from vpsbackups_async._transport.calls import Call, OnRetry, SendState
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange, timeout_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
@@ -44,7 +51,12 @@ class Transport:
         return f"<Transport to {self.session.root}>"
 
     def send(
-        self, request: Request, state: SendState | None = None, *, deadline: float = math.inf
+        self,
+        request: Request,
+        state: SendState | None = None,
+        *,
+        deadline: float = math.inf,
+        on_retry: OnRetry | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """The answer, which is 2xx and whole, or a success by its status alone.
 
@@ -58,7 +70,7 @@ class Transport:
         deadlines = session.open()
         now = deadlines.now()
         deadline = min(deadline, now + self.timeouts.deadline)
-        call = Call(request, now, deadline, session.accepted, state)
+        call = Call(request, now, deadline, session.accepted, state, on_retry)
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
 
     async def _traced(self, call: Call, deadlines: Deadlines) -> Response:
@@ -90,14 +102,20 @@ class Transport:
                 return step.response
             if isinstance(step, Fail):
                 raise step.error
-            if step.costs_budget and not self.budget.spend():
-                raise without_budget(step.error)
+            self._charge(call, step)
             session.counters.retries += 1
             session.log.retrying(
                 step.error, request.kind, call.attempts, step.pause, deadlines.now()
             )
             if not step.in_limiter:
                 await asyncio.sleep(step.pause)
+
+    def _charge(self, call: Call, step: SendAgain) -> None:
+        """Take a further attempt from the budget; raises what ends the call instead."""
+        if call.on_retry is not None:
+            call.on_retry(step.error)
+        if step.costs_budget and not self.budget.spend():
+            raise without_budget(step.error)
 
     def _situation(self, call: Call, deadlines: Deadlines) -> Situation:
         session = self.session

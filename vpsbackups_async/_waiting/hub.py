@@ -6,18 +6,14 @@ import itertools
 import logging
 import math
 import operator
-from collections.abc import AsyncGenerator, Callable, Container, Iterable
-from contextlib import aclosing
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from attrs import define, field
-
-from vpsbackups_async._lists.finder import Finding
-from vpsbackups_async._lists.wanted import Wanted
+from vpsbackups_async._lists.planner import Finding
 from vpsbackups_async._waiting.calendar import TOGETHER, Calendar
-from vpsbackups_async._waiting.waiter import Waiter
+from vpsbackups_async._waiting.looks import Looks, Searches
+from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
 from vpsbackups_async.errors import (
-    ApiError,
     AuthenticationError,
     ConfigurationError,
     PermissionDeniedError,
@@ -30,42 +26,36 @@ __all__ = ["WaitHub"]
 
 logger = logging.getLogger("vpsbackups_async")
 
-Find = Callable[[Iterable[Wanted], Container[int]], AsyncGenerator[Finding]]
-"""Looks for backups, as `Finder.find` does."""
-
 _TICK: Final = 0.001
 """Seconds by which a timer of the event loop may be early; shorter times are not slept."""
 _REQUESTS_PER_SECOND: Final = 2.0
 """The average rate of a hub's requests: a look of many is followed by a longer rest."""
-_FATAL: Final = (
-    AuthenticationError,
-    PermissionDeniedError,
-    ConfigurationError,
-    WrongEventLoopError,
-)
-
-
-@define(eq=False, repr=False)
-class _Look:
-    """What one look has told so far."""
-
-    met: dict[Waiter, None] = field(factory=dict)
-    absent: set[int] = field(factory=set)
-    errors: dict[int, VPSBackupsError] = field(factory=dict)
-    requests: int = 0
+_WARNING_SECONDS: Final = 60.0
+_FATAL: Final = (AuthenticationError, ConfigurationError, WrongEventLoopError)
 
 
 class WaitHub:
     """Looks for the backups of all waiters of one client.
 
-    `find` carries out a look. `patience` is the time in seconds that one request may take: a wait
-    whose time is up while a look is under way ends that much later at most.
+    `search` carries out looks. `patience` is the time in seconds that one request may take: a wait
+    whose time is up while a look is under way ends that much later at most. `closed_for` gives the
+    seconds for which no request is sent at all.
     """
 
-    def __init__(self, find: Find, *, patience: float) -> None:
-        self._find = find
+    def __init__(
+        self, search: Searches, *, patience: float, closed_for: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._patience = patience
+        self._closed_for = closed_for
         self._waiters: dict[int, dict[Waiter, None]] = {}
+        self._looks = Looks(
+            search,
+            self._waiters,
+            show=self._show,
+            end=self._end,
+            failed=self._failed,
+            refuse=self._refuse,
+        )
         self._due = Calendar(operator.attrgetter("due"))
         self._limits = Calendar(operator.attrgetter("limit"))
         self._guard: asyncio.TimerHandle | None = None
@@ -74,9 +64,8 @@ class WaitHub:
         self._ending: set[asyncio.Task[None]] = set()
         self._alarm = asyncio.Event()
         self._wake_at = -math.inf
-        self._urgent = False
-        self._not_before = -math.inf
-        self._rest = -math.inf
+        self._rest = self._rested_from = -math.inf
+        self._warned_at = -math.inf
         self._closed = False
 
     async def wait(self, waiter: Waiter) -> Backup:
@@ -120,6 +109,7 @@ class WaitHub:
             self._alarm.set()
 
     def _leave(self, waiter: Waiter) -> None:
+        waiter.look = None
         self._due.discard(waiter)
         self._limits.discard(waiter)
         if waiter.future.done() and not waiter.future.cancelled():
@@ -135,11 +125,14 @@ class WaitHub:
         if self._guard is not None:
             self._guard.cancel()
             self._guard, self._guard_at = None, math.inf
+        tasks = self._looks.stop()
         if self._task is not None:
             self._task.cancel()
-            self._ending.add(self._task)
-            self._task.add_done_callback(self._ending.discard)
+            tasks.append(self._task)
             self._task = None
+        for task in tasks:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     # --- Deadlines -----------------------------------------------------------------------------
 
@@ -152,17 +145,20 @@ class WaitHub:
             self._guard = asyncio.get_running_loop().call_at(when, self._time_is_up)
 
     def _time_is_up(self) -> None:
-        """Start a last look for the waits whose time is up; it gets the time of one request."""
+        """Give the last look of waits whose time is up the time of one request.
+
+        A look whose last attempt failed gets no more time, and none is begun that would have to
+        wait in line.
+        """
         now = asyncio.get_running_loop().time() + _TICK
         self._guard, self._guard_at = None, math.inf
         for waiter in self._limits.take(now):
-            if self._not_before > now or waiter.limit > waiter.deadline:
+            failing = waiter.look is not None and waiter.look.error is not None
+            if failing or self._closed_for() > 0 or waiter.limit > waiter.deadline:
                 waiter.expire()
             else:
                 waiter.limit += self._patience
                 self._limits.add(waiter)
-                self._urgent = True
-                self._alarm.set()
         self._guard_from(min((one.limit for one in self._limits.upcoming()), default=math.inf))
 
     # --- The hub's own task --------------------------------------------------------------------
@@ -173,8 +169,7 @@ class WaitHub:
                 await self._sleep()
                 began = asyncio.get_running_loop().time()
                 due = [one for one in self._due.take(began + TOGETHER) if not one.future.done()]
-                self._urgent = False
-                await self._look(due, began)
+                self._looks.begin(due, Batch(began))
         except BaseException as error:
             # An error here must not leave a wait without an end.
             if self._task is asyncio.current_task():
@@ -200,53 +195,86 @@ class WaitHub:
 
     def _when(self) -> float:
         """The time of the next look: when the first waiter is due, later after a costly look."""
-        rest = -math.inf if self._urgent else self._rest
-        first = min((one.due_after(rest) for one in self._due.upcoming(rest)), default=math.inf)
-        return max(first, self._not_before)
+        rest = self._rest
+        return min((one.due_after(rest) for one in self._due.upcoming(rest)), default=math.inf)
 
-    async def _look(self, due: list[Waiter], began: float) -> None:
-        """Look for the backups of the waiters that are due, and note what that told."""
-        look = _Look()
-        wanted = [waiter.wanted() for waiter in due]
-        async with aclosing(self._find(wanted, self._waiters)) as findings:
-            async for finding in findings:
-                self._note(finding, look)
-        self._rest = began + look.requests / _REQUESTS_PER_SECOND
-        self._conclude(due, look, asyncio.get_running_loop().time())
+    # --- What looks tell -----------------------------------------------------------------------
 
-    def _note(self, finding: Finding, look: _Look) -> None:
+    def _show(self, look: Look, finding: Finding) -> None:
         """Tell every waiter what a finding shows of its backup, whether it is due or not."""
+        if finding.error is None:
+            look.error = None
         for backup in finding.found:
             for waiter in self._waiters.get(backup.id, ()):
-                waiter.see(backup)
-                look.met[waiter] = None
-        look.absent |= finding.absent
-        look.requests += finding.requests
-        if finding.error is not None:
-            look.errors.update(dict.fromkeys(finding.failed, finding.error))
+                if waiter.ref.server_id in {None, backup.server.id}:
+                    waiter.see(backup)
+                    look.met[waiter] = None
+        batch = look.batch
+        batch.requests += finding.requests
+        if batch.began >= self._rested_from:
+            self._rested_from = batch.began
+            self._rest = batch.began + batch.requests / _REQUESTS_PER_SECOND
 
-    def _conclude(self, due: list[Waiter], look: _Look, now: float) -> None:
-        """Plan the next look of the waiters that were due, and of those that the look met."""
-        for error in set(look.errors.values()):
-            self._absorb(error, now)
-        for waiter in due:
-            look.met[waiter] = None
-            waiter.error = look.errors.get(waiter.ref.id)
-            if waiter.ref.id in look.absent:
-                waiter.miss()
+    def _failed(self, look: Look, error: VPSBackupsError) -> None:
+        """Note that an attempt of a look failed; another one follows."""
+        look.error = error
+        now = asyncio.get_running_loop().time()
+        for waiter in look.concerned():
+            if waiter not in look.met:
+                waiter.error = error
+            if now >= waiter.deadline - _TICK:
+                waiter.expire()
+        if look.server_id is None:
+            self._free(look)
+
+    def _free(self, look: Look) -> None:
+        """Let the waiters that waited for a look at their list look themselves."""
+        for waiter in look.behind:
+            if waiter.look is look:
+                waiter.look = None
+                self._due.add(waiter)
+                self._alarm.set()
+        look.behind.clear()
+
+    def _end(self, look: Look, finding: Finding) -> None:
+        """Plan the next look of the waiters that a look was for, and of those that it met."""
+        now = asyncio.get_running_loop().time()
+        for key, waiters in look.waiters.items():
+            for waiter in waiters:
+                if waiter.look is not look:
+                    continue  # it left, or was seen by another look
+                look.met[waiter] = None
+                waiter.error = finding.error if key in finding.failed else None
+                if key in finding.absent:
+                    waiter.miss()
+        if finding.error is not None:
+            self._absorb(look, finding.error, now)
         for waiter in look.met:
             waiter.report()
             if now >= waiter.deadline - _TICK:
                 waiter.expire()
             if not waiter.future.done():
                 self._plan(waiter, now)
+        self._free(look)
 
-    def _absorb(self, error: VPSBackupsError, now: float) -> None:
-        """Go on after a failed look; only a refused token ends the waits."""
+    def _absorb(self, look: Look, error: VPSBackupsError, now: float) -> None:
+        """Go on after a failed look; a refused token ends the waits that it is refused for."""
         if isinstance(error, _FATAL):
-            for waiter in list(self._all()):
+            self._refuse(error)
+        elif isinstance(error, PermissionDeniedError):
+            self._refuse(error, lambda waiter: waiter.ref.server_id == look.server_id)
+        elif now >= self._warned_at + _WARNING_SECONDS:
+            self._warned_at = now
+            waits = list(self._all())
+            failing = sum(waiter.error is not None for waiter in waits)
+            logger.warning(
+                "looks fail for %d of %d waits, which go on: %s", failing, len(waits), error
+            )
+
+    def _refuse(
+        self, error: VPSBackupsError, whose: Callable[[Waiter], bool] = lambda _: True
+    ) -> None:
+        """End the waits that this holds for."""
+        for waiter in list(self._all()):
+            if whose(waiter):
                 waiter.fail(copy.copy(error))  # a copy each, for each gets its own traceback
-            return
-        logger.debug("a look at the list failed: %s", error)
-        if isinstance(error, ApiError) and error.retry_after is not None:
-            self._not_before = max(self._not_before, now + error.retry_after)

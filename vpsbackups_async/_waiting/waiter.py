@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Final, Literal
 
-from vpsbackups_async._lists.wanted import Wanted
+from attrs import define, field
+
+from vpsbackups_async._lists.wanted import Key, Wanted
 from vpsbackups_async.backoff import Attempt, Backoff, delay_of
 from vpsbackups_async.errors import (
     BackupDisappearedError,
@@ -18,7 +20,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup, BackupRef, BackupStatus
 
-__all__ = ["Waiter"]
+__all__ = ["Batch", "Look", "Waiter"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -26,6 +28,8 @@ _STRETCH: Final = 0.5
 """A shared pause extends a waiter's own delay by at most this fraction."""
 _MISSES: Final = 2
 """Complete looks in a row without a backup that was listed before, after which it is gone."""
+_AFTER_FAILURE: Final = 1.0
+"""Seconds after a failed look until the next one at the least."""
 _RAISED: Final = (Exception, asyncio.CancelledError)
 """What a caller's callback may raise: one that raises `CancelledError` cancels no task of ours."""
 
@@ -33,8 +37,9 @@ _RAISED: Final = (Exception, asyncio.CancelledError)
 class Waiter:
     """One wait: what it waits for, when it is next due, and what it has seen.
 
-    `due` is the time of its next look; `limit` is the time at which it ends even if a look is
-    under way.
+    `due` is the time of its next look, `look` the one that it waits for once that time has come.
+    `limit` is the time at which it ends even if a look is under way. `error` is why its last look
+    failed, None if it did not.
     """
 
     __slots__ = (
@@ -48,6 +53,7 @@ class Waiter:
         "future",
         "limit",
         "listed",
+        "look",
         "misses",
         "number",
         "on_poll",
@@ -85,6 +91,7 @@ class Waiter:
         begins = known is not None and known.status == BackupStatus.IN_PROGRESS
         self.seen_running: float | None = 0.0 if begins else None
         self.misses = 0
+        self.look: Look | None = None
         self.error: VPSBackupsError | None = None
         self.future: asyncio.Future[Backup] = loop.create_future()
 
@@ -110,14 +117,17 @@ class Waiter:
 
     def plan(self, now: float) -> None:
         """Set the time of the next look; asks the waiter's own strategy, which may raise."""
+        self.look = None
         self.number += 1
         attempt = Attempt(self.number, now - self.started, self.delay, self.backup)
         self.delay = delay_of(self.backoff, attempt)
-        self.due = min(now + self.delay, self.deadline)
+        pause = self.delay if self.error is None else max(self.delay, _AFTER_FAILURE)
+        self.due = min(now + pause, self.deadline)
 
     def due_after(self, rest: float) -> float:
         """The time of the next look if the hub rests until `rest`."""
-        return max(self.due, min(rest, self.due + _STRETCH * (self.delay or 0.0)))
+        put_off = max(self.due, min(rest, self.due + _STRETCH * (self.delay or 0.0)))
+        return min(put_off, max(self.due, self.deadline))
 
     def succeed(self, backup: Backup) -> None:
         """End the wait with the completed backup."""
@@ -131,7 +141,10 @@ class Waiter:
 
     def expire(self) -> None:
         """End the wait because its time is up."""
-        error = WaitTimeoutError(self.ref, self.last_status, self.elapsed())
+        reason = "it was not completed in time"
+        if self.error is not None:
+            reason = f"{reason}, and the last look failed: {self.error.describe()}"
+        error = WaitTimeoutError(self.ref, self.last_status, self.elapsed(), reason)
         error.__cause__ = self.error
         self.fail(error)
 
@@ -184,3 +197,33 @@ class Waiter:
             self.on_poll(attempt)
         except _RAISED:
             logger.exception("on_poll failed for backup %s", self.ref.id)
+
+
+@define(eq=False, repr=False)
+class Batch:
+    """The looks that began together at the time `began`, and the requests that they took."""
+
+    began: float
+    requests: int = 0
+
+
+@define(eq=False, repr=False)
+class Look:
+    """A look at one list: a server's, or that of all servers (`server_id` is None).
+
+    `waiters` are those that it is for, by what they want. `behind` are those that became due while
+    it was under way and want the same list. `met` are all whose backups it showed. `error` is the
+    failure of its last attempt.
+    """
+
+    server_id: int | None
+    batch: Batch
+    waiters: dict[Key, list[Waiter]]
+    behind: list[Waiter] = field(factory=list)
+    met: dict[Waiter, None] = field(factory=dict)
+    error: VPSBackupsError | None = None
+
+    def concerned(self) -> list[Waiter]:
+        """The waiters that wait for this look's end."""
+        those = [waiter for waiters in self.waiters.values() for waiter in waiters]
+        return [waiter for waiter in (*those, *self.behind) if waiter.look is self]

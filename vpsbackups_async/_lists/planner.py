@@ -1,0 +1,174 @@
+"""What to read for wanted backups: one sweep through the list of all, servers' lists, or both.
+
+What the pages tell (order, length, ignored filters) and which lists failed make the next plan
+better; nothing relies on it.
+"""
+
+import asyncio
+import math
+import sys
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from vpsbackups_async._lists.estimate import ListShape
+from vpsbackups_async._lists.lists import PAGE_SIZE, ListQuery, Lists
+from vpsbackups_async._lists.troubles import EVERY_SERVER, Standing, State, Troubles, pause_of
+from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
+from vpsbackups_async.errors import RateLimitedError, VPSBackupsError
+from vpsbackups_async.models import Backup
+
+__all__ = ["Finding", "OnFailure", "Plan", "Planner", "by_server"]
+
+_RETRIED: Final = 10.0
+"""Seconds for which the first page of a list is tried again before its look has failed."""
+_IGNORED: Final = 600.0
+"""Seconds for which a server that ignored `server_id` is not asked for filtered lists again."""
+_FINE: Final = Standing(State.FINE, 0)
+_NEVER: Final = Standing(State.PAUSED, sys.maxsize)
+"""The standing of a server's list that cannot be asked for, or would be that of all servers."""
+
+OnFailure = Callable[[int | None, VPSBackupsError], object]
+"""Called with a list, by its server's id, and the error of an attempt before the next one."""
+
+
+class Finding(NamedTuple):
+    """What one page of the whole list, or one server's list, told about the wanted backups.
+
+    `found` are the backups that it showed. `absent` are the keys of those that are certainly not
+    there, `failed` of those that could not be looked for because of `error`. `left` are those that
+    another list is to be asked for. `requests` were sent for it. `server_id` is None for the whole
+    list.
+    """
+
+    server_id: int | None
+    found: tuple[Backup, ...] = ()
+    absent: frozenset[Key] = frozenset()
+    failed: frozenset[Key] = frozenset()
+    error: VPSBackupsError | None = None
+    requests: int = 0
+    left: tuple[Wanted, ...] = ()
+
+
+class Plan(NamedTuple):
+    """What to read for wanted backups: the whole list for some, servers' lists for others.
+
+    `paused` are findings about those whose lists asked to be left alone.
+    """
+
+    sweep: list[Wanted]
+    servers: dict[int, list[Wanted]]
+    paused: list[Finding]
+
+
+class Planner:
+    """Decides what to read, by what the lists of one client were like so far."""
+
+    def __init__(self, lists: Lists) -> None:
+        self.troubles = Troubles()
+        self._lists = lists
+        self._shapes: dict[bool, ListShape] = {}  # by whether only manual backups were asked for
+        self._stuck: set[Walk[Backup]] = set()  # sweeps whose last attempt failed
+        self._ignored_at = -math.inf
+
+    def plan(self, wanted: Iterable[Wanted], *, heed_failures: bool = True) -> Plan:
+        """What to read for the wanted backups, with as few requests as it can.
+
+        With `heed_failures` a list that failed twice in a row is not read where there is another
+        way, and one that asked to be left alone is not read at all.
+        """
+        now = asyncio.get_running_loop().time()
+        whole = self._standing(None, now) if heed_failures else _FINE
+        plan = Plan([], {}, [])
+        either: list[Wanted] = []
+        direct: list[Wanted] = []
+        for one in wanted:
+            server = self._standing(one.server_id, now) if heed_failures else _FINE
+            if one.server_id is None or self.ignores_servers(now):
+                server = _NEVER
+            first = min(server, whole)
+            if first.state == State.PAUSED:
+                error = self.troubles.error(None if whole <= server else one.server_id)
+                plan.paused.append(Finding(one.server_id, failed=frozenset({one.key}), error=error))
+            elif server.state == whole.state == State.FINE:
+                either.append(one)
+            elif server <= whole:
+                direct.append(one)
+            else:
+                plan.sweep.append(one._replace(by_server=False))
+        unseen = Unseen(either)
+        if unseen and unseen.pages_worth_reading(self.pages_to(unseen)):
+            plan.sweep.extend(either)
+        else:
+            direct += either
+        plan.servers.update(by_server(direct))
+        return plan
+
+    def _standing(self, server_id: int | None, now: float) -> Standing:
+        standing = self.troubles.standing(server_id, now)
+        if server_id is not None:
+            return max(standing, self.troubles.standing(EVERY_SERVER, now))
+        # Others need not wait until the sweep under way gets an answer, or gives up.
+        return max(standing, Standing(State.FAILING, 0)) if self._stuck else standing
+
+    def ignores_servers(self, now: float) -> bool:
+        """Whether a list filtered by server was the whole list, when it was last asked for."""
+        return "server_id" in self._lists.ignored_filters and now < self._ignored_at + _IGNORED
+
+    def pages_to(self, unseen: Unseen) -> Callable[[int], float]:
+        """About how many pages it takes to reach a backup; before the first sweep, at least."""
+        shape = self._shapes.get(unseen.manual)
+        if shape is None:
+            return lambda _: math.ceil(len(unseen) / PAGE_SIZE)
+        newest = unseen.newest
+        return lambda backup_id: shape.pages_from_top(backup_id, newest)
+
+    def learn_shape(self, shape: ListShape, *, manual: bool) -> None:
+        """Remember what a sweep showed of the whole list, or of its manual backups."""
+        self._shapes[manual] = shape
+
+    def is_whole(self) -> bool:
+        """Whether the page that a server's list just gave shows that `server_id` is ignored."""
+        if "server_id" not in self._lists.ignored_filters:
+            return False
+        self._ignored_at = asyncio.get_running_loop().time()
+        return True
+
+    def open(
+        self,
+        query: ListQuery[Backup],
+        server_id: int | None,
+        on_failure: OnFailure | None,
+        prefetch: int = 0,
+    ) -> Walk[Backup]:
+        """A walk; with `on_failure` its first page is tried again for a short while only."""
+        if on_failure is None:
+            return self._lists.open(query, prefetch=prefetch)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def failed(error: VPSBackupsError) -> None:
+            if server_id is None:
+                self._stuck.add(walk)
+            on_failure(server_id, error)
+            if walk.tally.pages or isinstance(error, RateLimitedError):
+                return
+            failed_before = self.troubles.standing(server_id, loop.time()).failures > 0
+            if failed_before or loop.time() - began + pause_of(error) > _RETRIED:
+                raise error  # the next look tries again, or another way
+
+        walk = self._lists.open(query, prefetch=prefetch, on_retry=failed)
+        return walk
+
+    def goes_on(self, walk: Walk[Backup]) -> None:
+        """Note that a walk got a page, or has ended."""
+        self._stuck.discard(walk)
+
+
+def by_server(wanted: Iterable[Wanted]) -> dict[int, list[Wanted]]:
+    """The wanted backups by the servers whose lists are to be asked."""
+    servers: dict[int, list[Wanted]] = {}
+    for one in wanted:
+        if one.server_id is not None:
+            servers.setdefault(one.server_id, []).append(one)
+    return servers

@@ -1,0 +1,194 @@
+"""The looks of a hub that are under way, side by side: at most one at each list."""
+
+import asyncio
+import itertools
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Container,
+    Coroutine,
+    Iterable,
+)
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from vpsbackups_async._lists.planner import Finding, OnFailure, Plan, by_server
+from vpsbackups_async._lists.wanted import Key, Wanted
+from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
+from vpsbackups_async.errors import PermissionDeniedError, VPSBackupsError
+
+__all__ = ["Looks", "Searches"]
+
+
+class Searches(Protocol):
+    """What looks need of a `Search`."""
+
+    def plan(self, wanted: Iterable[Wanted]) -> Plan: ...
+
+    def sweep(
+        self, wanted: Iterable[Wanted], known: Container[int], *, on_failure: OnFailure
+    ) -> AsyncGenerator[Finding]: ...
+
+    def servers(
+        self, wanted: dict[int, list[Wanted]], known: Container[int], *, on_failure: OnFailure
+    ) -> AsyncGenerator[Finding]: ...
+
+
+class Looks:
+    """Begins looks and carries them out.
+
+    `known` has the ids of all backups that are waited for. `show` is called with each finding of a
+    look, `end` with a look that ended and its last finding, `failed` with a look and the error of
+    one of its attempts that is followed by another, `refuse` with the 403 of all lists.
+    """
+
+    def __init__(
+        self,
+        search: Searches,
+        known: Container[int],
+        *,
+        show: Callable[[Look, Finding], None],
+        end: Callable[[Look, Finding], None],
+        failed: Callable[[Look, VPSBackupsError], None],
+        refuse: Callable[[VPSBackupsError], None],
+    ) -> None:
+        self._search = search
+        self._known = known
+        self._show = show
+        self._end = end
+        self._failed = failed
+        self._refuse = refuse
+        self._under_way: dict[int | None, Look] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, due: Iterable[Waiter], batch: Batch) -> None:
+        """Look for the backups of these waiters; who wants a list under way waits for its end."""
+        wanted: dict[Key, Wanted] = {}
+        waiters: dict[Key, list[Waiter]] = {}
+        for waiter in due:
+            one = waiter.wanted()
+            other = wanted.get(one.key, one)
+            proof, manual = one.proof or other.proof, one.manual and other.manual
+            wanted[one.key] = one._replace(proof=proof, manual=manual)
+            waiters.setdefault(one.key, []).append(waiter)
+        plan = self._search.plan(wanted.values())
+        for finding in plan.paused:
+            look = Look(finding.server_id, batch, {key: waiters[key] for key in finding.failed})
+            for waiter in itertools.chain.from_iterable(look.waiters.values()):
+                waiter.look = look
+            self._end(look, finding)
+        if plan.sweep:
+            look = Look(None, batch, {one.key: waiters[one.key] for one in plan.sweep})
+            if self._claim(look):
+                self._start(self._sweep(look, plan.sweep), [look])
+        self._at_servers(plan.servers, waiters, batch)
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Cancel the looks under way; their tasks, which may take a moment to end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        self._under_way.clear()
+        return tasks
+
+    def _claim(self, look: Look) -> bool:
+        """Begin a look if none at the same list is under way; else its waiters wait for that."""
+        first = self._under_way.setdefault(look.server_id, look)
+        for waiters in look.waiters.values():
+            for waiter in waiters:
+                waiter.look = first
+            if first is not look:
+                first.behind += waiters
+        return first is look
+
+    def _start(self, work: Coroutine[Any, Any, None], looks: Collection[Look]) -> None:
+        task = asyncio.create_task(self._carried_out(work, looks), name="vpsbackups-look")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carried_out(self, work: Coroutine[Any, Any, None], looks: Collection[Look]) -> None:
+        try:
+            await work
+        except BaseException as error:
+            # An error here must not leave a wait without an end.
+            for waiter in [waiter for look in looks for waiter in look.concerned()]:
+                waiter.fail(error) if isinstance(error, Exception) else waiter.future.cancel()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for look in looks:
+                self._release(look)
+
+    def _release(self, look: Look) -> None:
+        if self._under_way.get(look.server_id) is look:
+            del self._under_way[look.server_id]
+
+    def _finish(self, look: Look, finding: Finding) -> dict[Key, list[Waiter]]:
+        """End a look; the waiters of what it has left to other lists."""
+        self._release(look)
+        left = {
+            one.key: [waiter for waiter in look.waiters.pop(one.key) if waiter.look is look]
+            for one in finding.left
+        }
+        self._end(look, finding)
+        return {key: waiters for key, waiters in left.items() if waiters}
+
+    # --- What the tasks do ---------------------------------------------------------------------
+
+    async def _sweep(self, look: Look, wanted: list[Wanted]) -> None:
+        """Look at the list of all servers, and then at those of servers that this leaves."""
+        absent: frozenset[Key] = frozenset()
+        last = Finding(None)
+
+        def failed(_: int | None, error: VPSBackupsError) -> None:
+            self._failed(look, error)
+
+        async with aclosing(self._search.sweep(wanted, self._known, on_failure=failed)) as findings:
+            async for last in findings:
+                absent |= last.absent
+                self._show(look, last)
+        left = self._finish(look, last._replace(absent=absent))
+        servers = by_server(one for one in last.left if one.key in left)
+        refusal = last.error if isinstance(last.error, PermissionDeniedError) else None
+        self._at_servers(servers, left, look.batch, refusal)
+
+    def _at_servers(
+        self,
+        wanted: dict[int, list[Wanted]],
+        waiters: dict[Key, list[Waiter]],
+        batch: Batch,
+        refusal: VPSBackupsError | None = None,
+    ) -> None:
+        """Begin looks at servers' lists; `refusal` is the 403 of the list of all servers."""
+        looks: dict[int | None, Look] = {}
+        mine: dict[int, list[Wanted]] = {}
+        for server_id, those in wanted.items():
+            look = Look(server_id, batch, {one.key: waiters[one.key] for one in those})
+            if self._claim(look):
+                looks[server_id], mine[server_id] = look, those
+        if looks:
+            self._start(self._servers(looks, mine, refusal), looks.values())
+
+    async def _servers(
+        self,
+        looks: dict[int | None, Look],
+        wanted: dict[int, list[Wanted]],
+        refusal: VPSBackupsError | None,
+    ) -> None:
+        """Look at servers' lists, each of which ends its own look."""
+
+        def failed(server_id: int | None, error: VPSBackupsError) -> None:
+            self._failed(looks[server_id], error)
+
+        findings = self._search.servers(wanted, self._known, on_failure=failed)
+        async with aclosing(findings):
+            async for finding in findings:
+                look = looks[finding.server_id]
+                self._show(look, finding)
+                if not isinstance(finding.error, PermissionDeniedError):
+                    refusal = None
+                left = self._finish(look, finding)
+                self.begin(itertools.chain.from_iterable(left.values()), look.batch)
+        if refusal is not None:
+            self._refuse(refusal)
