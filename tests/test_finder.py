@@ -1,165 +1,23 @@
 """Searches in a list in memory, with their requests counted."""
 
 import asyncio
-import itertools
 import math
 import random
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from urllib.parse import parse_qsl
 
 import pytest
-from attrs import define, field
-from helpers_streams import lists_over
+from helpers_search import UNAVAILABLE, Listing, Report, Watcher, backup, newest_first, wanted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpsbackups_async import (
     AuthenticationError,
-    Backup,
-    BackupStatus,
-    BackupType,
     BadRequestError,
     InvalidResponseError,
     PaginationError,
     RateLimitedError,
-    ServerError,
-    ServerRef,
     VPSBackupsError,
 )
-from vpsbackups_async._lists.planner import Finding, by_server
-from vpsbackups_async._lists.search import Search
 from vpsbackups_async._lists.wanted import Wanted
-from vpsbackups_async.models import Page
-
-WHEN = datetime(2025, 1, 16, tzinfo=UTC)
-UNAVAILABLE = ServerError(503, "down")
-
-
-def backup(number: int, server_id: int | None = None) -> Backup:
-    return Backup(
-        number,
-        ServerRef(server_id or number, ""),
-        BackupType.MANUAL,
-        BackupStatus.IN_PROGRESS,
-        None,
-        WHEN,
-        None,
-        "",
-    )
-
-
-def newest_first(count: int) -> list[Backup]:
-    return [backup(number) for number in range(count, 0, -1)]
-
-
-class Listing:
-    """A list in memory; `asked` has the server of each request, None for a page of the whole."""
-
-    def __init__(
-        self,
-        backups: Sequence[Backup],
-        *,
-        page_size: int = 10,
-        counts: bool = True,
-        moves: bool = False,
-        refuse: Callable[[int | None, int], VPSBackupsError | None] = lambda server_id, page: None,
-    ) -> None:
-        self.backups = list(backups)
-        self.page_size = page_size
-        self.counts = counts
-        self.moves = moves
-        self.refuse = refuse
-        self.asked: list[int | None] = []
-        self.options: list[dict[str, str]] = []
-        self.at_once = self.most_at_once = 0
-
-    async def fetch(self, listing: object, hooks: object, query: str) -> Page[Backup]:
-        asked = dict(parse_qsl(query))
-        self.options.append(asked)
-        server_id = int(asked["server_id"]) if "server_id" in asked else None
-        number = int(asked.get("page", 1))
-        self.asked.append(server_id)
-        self.at_once += 1
-        self.most_at_once = max(self.at_once, self.most_at_once)
-        await asyncio.sleep(0)
-        self.at_once -= 1
-        if (error := self.refuse(server_id, number)) is not None:
-            raise error
-        shown = [one for one in self.backups if server_id in {None, one.server.id}]
-        end = number * self.page_size
-        items = tuple(shown[end - self.page_size : end])
-        link = f"?page={number + 1}" if end < len(shown) else None
-        if self.moves and server_id is None and link is None:
-            items = (*items, items[-1])  # the list moved: an item came twice
-            return Page(items, len(shown) + 1)
-        return Page(items, len(shown) if self.counts else None, _with(asked, link))
-
-    def take_asked(self) -> list[int | None]:
-        asked, self.asked = self.asked, []
-        return asked
-
-
-def _with(asked: dict[str, str], link: str | None) -> str | None:
-    """The link with the filters and the page size that were asked for."""
-    if link is None:
-        return None
-    kept = {name: value for name, value in asked.items() if name != "page"}
-    return "&".join([link, *(f"{name}={value}" for name, value in kept.items())])
-
-
-@define
-class Report:
-    """What one search told, all findings together."""
-
-    absent: set[int] = field(factory=set)
-    errors: dict[int, VPSBackupsError] = field(factory=dict)
-    requests: int = 0
-
-
-class Watcher:
-    """Looks for backups by one search as a hub does, and keeps what was found."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.search = Search(lists_over(listing.fetch))
-        self.shown: set[int] = set()
-
-    async def look(self, wanted: Iterable[Wanted]) -> Report:
-        wanted = list(wanted)
-        self.shown = set()
-        self.listing.take_asked()
-        report = Report()
-        known = {one.id for one in wanted}
-        plan = self.search.plan(wanted)
-        assert not plan.paused
-        left = await self._take(report, self.search.sweep(plan.sweep, known, on_failure=_unheard))
-        servers = by_server([*itertools.chain(*plan.servers.values()), *left])
-        await self._take(report, self.search.servers(servers, known, on_failure=_unheard))
-        assert report.requests <= len(self.listing.asked)
-        return report
-
-    async def _take(self, report: Report, findings: AsyncIterable[Finding]) -> list[Wanted]:
-        left: list[Wanted] = []
-        async for finding in findings:
-            self.shown.update(backup.id for backup in finding.found)
-            report.absent.update(backup_id for backup_id, _ in finding.absent)
-            report.requests += finding.requests
-            left += finding.left
-            if finding.error is not None:
-                failed = (backup_id for backup_id, _ in finding.failed)
-                report.errors.update(dict.fromkeys(failed, finding.error))
-        return left
-
-
-def _unheard(server_id: int | None, error: VPSBackupsError) -> None: ...
-
-
-def wanted(
-    numbers: Iterable[int], *, manual: bool = True, proof: bool = True, known: bool = True
-) -> list[Wanted]:
-    return [Wanted(number, number if known else None, manual, proof) for number in numbers]
-
 
 # --- Plans ---------------------------------------------------------------------------------------
 
@@ -350,6 +208,13 @@ async def test_a_ref_without_a_server_is_absent_after_the_whole_list() -> None:
     watcher = Watcher(Listing(newest_first(100)))
     report = await watcher.look(wanted([101], known=False))
     assert (report.absent, len(watcher.listing.asked)) == ({101}, 10)
+
+
+async def test_an_id_that_another_server_has_is_absent_from_the_server_asked_for() -> None:
+    watcher = Watcher(Listing(newest_first(30)))
+    report = await watcher.look([Wanted(25, 7, True), *wanted(range(21, 31))])
+    assert (watcher.shown, report.absent) == (set(range(21, 31)), {25})
+    assert watcher.listing.asked == [None]
 
 
 # --- A list that moves ---------------------------------------------------------------------------

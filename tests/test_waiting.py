@@ -564,12 +564,12 @@ class FakeSearch:
     def plan(self, wanted: Iterable[Wanted]) -> Plan:
         return Plan(list(wanted), {}, [])
 
-    async def servers(self, *_: object, on_failure: object) -> AsyncGenerator[Finding]:
+    async def servers(self, *_: object, on_attempt: object) -> AsyncGenerator[Finding]:
         for finding in ():
             yield finding
 
     async def sweep(
-        self, wanted: Iterable[Wanted], known: Container[int], *, on_failure: object
+        self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: object
     ) -> AsyncGenerator[Finding]:
         loop = asyncio.get_running_loop()
         ids = [one.id for one in wanted]
@@ -728,7 +728,7 @@ async def test_a_hub_whose_task_is_cancelled_leaves_nobody_waiting() -> None:
 
 async def test_a_search_that_breaks_leaves_nobody_waiting() -> None:
     class Broken(FakeSearch):
-        async def sweep(self, *_: object, on_failure: object) -> AsyncGenerator[Finding]:
+        async def sweep(self, *_: object, on_attempt: object) -> AsyncGenerator[Finding]:
             raise WaitError(BackupRef(1), None, 0.0, "broken")
             yield Finding(None)
 

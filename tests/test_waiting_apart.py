@@ -153,6 +153,24 @@ async def test_a_wait_that_joins_a_sweep_that_hangs_goes_by_its_own_servers_list
     assert seconds <= 46
 
 
+async def test_waits_that_join_a_sweep_that_gets_stuck_go_by_their_servers_lists(
+    fake: FakeVPS,
+) -> None:
+    """The first of two pages comes, the second one hangs."""
+    fake.backup_seconds = lambda backup: 12 if backup["server"]["id"] > 100 else 10_000
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        backups = [await client.create(server_id) for server_id in range(1, 151)]
+        fake.inject(Latency(100_000, query={"page": 2}))
+        waits = [asyncio.create_task(client.wait(one, backoff=EVERY_10)) for one in backups[:100]]
+        await asyncio.sleep(5)
+        ends = await asyncio.gather(
+            *(timed(client.wait(one, backoff=EVERY_10)) for one in backups[100:])
+        )
+        for one in waits:
+            one.cancel()
+    assert all(isinstance(end, Backup) and seconds <= 46 for end, seconds in ends)
+
+
 async def test_a_list_that_failed_once_is_tried_again_in_the_same_way(fake: FakeVPS) -> None:
     fake.inject(ServerFault(500, method="GET", times=1))
     async with one_try(fake) as client:
@@ -383,6 +401,21 @@ async def test_a_list_that_hangs_delays_the_timeout_by_one_request_at_most(fake:
         limit <= seconds <= limit + 20.1
         for (_, seconds), limit in zip(ends, (11, 40, 95), strict=True)
     )
+
+
+async def test_a_look_that_goes_on_after_a_failed_attempt_gets_its_time_at_the_deadline(
+    fake: FakeVPS,
+) -> None:
+    """The second page fails once; the third, which has the backup, takes 20 s."""
+    fake.backup_seconds = 12
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        backup = await client.create(1)
+        for _ in range(250):
+            fake.add_backup(1)
+        fake.inject(ServerFault(503, times=1, query={"page": 2}), Latency(20, query={"page": 3}))
+        end, seconds = await timed(client.wait(backup, backoff=EVERY_10, timeout=15))
+    assert isinstance(end, Backup)
+    assert 30 <= seconds <= 32
 
 
 async def test_an_outage_is_said_once_a_minute_with_its_cause_and_how_many_wait(

@@ -15,10 +15,11 @@ from vpsbackups_async._lists.lists import PAGE_SIZE, ListQuery, Lists
 from vpsbackups_async._lists.troubles import EVERY_SERVER, Standing, State, Troubles, pause_of
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
+from vpsbackups_async._wire import Response
 from vpsbackups_async.errors import RateLimitedError, VPSBackupsError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Finding", "OnFailure", "Plan", "Planner", "by_server"]
+__all__ = ["Finding", "OnAttempt", "Plan", "Planner", "by_server"]
 
 _RETRIED: Final = 10.0
 """Seconds for which the first page of a list is tried again before its look has failed."""
@@ -28,8 +29,9 @@ _FINE: Final = Standing(State.FINE, 0)
 _NEVER: Final = Standing(State.PAUSED, sys.maxsize)
 """The standing of a server's list that cannot be asked for, or would be that of all servers."""
 
-OnFailure = Callable[[int | None, VPSBackupsError], object]
-"""Called with a list, by its server's id, and the error of an attempt before the next one."""
+OnAttempt = Callable[[int | None, VPSBackupsError | None], object]
+"""Called with a list, by its server's id, and the error of an attempt that is to be followed by
+another one, None for an attempt that got an answer."""
 
 
 class Finding(NamedTuple):
@@ -88,7 +90,7 @@ class Planner:
                 server = _NEVER
             first = min(server, whole)
             if first.state == State.PAUSED:
-                error = self.troubles.error(None if whole <= server else one.server_id)
+                error = self.troubles.error(one.server_id) or self.troubles.error(None)
                 plan.paused.append(Finding(one.server_id, failed=frozenset({one.key}), error=error))
             elif server.state == whole.state == State.FINE:
                 either.append(one)
@@ -138,30 +140,34 @@ class Planner:
         self,
         query: ListQuery[Backup],
         server_id: int | None,
-        on_failure: OnFailure | None,
+        on_attempt: OnAttempt | None,
         prefetch: int = 0,
     ) -> Walk[Backup]:
-        """A walk; with `on_failure` its first page is tried again for a short while only."""
-        if on_failure is None:
+        """A walk; with `on_attempt` its first page is tried again for a short while only."""
+        if on_attempt is None:
             return self._lists.open(query, prefetch=prefetch)
         loop = asyncio.get_running_loop()
         began = loop.time()
 
+        def answered(_: Response) -> None:
+            self._stuck.discard(walk)
+            on_attempt(server_id, None)
+
         def failed(error: VPSBackupsError) -> None:
             if server_id is None:
                 self._stuck.add(walk)
-            on_failure(server_id, error)
+            on_attempt(server_id, error)
             if walk.tally.pages or isinstance(error, RateLimitedError):
                 return
             failed_before = self.troubles.standing(server_id, loop.time()).failures > 0
             if failed_before or loop.time() - began + pause_of(error) > _RETRIED:
                 raise error  # the next look tries again, or another way
 
-        walk = self._lists.open(query, prefetch=prefetch, on_retry=failed)
+        walk = self._lists.open(query, prefetch=prefetch, on_response=answered, on_retry=failed)
         return walk
 
-    def goes_on(self, walk: Walk[Backup]) -> None:
-        """Note that a walk got a page, or has ended."""
+    def ended(self, walk: Walk[Backup]) -> None:
+        """Note that a walk has ended, well or not."""
         self._stuck.discard(walk)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
-from vpsbackups_async._lists.planner import Finding, OnFailure, Plan, Planner
+from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, Planner
 from vpsbackups_async._lists.troubles import EVERY_SERVER, State
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
@@ -40,7 +40,7 @@ _SPOILED: Final = (InvalidResponseError, PaginationError, PermissionDeniedError)
 class Search:
     """Looks for backups in the lists of one client, as planned before.
 
-    `on_failure` makes a list that fails give up early, for those who look again later.
+    `on_attempt` makes a list that fails give up early, for those who look again later.
     """
 
     def __init__(self, lists: Lists) -> None:
@@ -58,7 +58,7 @@ class Search:
         known: Container[int],
         page_size: int | None = PAGE_SIZE,
         *,
-        on_failure: OnFailure | None = None,
+        on_attempt: OnAttempt | None = None,
     ) -> AsyncGenerator[Finding]:
         """Read the whole list as far as it pays: a finding for each page, and a last one.
 
@@ -73,13 +73,12 @@ class Search:
         manual = unseen.manual
         query = backups_query(None, BackupType.MANUAL if manual else None, page_size)
         ahead = _ahead(unseen.pages_worth_reading(self._planner.pages_to(unseen)))
-        walk = self._planner.open(query, None, on_failure, ahead)
+        walk = self._planner.open(query, None, on_attempt, ahead)
         shape = ListShape()
         absent: frozenset[Key] = frozenset()
         try:
             async with aclosing(walk.pages()) as pages:
                 async for page in pages:
-                    self._planner.goes_on(walk)
                     shape.take(page)
                     self._planner.learn_shape(shape, manual=manual)
                     found = tuple(backup for backup in page.items if backup.id in known)
@@ -93,19 +92,19 @@ class Search:
             self._planner.troubles.worked(None)
             yield Finding(None, absent=absent, left=unseen.take_by_server())
         except VPSBackupsError as error:
-            yield self._failed_sweep(unseen, error, on_failure)
+            yield self._failed_sweep(unseen, error, on_attempt)
         finally:
-            self._planner.goes_on(walk)
+            self._planner.ended(walk)
 
     def _failed_sweep(
-        self, unseen: Unseen, error: VPSBackupsError, on_failure: OnFailure | None
+        self, unseen: Unseen, error: VPSBackupsError, on_attempt: OnAttempt | None
     ) -> Finding:
         """What a sweep that failed leaves to the servers' lists, and what it fails for."""
         now = asyncio.get_running_loop().time()
         self._planner.troubles.failed(None, error, now)
         # Without a next look for it, or where the whole list keeps failing, servers are asked now.
         try_servers = (
-            on_failure is None or self._planner.troubles.standing(None, now).state != State.FINE
+            on_attempt is None or self._planner.troubles.standing(None, now).state != State.FINE
         ) and not isinstance(error, _SAME_FOR_ALL)
         left = unseen.take_by_server() if try_servers or isinstance(error, _SPOILED) else ()
         return Finding(None, failed=unseen.remove_all(), error=error, left=left)
@@ -118,7 +117,7 @@ class Search:
         known: Container[int],
         page_size: int | None = PAGE_SIZE,
         *,
-        on_failure: OnFailure | None = None,
+        on_attempt: OnAttempt | None = None,
     ) -> AsyncGenerator[Finding]:
         """Look at each server's list for its wanted backups: a finding for each, as they end.
 
@@ -141,7 +140,7 @@ class Search:
                 return Finding(server_id, failed=keys, error=refusal)
             if self._planner.ignores_servers(loop.time()):
                 return Finding(server_id, left=tuple(those))
-            finding = await self._server(server_id, those, known, page_size, on_failure)
+            finding = await self._server(server_id, those, known, page_size, on_attempt)
             error = finding.error
             if error is None:
                 works = True
@@ -169,12 +168,12 @@ class Search:
         wanted: Iterable[Wanted],
         known: Container[int],
         page_size: int | None,
-        on_failure: OnFailure | None,
+        on_attempt: OnAttempt | None,
     ) -> Finding:
         """What the list of one server tells about its wanted backups."""
         missing = Unseen(wanted)
         kind = BackupType.MANUAL if missing.manual else None
-        walk = self._planner.open(backups_query(server_id, kind, page_size), server_id, on_failure)
+        walk = self._planner.open(backups_query(server_id, kind, page_size), server_id, on_attempt)
         found: list[Backup] = []
         requests = 0
         absent: frozenset[Key] = frozenset()

@@ -53,7 +53,7 @@ class WaitHub:
             self._waiters,
             show=self._show,
             end=self._end,
-            failed=self._failed,
+            attempted=self._attempted,
             refuse=self._refuse,
         )
         self._due = Calendar(operator.attrgetter("due"))
@@ -202,8 +202,6 @@ class WaitHub:
 
     def _show(self, look: Look, finding: Finding) -> None:
         """Tell every waiter what a finding shows of its backup, whether it is due or not."""
-        if finding.error is None:
-            look.error = None
         for backup in finding.found:
             for waiter in self._waiters.get(backup.id, ()):
                 if waiter.ref.server_id in {None, backup.server.id}:
@@ -215,13 +213,14 @@ class WaitHub:
             self._rested_from = batch.began
             self._rest = batch.began + batch.requests / _REQUESTS_PER_SECOND
 
-    def _failed(self, look: Look, error: VPSBackupsError) -> None:
-        """Note that an attempt of a look failed; another one follows."""
+    def _attempted(self, look: Look, error: VPSBackupsError | None) -> None:
+        """Note that an attempt of a look got an answer, or failed and is followed by another."""
         look.error = error
+        if error is None:
+            return
         now = asyncio.get_running_loop().time()
         for waiter in look.concerned():
-            if waiter not in look.met:
-                waiter.error = error
+            waiter.error = error
             if now >= waiter.deadline - _TICK:
                 waiter.expire()
         if look.server_id is None:

@@ -13,7 +13,7 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from vpsbackups_async._lists.planner import Finding, OnFailure, Plan, by_server
+from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, by_server
 from vpsbackups_async._lists.wanted import Key, Wanted
 from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
 from vpsbackups_async.errors import PermissionDeniedError, VPSBackupsError
@@ -27,11 +27,11 @@ class Searches(Protocol):
     def plan(self, wanted: Iterable[Wanted]) -> Plan: ...
 
     def sweep(
-        self, wanted: Iterable[Wanted], known: Container[int], *, on_failure: OnFailure
+        self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: OnAttempt
     ) -> AsyncGenerator[Finding]: ...
 
     def servers(
-        self, wanted: dict[int, list[Wanted]], known: Container[int], *, on_failure: OnFailure
+        self, wanted: dict[int, list[Wanted]], known: Container[int], *, on_attempt: OnAttempt
     ) -> AsyncGenerator[Finding]: ...
 
 
@@ -39,8 +39,9 @@ class Looks:
     """Begins looks and carries them out.
 
     `known` has the ids of all backups that are waited for. `show` is called with each finding of a
-    look, `end` with a look that ended and its last finding, `failed` with a look and the error of
-    one of its attempts that is followed by another, `refuse` with the 403 of all lists.
+    look, `end` with a look that ended and its last finding, `refuse` with the 403 of all lists.
+    `attempted` is called with a look and the error of an attempt that another one follows, or with
+    None for an attempt that got an answer.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class Looks:
         *,
         show: Callable[[Look, Finding], None],
         end: Callable[[Look, Finding], None],
-        failed: Callable[[Look, VPSBackupsError], None],
+        attempted: Callable[[Look, VPSBackupsError | None], None],
         refuse: Callable[[VPSBackupsError], None],
     ) -> None:
         self._search = search
         self._known = known
         self._show = show
         self._end = end
-        self._failed = failed
+        self._attempted = attempted
         self._refuse = refuse
         self._under_way: dict[int | None, Look] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,10 +142,12 @@ class Looks:
         absent: frozenset[Key] = frozenset()
         last = Finding(None)
 
-        def failed(_: int | None, error: VPSBackupsError) -> None:
-            self._failed(look, error)
+        def attempted(_: int | None, error: VPSBackupsError | None) -> None:
+            self._attempted(look, error)
 
-        async with aclosing(self._search.sweep(wanted, self._known, on_failure=failed)) as findings:
+        async with aclosing(
+            self._search.sweep(wanted, self._known, on_attempt=attempted)
+        ) as findings:
             async for last in findings:
                 absent |= last.absent
                 self._show(look, last)
@@ -178,10 +181,10 @@ class Looks:
     ) -> None:
         """Look at servers' lists, each of which ends its own look."""
 
-        def failed(server_id: int | None, error: VPSBackupsError) -> None:
-            self._failed(looks[server_id], error)
+        def attempted(server_id: int | None, error: VPSBackupsError | None) -> None:
+            self._attempted(looks[server_id], error)
 
-        findings = self._search.servers(wanted, self._known, on_failure=failed)
+        findings = self._search.servers(wanted, self._known, on_attempt=attempted)
         async with aclosing(findings):
             async for finding in findings:
                 look = looks[finding.server_id]
