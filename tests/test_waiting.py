@@ -572,8 +572,10 @@ class FakeSearch:
         self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: object
     ) -> AsyncGenerator[Finding]:
         loop = asyncio.get_running_loop()
+        wanted = list(wanted)
         ids = [one.id for one in wanted]
         self.looks.append((round(loop.time(), 3), ids))
+        self.wanted = wanted
         try:
             await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
@@ -736,6 +738,65 @@ async def test_a_search_that_breaks_leaves_nobody_waiting() -> None:
         await ended(WaitHub(Broken(), patience=30), waiter(1), waiter(2))
         == [("WaitError", 10.0)] * 2
     )
+
+
+class TwoLists(FakeSearch):
+    """Backup 1 is looked for at its server, which takes 30 s and fails, the others by a sweep."""
+
+    def plan(self, wanted: Iterable[Wanted]) -> Plan:
+        wanted = list(wanted)
+        first = [one for one in wanted if one.id == 1]
+        return Plan([one for one in wanted if one.id > 1], {1: first} if first else {}, [])
+
+    async def servers(
+        self, wanted: dict[int, list[Wanted]], known: Container[int], *, on_attempt: object
+    ) -> AsyncGenerator[Finding]:
+        await asyncio.sleep(30)
+        failed = frozenset(one.key for one in wanted[1])
+        yield Finding(1, failed=failed, error=ServerError(500, "down"), requests=1)
+
+    async def sweep(
+        self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: object
+    ) -> AsyncGenerator[Finding]:
+        wanted = [*wanted, *([Wanted(1, 1)] if 1 in known else [])]
+        async for finding in super().sweep(wanted, known, on_attempt=on_attempt):
+            yield finding
+
+
+async def test_a_backup_that_another_look_shows_meanwhile_is_next_looked_for_after_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    polls: list[float] = []
+    first = waiter(1, ConstantBackoff(50), timeout=230)
+    first.on_poll = lambda attempt: polls.append(round(attempt.elapsed))
+    search = TwoLists()
+    ends = await ended(
+        WaitHub(search, patience=30), first, waiter(2, ConstantBackoff(60), timeout=230)
+    )
+    # Its own looks begin at 50, 110, 170 and fail 30 s later; the sweeps are at 60, 120, 180.
+    assert polls == [60, 120, 180, 230]
+    assert [kind for kind, _ in ends] == ["WaitTimeoutError"] * 2
+    assert first.error is None
+    assert caplog.records == []
+
+
+async def test_waiters_for_one_backup_share_what_each_wants_of_a_look() -> None:
+    search = FakeSearch(done_at=1)
+    brief = waiter(1)
+    brief.appear_grace = 0
+    unknown = Waiter(brief.ref, None, backoff=EVERY_10)
+    await ended(WaitHub(search, patience=30), unknown, brief, waiter(1))
+    assert search.wanted == [Wanted(1, 1, manual=False, proof=True)]
+
+
+async def test_an_old_look_that_ends_late_does_not_end_a_rest() -> None:
+    search = TwoLists(requests=1_000)
+    await ended(
+        WaitHub(search, patience=30),
+        waiter(1, ConstantBackoff(10), timeout=44),
+        waiter(2, ConstantBackoff(35), timeout=95),
+    )
+    assert [when for when, _ in search.looks] == [35, 87.5, 95]
 
 
 async def test_a_waiter_often_put_off_leaves_nothing_behind() -> None:

@@ -205,6 +205,16 @@ async def test_a_503_that_asks_for_time_gets_it_from_all_who_want_that_list(fake
     assert fake.count("GET") == 2
 
 
+async def test_a_backoff_of_zero_leaves_a_list_alone_that_asks_for_time(fake: FakeVPS) -> None:
+    fake.inject(ServerFault(503, retry_after=600, method="GET"))
+    async with one_try(fake) as client:
+        backup = await client.create(1)
+        end, seconds = await timed(client.wait(backup, backoff=ConstantBackoff(0), timeout=30))
+    assert isinstance(end, WaitTimeoutError)
+    assert seconds == pytest.approx(30, abs=0.1)
+    assert fake.count("GET") == 2
+
+
 async def test_a_busy_outage_of_everything_is_met_with_few_requests(fake: FakeVPS) -> None:
     async with BackupsClient(fake.token, base_url=fake.url) as client:
         backups = [await client.create(server_id) for server_id in range(1, 401)]
@@ -300,17 +310,21 @@ async def test_a_closed_gate_leaves_the_timeout_of_every_wait_exact(fake: FakeVP
 # --- The right id with the wrong server ----------------------------------------------------------
 
 
+@pytest.mark.parametrize("others", [0, 10], ids=["at its server", "in a sweep"])
 async def test_a_wait_for_the_right_id_with_the_wrong_server_spoils_no_other(
-    fake: FakeVPS,
+    fake: FakeVPS, others: int
 ) -> None:
     async with one_try(fake) as client:
         backup = await client.create(1)
+        more = [await client.create(server_id) for server_id in range(101, 101 + others)]
         ends = await asyncio.gather(
             timed(client.wait(backup, backoff=EVERY_10)),
             timed(client.wait(BackupRef(backup.id, 2), backoff=EVERY_10)),
             timed(client.wait(BackupRef(backup.id), backoff=EVERY_10)),
+            *(timed(client.wait(one, backoff=EVERY_10)) for one in more),
         )
-    assert [type(end) for end, _ in ends] == [Backup, BackupNeverAppearedError, Backup]
+    assert [type(end) for end, _ in ends[:3]] == [Backup, BackupNeverAppearedError, Backup]
+    assert all(isinstance(end, Backup) for end, _ in ends[3:])
     assert ends[0][1] == ends[2][1] == pytest.approx(100, abs=0.1)
     assert ends[1][1] == pytest.approx(60, abs=0.1)
 
@@ -372,12 +386,14 @@ async def test_looks_that_fail_leave_the_retry_budget_to_other_calls(fake: FakeV
         assert [one.id async for one in client.list(server_id=7)] == [backup.id]
 
 
-@pytest.mark.parametrize("timeout", [8, 60])
+@pytest.mark.parametrize("timeout", [5, 8, 60], ids=["at the last look", "within one", "later"])
 async def test_an_outage_leaves_the_timeout_exact_and_is_told_with_it(
     fake: FakeVPS, timeout: float
 ) -> None:
+    """The first look, at 5 s, pauses for 5 s before each further attempt."""
     fake.inject(ServerFault(503, method="GET"))
-    async with BackupsClient(fake.token, base_url=fake.url) as client:
+    retry = RetryPolicy(backoff=ConstantBackoff(5))
+    async with BackupsClient(fake.token, base_url=fake.url, retry=retry) as client:
         backup = await client.create(1)
         end, seconds = await timed(client.wait(backup, timeout=timeout))
     assert isinstance(end, WaitTimeoutError)
@@ -401,6 +417,39 @@ async def test_a_list_that_hangs_delays_the_timeout_by_one_request_at_most(fake:
         limit <= seconds <= limit + 20.1
         for (_, seconds), limit in zip(ends, (11, 40, 95), strict=True)
     )
+
+
+async def test_the_last_look_comes_at_the_deadline_also_after_one_that_failed(
+    fake: FakeVPS,
+) -> None:
+    fake.backup_seconds = 12
+    fake.inject(ServerFault(503, method="GET", times=2))
+    retry = RetryPolicy(attempts=2, backoff=ConstantBackoff(0))
+    async with BackupsClient(fake.token, base_url=fake.url, retry=retry) as client:
+        backup = await client.create(1)
+        ends = await asyncio.gather(
+            *(timed(client.wait(backup, backoff=EVERY_10, timeout=at)) for at in (15, 15, 14, 13))
+        )
+    assert all(isinstance(end, Backup) for end, _ in ends)
+
+
+async def test_a_wait_that_is_cancelled_within_a_sweep_is_not_looked_for_at_its_server(
+    fake: FakeVPS,
+) -> None:
+    fake.page_size = fake.max_page_size = 10
+    async with one_try(fake) as client:
+        backups = [await client.create(server_id) for server_id in (1, 2, 3)]
+        for server_id in range(101, 501):  # newer ones push them off the first pages
+            fake.add_backup(server_id)
+        fake.inject(Latency(5, query=EVERY_LIST, method="GET"))
+        waits = [
+            asyncio.create_task(client.wait(one, backoff=ConstantBackoff(100))) for one in backups
+        ]
+        await asyncio.sleep(102)
+        waits[1].cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    asked = [seen.query.get("server_id") for seen in fake.requests if seen.method == "GET"]
+    assert asked == [None, "1", "3"]
 
 
 async def test_a_look_that_goes_on_after_a_failed_attempt_gets_its_time_at_the_deadline(

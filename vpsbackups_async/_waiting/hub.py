@@ -263,12 +263,12 @@ class WaitHub:
         elif isinstance(error, PermissionDeniedError):
             self._refuse(error, lambda waiter: waiter.ref.server_id == look.server_id)
         elif now >= self._warned_at + _WARNING_SECONDS:
-            self._warned_at = now
             waits = list(self._all())
             failing = sum(waiter.error is not None for waiter in waits)
-            logger.warning(
-                "looks fail for %d of %d waits, which go on: %s", failing, len(waits), error
-            )
+            if failing:
+                self._warned_at = now
+                words = "looks fail for %d of %d waits, which go on: %s"
+                logger.warning(words, failing, len(waits), error)
 
     def _refuse(
         self, error: VPSBackupsError, whose: Callable[[Waiter], bool] = lambda _: True
