@@ -98,18 +98,18 @@ async def test_a_list_that_asks_for_time_is_not_read_and_says_why() -> None:
 async def test_whoever_looks_once_only_asks_whatever_failed_before() -> None:
     listing = Failing()
     finder = Finder(lists_over(listing.fetch))
-    ref = BackupRef(3, 3)
 
-    async def found() -> bool:
+    async def found(ref: BackupRef) -> bool:
         return [outcome.ok async for outcome in finder.locate([ref])] == [True]
 
-    listing.fail([3, None], BUSY)
-    assert not await found()
-    assert not await found()
-    listing.fail([])
-    listing.take_asked()
-    assert await found()
-    assert listing.take_asked() == [3]
+    for ref in (BackupRef(93, 93), BackupRef(93)):
+        listing.fail([93, None], BUSY)
+        assert not await found(ref)
+        assert not await found(ref)
+        listing.fail([])
+        listing.take_asked()
+        assert await found(ref)
+        assert listing.take_asked() == [ref.server_id]
 
 
 # --- Many servers --------------------------------------------------------------------------------
@@ -159,8 +159,11 @@ async def test_while_all_servers_fail_one_is_tried_at_a_time_until_it_works() ->
         await watcher.look(wanted(range(1, 101)))
         asked.append(len(listing.take_asked()))
     assert max(asked) == 1
+    listing.fail(range(1, 101))
+    await watcher.look(wanted([1], known=False))
+    assert planned(watcher, wanted([90])) == ([90], [], [])
     listing.fail([None])
-    for _ in range(4):
+    for _ in range(8):
         await watcher.look(wanted(range(1, 101)))
     assert watcher.shown == set(range(1, 101))
     listing.fail([])
@@ -174,10 +177,14 @@ async def test_while_all_servers_fail_one_is_tried_at_a_time_until_it_works() ->
 async def test_no_server_is_asked_once_one_gave_the_whole_list() -> None:
     listing = Listing(newest_first(1_000), ignores=True)
     watcher = Watcher(listing)
-    await watcher.look(wanted([1, 2, 3, 999, 1_000]))  # tells how long the list is
+    await watcher.look(wanted([1], known=False))  # tells how long the list is
     await watcher.look(wanted(range(1, 41)))
     assert len([one for one in watcher.listing.asked if one]) <= 16
     assert planned(watcher, wanted([1, 2])) == ([1, 2], [], [])
+    listing.refuse = lambda server_id, page: BUSY
+    await watcher.look(wanted([1]))
+    (paused,) = watcher.search.plan(wanted([1])).paused
+    assert paused.error is BUSY
 
 
 async def test_whoever_looks_once_finds_a_backup_in_the_whole_list_that_a_server_gives() -> None:
@@ -258,4 +265,7 @@ async def test_while_a_sweep_is_stuck_others_are_looked_for_at_their_servers() -
     await anext(sweep)
     assert plans == [([], list(range(91, 101)), [])]
     assert planned(watcher, many)[0]
+    listing.refuse = lambda server_id, page: UNAVAILABLE
+    assert (await anext(sweep)).error is UNAVAILABLE
     await sweep.aclose()
+    assert planned(watcher, many)[0]

@@ -728,16 +728,44 @@ async def test_a_hub_whose_task_is_cancelled_leaves_nobody_waiting() -> None:
     assert [kind for kind, _ in await waiting] == ["CancelledError"] * 2
 
 
-async def test_a_search_that_breaks_leaves_nobody_waiting() -> None:
-    class Broken(FakeSearch):
-        async def sweep(self, *_: object, on_attempt: object) -> AsyncGenerator[Finding]:
-            raise WaitError(BackupRef(1), None, 0.0, "broken")
-            yield Finding(None)
+async def test_a_hub_whose_look_is_cancelled_leaves_nobody_waiting_for_it() -> None:
+    hub = WaitHub(FakeSearch(seconds=5, done_at=30), patience=30)
+    waiting = asyncio.create_task(ended(hub, waiter(1), waiter(2, ConstantBackoff(30))))
+    await asyncio.sleep(12)
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "vpsbackups-look"]
+    task.cancel()
+    assert await waiting == [("CancelledError", 12.0), ("completed", 35.0)]
 
-    assert (
-        await ended(WaitHub(Broken(), patience=30), waiter(1), waiter(2))
-        == [("WaitError", 10.0)] * 2
-    )
+
+async def test_a_newcomer_waits_for_no_look_that_was_ended_with_its_hub() -> None:
+    class SlowToEnd(FakeSearch):
+        async def sweep(self, *args: Any, on_attempt: object) -> AsyncGenerator[Finding]:
+            try:
+                async for finding in super().sweep(*args, on_attempt=on_attempt):
+                    yield finding
+            finally:
+                await asyncio.sleep(2)
+
+    hub = WaitHub(SlowToEnd(seconds=5, done_at=12), patience=30)
+    first = asyncio.create_task(ended(hub, waiter(1)))
+    await asyncio.sleep(12)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert await ended(hub, waiter(2, ConstantBackoff(0))) == [("completed", 17.0)]
+    await hub.close()
+
+
+async def test_a_search_that_breaks_ends_the_waits_of_that_look_alone() -> None:
+    class Broken(FakeSearch):
+        async def sweep(self, *args: Any, on_attempt: object) -> AsyncGenerator[Finding]:
+            if asyncio.get_running_loop().time() < 15:
+                raise WaitError(BackupRef(1), None, 0.0, "broken")
+            async for finding in super().sweep(*args, on_attempt=on_attempt):
+                yield finding
+
+    later = waiter(3, ConstantBackoff(20))
+    ends = await ended(WaitHub(Broken(done_at=15), patience=30), waiter(1), waiter(2), later)
+    assert ends == [*[("WaitError", 10.0)] * 2, ("completed", 20.0)]
 
 
 class TwoLists(FakeSearch):

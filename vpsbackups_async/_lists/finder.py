@@ -76,21 +76,15 @@ class Finder:
         429 nothing more is sent.
         """
         plan = self.search.plan(wanted, heed_failures=False)
-        sweep, servers = plan.sweep, plan.servers
-        while sweep or servers:
-            left: list[Wanted] = []
-            async with aclosing(self.search.sweep(sweep, known, page_size)) as findings:
-                async for finding in findings:
-                    left += finding.left
-                    yield finding
-            for server_id, those in by_server(left).items():
-                servers.setdefault(server_id, []).extend(those)
-            sweep = []
-            async with aclosing(self.search.servers(servers, known, page_size)) as findings:
-                async for finding in findings:
-                    sweep += [one._replace(by_server=False) for one in finding.left]
-                    yield finding
-            servers = {}
+        servers = plan.servers
+        async with aclosing(self.search.sweep(plan.sweep, known, page_size)) as findings:
+            async for finding in findings:
+                for server_id, those in by_server(finding.left).items():
+                    servers.setdefault(server_id, []).extend(those)
+                yield finding
+        async with aclosing(self.search.servers(servers, known, page_size)) as findings:
+            async for finding in findings:
+                yield finding
 
 
 def _outcomes(
