@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, Container, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
 
+from attrs import define
+
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
 from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, Planner
-from vpsbackups_async._lists.troubles import EVERY_SERVER, State
+from vpsbackups_async._lists.troubles import EVERY_SERVER, State, Troubles
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
 from vpsbackups_async.errors import (
@@ -35,6 +37,32 @@ _SAME_FOR_ALL: Final = (AuthenticationError, RateLimitedError)
 """Errors that every other list would give too."""
 _SPOILED: Final = (InvalidResponseError, PaginationError, PermissionDeniedError)
 """Errors of the whole list that a server's own list need not have: one bad backup spoils it."""
+
+
+@define(eq=False, repr=False)
+class _Run:
+    """One run over servers' lists; `refusal` is why no further one is asked, None while one is.
+
+    `most_failures` without a success show that all servers' lists fail.
+    """
+
+    most_failures: int
+    failures: int = 0
+    works: bool = False
+    refusal: VPSBackupsError | None = None
+
+    def take(self, error: VPSBackupsError | None, troubles: Troubles, now: float) -> None:
+        """Note how a server's list was read, or failed."""
+        if error is None:
+            self.works = True
+            troubles.worked(EVERY_SERVER)
+        elif isinstance(error, _SAME_FOR_ALL):
+            self.refusal = error
+        elif not isinstance(error, ApiError) or error.status >= 500:
+            self.failures += 1
+            if self.failures == self.most_failures and not self.works:
+                self.refusal = error
+                troubles.failed(EVERY_SERVER, error, now)
 
 
 class Search:
@@ -83,9 +111,7 @@ class Search:
                     self._planner.learn_shape(shape, manual=manual)
                     found = tuple(backup for backup in page.items if backup.id in known)
                     yield Finding(None, found, unseen.show(found), requests=1)
-                    if unseen and shape.is_past(unseen.oldest):
-                        unseen.keep_those_to_prove()
-                    if not unseen or not unseen.pages_worth_reading(shape.pages_left):
+                    if _is_enough(unseen, shape):
                         break
                 else:
                     absent = _absent(walk, shape, unseen)
@@ -124,34 +150,21 @@ class Search:
         After a 401 or 429, or many failures and no success, nothing more is sent. Backups are
         `left` where the server's list turns out to be the list of all servers.
         """
-        refusal: VPSBackupsError | None = None
-        failures, works = 0, False
         loop, troubles = asyncio.get_running_loop(), self._planner.troubles
         now = loop.time()
         # While all servers' lists seem to fail, one of them is tried before the others.
         are_down = troubles.standing(EVERY_SERVER, now).state != State.FINE
-        most_failures = 1 if are_down else _SERVERS_AT_ONCE
+        run = _Run(1 if are_down else _SERVERS_AT_ONCE)
 
         async def look(server_id: int) -> Finding:
-            nonlocal refusal, failures, works
             those = wanted[server_id]
-            if refusal is not None:
+            if run.refusal is not None:
                 keys = frozenset(one.key for one in those)
-                return Finding(server_id, failed=keys, error=refusal)
+                return Finding(server_id, failed=keys, error=run.refusal)
             if self._planner.ignores_servers(loop.time()):
                 return Finding(server_id, left=tuple(those))
             finding = await self._server(server_id, those, known, page_size, on_attempt)
-            error = finding.error
-            if error is None:
-                works = True
-                troubles.worked(EVERY_SERVER)
-            elif isinstance(error, _SAME_FOR_ALL):
-                refusal = error
-            elif not isinstance(error, ApiError) or error.status >= 500:
-                failures += 1
-                if failures == most_failures and not works:
-                    refusal = error
-                    troubles.failed(EVERY_SERVER, error, loop.time())
+            run.take(finding.error, troubles, loop.time())
             return finding
 
         # Lists that failed come last, for they may take long.
@@ -201,6 +214,13 @@ class Search:
         else:
             self._planner.troubles.worked(server_id)
         return Finding(server_id, tuple(found), absent, failed, failure, requests, left)
+
+
+def _is_enough(unseen: Unseen, shape: ListShape) -> bool:
+    """Whether reading on would show nothing more, or cost more than asking servers."""
+    if unseen and shape.is_past(unseen.oldest):
+        unseen.keep_those_to_prove()
+    return not unseen or not unseen.pages_worth_reading(shape.pages_left)
 
 
 def _absent(walk: Walk[Backup], shape: ListShape, unseen: Unseen) -> frozenset[Key]:
