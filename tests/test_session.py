@@ -103,6 +103,19 @@ async def test_answers_but_for_429_and_5xx_show_that_the_server_takes_requests(
     assert session.accepted == taken
 
 
+async def test_a_closed_client_leaves_no_timer_in_the_event_loop() -> None:
+    def timers() -> int:
+        scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        return sum(not handle.cancelled() for handle in scheduled)
+
+    async with RawServer().running() as server:
+        client = BackupsClient("vps_x", base_url=server.url)
+        await client.delete(1)
+        assert timers() > 0
+        await client.close()
+        assert timers() == 0
+
+
 async def test_a_success_by_status_alone_earns_budget() -> None:
     cut = http(200, b'{"detail": "gone"}')[:-3]
     async with (

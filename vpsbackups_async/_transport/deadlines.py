@@ -1,7 +1,8 @@
 """Timeouts for concurrent blocks, sharing one event-loop timer.
 
 Nearly every request ends long before its timeout. A timer for each would cost more than all other
-bookkeeping of a request; an entry in a heap costs little.
+bookkeeping of a request; an entry in a heap costs little. The timer also stays when its block ends:
+it serves the blocks that follow, and is set anew if it fires too early for them.
 """
 
 import asyncio
@@ -88,6 +89,11 @@ class Deadlines:
         """A `with` block that may run until `when`, in seconds of loop time."""
         return Scope(self, when)
 
+    def close(self) -> None:
+        """Cancel the timer, unless a block is running, which keeps its deadline."""
+        if not self._running:
+            self._disarm()
+
     def enter(self, scope: Scope) -> None:
         """Called when a block begins."""
         self._running += 1
@@ -100,7 +106,6 @@ class Deadlines:
         self._running -= 1
         if not self._running:
             self._heap.clear()
-            self._disarm()
         elif len(self._heap) > 2 * self._running + _SLACK:
             self._heap = [entry for entry in self._heap if entry[2].runs]
             heapq.heapify(self._heap)

@@ -147,6 +147,8 @@ class Session:
         channel, self.channel = self.channel, None
         if channel is not None and channel.session is not self._given:
             await channel.session.close()
+        if self._deadlines is not None:
+            self._deadlines.close()
 
     def abandon(self) -> bool:
         """Drop the connections of a client that was never closed; whether there were any."""
