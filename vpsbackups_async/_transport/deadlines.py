@@ -81,10 +81,6 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
         self._armed = math.inf
 
-    def now(self) -> float:
-        """Loop time in seconds; asked each time, as a loop may change to virtual time."""
-        return self.loop.time()
-
     def until(self, when: float) -> Scope:
         """A `with` block that may run until `when`, in seconds of loop time."""
         return Scope(self, when)
@@ -126,7 +122,8 @@ class Deadlines:
             self._armed = math.inf
 
     def _fire(self) -> None:
-        now = max(self._armed, self.now())  # the timer may fire early by the clock's resolution
+        # The timer may fire early by the clock's resolution.
+        now = max(self._armed, self.loop.time())
         while self._heap and self._heap[0][0] <= now:
             heapq.heappop(self._heap)[2].expire()
         self._arm()

@@ -68,7 +68,7 @@ class Transport:
         """
         session = self.session
         deadlines = session.open()
-        now = deadlines.now()
+        now = deadlines.loop.time()
         deadline = min(deadline, now + self.timeouts.deadline)
         call = Call(request, now, deadline, session.accepted, state, on_retry)
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
@@ -105,7 +105,7 @@ class Transport:
             self._charge(call, step)
             session.counters.retries += 1
             session.log.retrying(
-                step.error, request.kind, call.attempts, step.pause, deadlines.now()
+                step.error, request.kind, call.attempts, step.pause, deadlines.loop.time()
             )
             if not step.in_limiter:
                 await asyncio.sleep(step.pause)
@@ -119,7 +119,9 @@ class Transport:
 
     def _situation(self, call: Call, deadlines: Deadlines) -> Situation:
         session = self.session
-        return Situation(deadlines.now(), session.accepted, session.closed_for(call.request.kind))
+        return Situation(
+            deadlines.loop.time(), session.accepted, session.closed_for(call.request.kind)
+        )
 
     async def _attempt(self, call: Call, deadlines: Deadlines) -> Exchange:
         session, request, state = self.session, call.request, call.state
@@ -127,7 +129,7 @@ class Transport:
             await self._wait_in_line(call, deadlines)
         call.attempts += 1
         exchange = Exchange(call.attempts)
-        began = deadlines.now()
+        began = deadlines.loop.time()
         scope = deadlines.until(min(call.deadline, began + self.timeouts.attempt))
         try:
             with scope:
@@ -145,13 +147,13 @@ class Transport:
         finally:
             if state is not None:
                 state.on_the_wire = False
-            session.observe(request.kind, exchange, deadlines.now() - began)
+            session.observe(request.kind, exchange, deadlines.loop.time() - began)
         return exchange
 
     async def _wait_in_line(self, call: Call, deadlines: Deadlines) -> None:
         """Return once the limiter lets the request through; no time of the attempt runs yet."""
         session, kind = self.session, call.request.kind
-        closed = self._rules.while_closed(call, deadlines.now(), session.closed_for(kind))
+        closed = self._rules.while_closed(call, deadlines.loop.time(), session.closed_for(kind))
         if closed is not None:
             raise closed
         scope = deadlines.until(call.deadline)
@@ -164,4 +166,4 @@ class Transport:
             pass
         finally:
             line.discard(scope)
-        raise self._rules.after_waiting(call, deadlines.now(), session.closed_for(kind))
+        raise self._rules.after_waiting(call, deadlines.loop.time(), session.closed_for(kind))
