@@ -338,30 +338,28 @@ def _fast_page(body: bytes) -> Page[Backup] | None:
         doc = _PAGE_DECODER.decode(body)
     except _BAD_JSON:
         return None
-    expiring = 0
     for backup in doc.results:
         if backup.created_at.tzinfo is not UTC:
             return None
-        if (expires := backup.expires_at) is not None:
-            expiring += 1
-            if expires.tzinfo is not UTC:
-                return None
-    return _page(doc) if _has_known_fields_only(body, doc, expiring) else None
+        if (expires := backup.expires_at) is not None and expires.tzinfo is not UTC:
+            return None
+    return _page(doc) if _has_known_fields_only(body, doc) else None
 
 
-def _has_known_fields_only(body: bytes, doc: "_PageDoc", expiring: int) -> bool:
+def _has_known_fields_only(body: bytes, doc: "_PageDoc") -> bool:
     """Whether the page certainly has no unknown fields, which msgspec skips silently.
 
     It compares the number of commas in the body with the number that the known fields need, and
     then the number of quotation marks. All known fields are present at this point, so an unknown
     field raises both numbers. Commas or quotation marks inside texts raise them too, but rarely
-    both; then the converter decides. `expiring` is the number of backups with an `expires_at`.
+    both; then the converter decides.
     """
     backups = len(doc.results)
     links = (doc.count is not _ABSENT) + (doc.next is not _ABSENT) + (doc.previous is not _ABSENT)
     if body.count(b",") == links + (_COMMAS * backups - 1 if backups else 0):
         return True
     texts = (type(doc.next) is str) + (type(doc.previous) is str)
+    expiring = sum(backup.expires_at is not None for backup in doc.results)
     return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * expiring
 
 
