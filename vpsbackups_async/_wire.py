@@ -4,7 +4,7 @@ This module does no I/O.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
@@ -400,17 +400,29 @@ def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
 
 
 class Listing(NamedTuple, Generic[T]):
-    """An endpoint that returns a list: its path below the API's root, and its page reader."""
+    """An endpoint that returns a list: its path below the API's root, and its page reader.
+
+    `filters` has the parameters that filter the list, each with a function that gives the set of
+    the filtered values over some items: one call a page costs less than one an item.
+    """
 
     path: str
     read: Callable[[Response], Page[T]]
+    filters: Mapping[str, Callable[[Iterable[T]], set[Any]]]
 
     def request(self, query: str) -> Request:
         """The request for a page; `query` must be URL-encoded."""
         return Request("list", _LIST, "GET", self.path, query)
 
 
-BACKUPS: Final = Listing("/backups/", read_page)
+BACKUPS: Final = Listing(
+    "/backups/",
+    read_page,
+    {
+        "server_id": lambda backups: {backup.server.id for backup in backups},
+        "backup_type": lambda backups: {backup.backup_type for backup in backups},
+    },
+)
 """The list of backups, of all servers or filtered by the query."""
 
 

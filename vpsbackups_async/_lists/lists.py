@@ -5,7 +5,8 @@ without `page_size` where a server refuses that: neither is documented by the AP
 """
 
 import logging
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
 from vpsbackups_async.errors import BadRequestError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Page
 
-__all__ = ["PAGE_SIZE", "FetchPage", "Filter", "Hooks", "ListQuery", "Lists", "backups_query"]
+__all__ = ["PAGE_SIZE", "FetchPage", "Hooks", "ListQuery", "Lists", "backups_query"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -46,50 +47,28 @@ class Hooks(NamedTuple):
     on_retry: OnRetry | None = None
 
 
-class Filter(NamedTuple):
-    """A filter of a list: a parameter, its value, and the attribute that must equal it.
+_NO_HOOKS: Final = Hooks()
 
-    `of` gives the set of that attribute's values over the items: one call a page costs less than
-    one an item.
+
+class ListQuery(Generic[T]):
+    """What a list is asked for: the endpoint, filters by parameter, how many items a page.
+
+    `text` is the query of the first page. The values of filters are ints and known words, so it
+    needs no encoding.
     """
 
-    name: str
-    value: int | str
-    of: Callable[[Iterable[Any]], set[Any]]
+    __slots__ = ("filters", "listing", "page_size", "text")
 
-    def excludes(self, items: Iterable[Any]) -> bool:
-        """Whether the filter lets any of the items not through."""
-        return bool(self.of(items) - {self.value})
-
-
-class ListQuery(NamedTuple, Generic[T]):
-    """What a list is asked for: the endpoint, the filters, how many items a page."""
-
-    listing: Listing[T]
-    filters: tuple[Filter, ...] = ()
-    page_size: int | None = None
-
-    def encoded(self) -> str:
-        """The query of the first page; values are ints and known words, so need no encoding."""
-        pairs = [f"{one.name}={one.value}" for one in self.filters]
-        if self.page_size is not None:
-            pairs.append(f"page_size={self.page_size}")
-        return "&".join(pairs)
-
-    def matching(self, items: tuple[T, ...]) -> tuple[T, ...]:
-        """The items that the filters let through; the same tuple if all of them are."""
-        for one in self.filters:
-            if one.excludes(items):
-                items = tuple(item for item in items if one.of((item,)) == {one.value})
-        return items
-
-
-def _server_ids(backups: Iterable[Backup]) -> set[Any]:
-    return {backup.server.id for backup in backups}
-
-
-def _backup_types(backups: Iterable[Backup]) -> set[Any]:
-    return {backup.backup_type for backup in backups}
+    def __init__(
+        self, listing: Listing[T], filters: dict[str, int | str], page_size: int | None
+    ) -> None:
+        self.listing = listing
+        self.filters = filters
+        self.page_size = page_size
+        pairs = [f"{name}={value}" for name, value in filters.items()]
+        if page_size is not None:
+            pairs.append(f"page_size={page_size}")
+        self.text = "&".join(pairs)
 
 
 def backups_query(
@@ -98,14 +77,13 @@ def backups_query(
     page_size: int | None = None,
 ) -> ListQuery[Backup]:
     """The query for a list of backups; raises `ValueError` for values out of range."""
-    filters: tuple[Filter, ...] = ()
+    filters: dict[str, int | str] = {}
     if server_id is not None:
-        filters = (Filter("server_id", check_int("server_id", server_id), _server_ids),)
+        filters["server_id"] = check_int("server_id", server_id)
     if backup_type is not None:
-        kind = str(check_backup_type(backup_type))
-        filters = (*filters, Filter("backup_type", kind, _backup_types))
+        filters["backup_type"] = str(check_backup_type(backup_type))
     if page_size is not None:
-        check_int("page_size", page_size)
+        page_size = check_int("page_size", page_size)
     return ListQuery(BACKUPS, filters, page_size)
 
 
@@ -139,7 +117,7 @@ class Lists:
         """The filters that the server ignored when a page last told."""
         self._warned_of_filters = False
         self._taken_size = 0
-        self._refused_size: int | None = None
+        self._refused_size = math.inf
 
     def open(
         self,
@@ -154,18 +132,18 @@ class Lists:
         `on_response` is called with the response of each page, `on_retry` with the error of an
         attempt before the next one; what that raises ends the walk.
         """
-        listing = query.listing
+        listing, first, size = query.listing, query.text, query.page_size
         links = self._links.get(listing.path)
         if links is None:
             url = URL(f"{self._root}{listing.path}", encoded=True)
             links = self._links[listing.path] = NextLinks(url)
-        size = query.page_size
-        if size is not None and self._refused_size is not None and size >= self._refused_size:
-            query, size = query._replace(page_size=None), None
-        first = query.encoded()
-        fetch: Fetch[T] = partial(self._fetch, listing, Hooks(on_response, on_retry))
-        if size is not None and size > self._taken_size:
-            fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, size))
+        hooks = Hooks(on_response, on_retry) if on_response or on_retry else _NO_HOOKS
+        fetch: Fetch[T] = partial(self._fetch, listing, hooks)
+        if size is not None:
+            if size >= self._refused_size:
+                first = _without_page_size(first)
+            elif size > self._taken_size:
+                fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, size))
         return Walk(
             fetch,
             first,
@@ -185,12 +163,16 @@ class Lists:
 
         A list of one server must never show a backup of another one: it may get deleted.
         """
-        items = query.matching(page.items)
+        items = page.items
+        for name, value in query.filters.items():
+            values = query.listing.filters[name]
+            if values(page.items) - {value}:
+                self.ignored_filters.add(name)
+                items = tuple(item for item in items if values((item,)) == {value})
         if items is page.items:
             if items and self.ignored_filters:
-                self.ignored_filters.difference_update(one.name for one in query.filters)
+                self.ignored_filters.difference_update(query.filters)
             return page
-        self.ignored_filters.update(one.name for one in query.filters if one.excludes(page.items))
         if not self._warned_of_filters:
             self._warned_of_filters = True
             logger.warning("the server ignores list filters: they are applied here")
@@ -200,7 +182,7 @@ class Lists:
         if taken:
             self._taken_size = max(size, self._taken_size)
         else:
-            self._refused_size = min(size, self._refused_size or size)
+            self._refused_size = min(size, self._refused_size)
             logger.info("the server refuses page_size=%s: its lists are read without", size)
 
 

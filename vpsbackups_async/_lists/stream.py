@@ -40,7 +40,7 @@ class Stream(Generic[T]):
         self._walks: set[Walk[T]] = set()
 
     def __repr__(self) -> str:
-        query = self._query.encoded()
+        query = self._query.text
         asked = f"{self._query.listing.path}{'?' if query else ''}{query}"
         return f"<{type(self).__name__} of {asked}, prefetch={self._prefetch}>"
 
