@@ -140,6 +140,7 @@ def test_an_empty_description_is_sent_as_it_is() -> None:
         (None, BackupType.AUTOMATIC, None, "backup_type=automatic"),
         (7, "automatic", 50, "server_id=7&backup_type=automatic&page_size=50"),
         (Server.WEB, None, None, "server_id=12345"),
+        (None, None, Server.WEB, "page_size=12345"),
     ],
 )
 def test_a_list_query_names_only_what_was_asked_for(
