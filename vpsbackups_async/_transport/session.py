@@ -5,7 +5,6 @@ import ssl as ssl_module
 from functools import lru_cache, partial
 from typing import Final
 
-from attrs import define
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -38,14 +37,14 @@ _CACHED_URLS: Final = 256
 _MORE_THAN_A_RECEIVE: Final = 2**19
 
 
-@define(eq=False, repr=False)
 class Counters:
     """What a client has done so far."""
 
-    requests: int = 0
-    retries: int = 0
-    rate_limited: int = 0
-    bytes_received: int = 0
+    def __init__(self) -> None:
+        self.requests = 0
+        self.retries = 0
+        self.rate_limited = 0
+        self.bytes_received = 0
 
 
 def closed_error() -> ConfigurationError:
