@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from attrs import define, field
-
 from vpsbackups_async._creating.evidence import SentCreate
 from vpsbackups_async._creating.settling import Look
 from vpsbackups_async._tags import marker_of
@@ -24,7 +22,6 @@ _MAX_OFFSET: Final = 100 * 365 * 86_400.0
 """Seconds beyond which a `Date` is nonsense, and dates computed with it may overflow."""
 
 
-@define(eq=False, repr=False)
 class Creation:
     """One call of `create`, with all of its requests.
 
@@ -34,24 +31,31 @@ class Creation:
     waits for other backups until `wait_until`, and sends from `began` to `end`, in loop time.
     """
 
-    request: Request
-    server_id: int
-    description: str
-    if_running: IfRunning = "raise"
-    sought_marker: str | None = None
-    wait_until: float = math.inf
-    sending: SendState = field(factory=SendState)
-    known_ids: frozenset[int] = frozenset()
-    read_before: bool = False
-    unanswered: bool = False
-    posts: int = 0
-    pause: float | None = None
-    began: float = 0.0
-    end: float = 0.0
-    _utc: datetime = field(factory=lambda: datetime.now(UTC), init=False)
-    _at: float = field(factory=lambda: asyncio.get_running_loop().time(), init=False)
-    _offset: float | None = field(default=None, init=False)
-    _offset_seen: float = field(default=0.0, init=False)
+    def __init__(
+        self,
+        request: Request,
+        server_id: int,
+        description: str,
+        if_running: IfRunning,
+        sought_marker: str | None,
+    ) -> None:
+        self.request = request
+        self.server_id = server_id
+        self.description = description
+        self.if_running = if_running
+        self.sought_marker = sought_marker
+        self.wait_until = math.inf
+        self.sending = SendState()
+        self.known_ids: frozenset[int] = frozenset()
+        self.read_before = False
+        self.unanswered = False
+        self.posts = 0
+        self.pause: float | None = None
+        self.began = self.end = 0.0
+        self._utc = datetime.now(UTC)
+        self._at = asyncio.get_running_loop().time()
+        self._offset: float | None = None
+        self._offset_seen = 0.0
 
     @property
     def is_committed(self) -> bool:

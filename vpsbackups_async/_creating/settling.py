@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from attrs import define
-
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
 from vpsbackups_async.errors import (
     DeadlineExceededError,
@@ -42,24 +40,27 @@ class Look(NamedTuple):
     complete: bool = True
 
 
-@define(eq=False)
 class Search:
     """What the looks for the backup of a create have told so far.
 
     `looks` counts those that succeeded, over `seconds`; `failure` is why the last one failed.
-    `certainly_nothing` is whether the looks took long enough, and a complete one at the end showed
-    no backup that the create may have made.
+    `complete` is whether the list held still during the last one, `ended` whether that came at the
+    end of the time.
     """
 
-    verdict: Verdict = Verdict()
-    looks: int = 0
-    seconds: float = 0.0
-    complete: bool = False
-    ended: bool = False
-    failure: VPSBackupsError | None = None
+    def __init__(
+        self, verdict: Verdict = Verdict(), looks: int = 0, *, complete: bool = False
+    ) -> None:
+        self.verdict = verdict
+        self.looks = looks
+        self.seconds = 0.0
+        self.complete = complete
+        self.ended = False
+        self.failure: VPSBackupsError | None = None
 
     @property
     def certainly_nothing(self) -> bool:
+        """Whether the looks were enough, and none showed a backup that may be the create's."""
         return self.ended and self.complete and not self.verdict.candidates
 
     @property

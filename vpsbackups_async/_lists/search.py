@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Container, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
 
-from attrs import define
-
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
@@ -39,17 +37,17 @@ _SPOILED: Final = (InvalidResponseError, PaginationError, PermissionDeniedError)
 """Errors of the whole list that a server's own list need not have: one bad backup spoils it."""
 
 
-@define(eq=False, repr=False)
 class _Run:
     """One run over servers' lists; `refusal` is why no further one is asked, None while one is.
 
     `most_failures` without a success show that all servers' lists fail.
     """
 
-    most_failures: int
-    failures: int = 0
-    works: bool = False
-    refusal: VPSBackupsError | None = None
+    def __init__(self, most_failures: int) -> None:
+        self.most_failures = most_failures
+        self.failures = 0
+        self.works = False
+        self.refusal: VPSBackupsError | None = None
 
     def take(self, error: VPSBackupsError | None, troubles: Troubles, now: float) -> None:
         """Note how a server's list was read, or failed."""

@@ -3,8 +3,6 @@
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from attrs import define
-
 from vpsbackups_async._transport.adaptive import LONGEST_PAUSE
 from vpsbackups_async._transport.retry import asked_pause
 from vpsbackups_async.errors import (
@@ -41,8 +39,7 @@ class Standing(NamedTuple):
     failures: int
 
 
-@define(eq=False, repr=False)
-class _Trouble:
+class _Trouble(NamedTuple):
     failures: int
     error: VPSBackupsError
     at: float

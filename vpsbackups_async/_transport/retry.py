@@ -5,7 +5,7 @@ import math
 import random
 from typing import Final
 
-from attrs import define, frozen
+from attrs import frozen
 
 from vpsbackups_async._checks import check_callable, check_int, check_number
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff, delay_of
@@ -98,10 +98,10 @@ class RetryBudget:
         return True
 
 
-@define(eq=False, repr=False)
 class _Warned:
-    at: float = -math.inf
-    since: int = 0
+    def __init__(self, at: float = -math.inf) -> None:
+        self.at = at
+        self.since = 0
 
 
 class RetryLog:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Final, Literal
 
-from attrs import define, field
-
 from vpsbackups_async._lists.wanted import Key, Wanted
 from vpsbackups_async.backoff import Attempt, Backoff, delay_of
 from vpsbackups_async.errors import (
@@ -199,15 +197,14 @@ class Waiter:
             logger.exception("on_poll failed for backup %s", self.ref.id)
 
 
-@define(eq=False, repr=False)
 class Batch:
     """The looks that began together at the time `began`, and the requests that they took."""
 
-    began: float
-    requests: int = 0
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.requests = 0
 
 
-@define(eq=False, repr=False)
 class Look:
     """A look at one list: a server's, or that of all servers (`server_id` is None).
 
@@ -216,12 +213,15 @@ class Look:
     failure of its last attempt.
     """
 
-    server_id: int | None
-    batch: Batch
-    waiters: dict[Key, list[Waiter]]
-    behind: list[Waiter] = field(factory=list)
-    met: dict[Waiter, None] = field(factory=dict)
-    error: VPSBackupsError | None = None
+    def __init__(
+        self, server_id: int | None, batch: Batch, waiters: dict[Key, list[Waiter]]
+    ) -> None:
+        self.server_id = server_id
+        self.batch = batch
+        self.waiters = waiters
+        self.behind: list[Waiter] = []
+        self.met: dict[Waiter, None] = {}
+        self.error: VPSBackupsError | None = None
 
     def concerned(self) -> list[Waiter]:
         """The waiters that wait for this look's end."""
