@@ -20,8 +20,12 @@ from vpsbackups_async import (
     BackupsClient,
     ConfigurationError,
     ConstantBackoff,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
     PaginationError,
+    RetryPolicy,
     Timeouts,
+    TransportError,
     WaitTimeoutError,
     fan_out,
 )
@@ -341,6 +345,104 @@ async def test_a_create_that_was_not_sent_is_not_sent_while_the_client_closes(
     assert fake.count("POST") == 1
 
 
+@pytest.mark.virtual_time
+async def test_close_lets_nothing_be_sent_that_waits_for_the_limiter(fake: FakeVPS) -> None:
+    fake.inject(Latency(3, method="POST"))
+    client = client_of(fake, limiter=AdaptiveLimiter(1))
+    first, second = (asyncio.create_task(client.create(server_id)) for server_id in (1, 2))
+    await asyncio.sleep(1)
+    await client.close()
+    assert (await first).server.id == 1
+    with pytest.raises((ConfigurationError, TransportError)):
+        await second
+    assert [held["server"]["id"] for held in fake.backups] == [1]
+
+
+@pytest.mark.virtual_time
+async def test_a_create_on_a_closed_client_does_not_look_on(fake: FakeVPS) -> None:
+    loop = asyncio.get_running_loop()
+    fake.visible_after = 1e6
+    fake.inject(Drop("after", method="POST"))
+    client = client_of(fake, timeouts=Timeouts(attempt=1), retry=RetryPolicy(create_grace=300))
+    call = asyncio.create_task(client.create(1))
+    await asyncio.sleep(1)
+    client._creator._longest = 2
+    await client.close()
+    began = loop.time()
+    with pytest.raises(CreateOutcomeUnknownError):
+        await call
+    assert loop.time() - began <= 5
+
+
+@pytest.mark.virtual_time
+async def test_a_create_that_close_cuts_short_is_told_as_unknown(fake: FakeVPS) -> None:
+    events: list[CreateEnded] = []
+    fake.inject(Latency(10_000, when="after"))
+    client = client_of(fake, on_event=events.append)
+    call = asyncio.create_task(client.create(2, description="x"))
+    await asyncio.sleep(1)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await client.close()
+    (event,) = events
+    assert event.caller_cancelled
+    assert isinstance(event.error, CreateOutcomeUnknownError)
+    fake.clear_faults()
+    async with client_of(fake) as later:
+        assert (await later.settle(event.error)).server.id == 2
+
+
+# --- Deadlines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_the_deadline_covers_the_line_behind_other_creates(fake: FakeVPS) -> None:
+    loop = asyncio.get_running_loop()
+    fake.inject(Drop(method="POST"), ServerFault(500, method="GET"))
+    async with client_of(fake, timeouts=Timeouts(deadline=60)) as client:
+        began = loop.time()
+        calls = [client.create(1) for _ in range(4)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert loop.time() - began <= 61
+    assert sorted(type(error).__name__ for error in errors) == [
+        "CreateOutcomeUnknownError",
+        *["DeadlineExceededError"] * 3,
+    ]
+    assert fake.count("POST") == 1
+
+
+@pytest.mark.virtual_time
+async def test_the_deadline_covers_the_reading_before_a_create(fake: FakeVPS) -> None:
+    loop = asyncio.get_running_loop()
+    fake.page_size = 1
+    for _ in range(9):
+        fake.add_backup(1, created_at="2025-01-01T00:00:00Z")
+    fake.inject(Latency(4, method="GET"))
+    async with client_of(fake, timeouts=Timeouts(deadline=10)) as client:
+        began = loop.time()
+        with pytest.raises(DeadlineExceededError, match="were read"):
+            await client.create(1, marker="16")
+        assert loop.time() - began <= 10.1
+        fake.clear_faults()
+        await client.create(1)
+    assert fake.count("POST") == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_timeout_holds_in_line_behind_other_creates(fake: FakeVPS) -> None:
+    loop = asyncio.get_running_loop()
+    fake.inject(Latency(20, method="POST"))
+    async with client_of(fake) as client:
+        first = asyncio.create_task(client.create(1))
+        await asyncio.sleep(1)
+        began = loop.time()
+        with pytest.raises(DeadlineExceededError, match="in line"):
+            await client.create(1, if_running="wait", timeout=5)
+        assert loop.time() - began == pytest.approx(5, abs=0.1)
+        await first
+    assert fake.count("POST") == 1
+
+
 # --- Beside a running backup ---------------------------------------------------------------------
 
 
@@ -414,6 +516,7 @@ async def test_of_several_that_wait_for_the_same_backup_one_runs_at_a_time(fake:
 @pytest.mark.virtual_time
 async def test_a_refusal_for_a_backup_that_no_list_shows_is_no_hot_loop(fake: FakeVPS) -> None:
     """The list shows a running backup after each refusal, and none before the next create."""
+    loop = asyncio.get_running_loop()
     running = fake.add_backup(2, status="in_progress")
     shown = json.dumps({"count": 1, "results": [{**running, "server": {"id": 1, "name": "x"}}]})
     fake.inject(Reply(409, b'{"detail": "in progress"}', method="POST"))
@@ -424,9 +527,15 @@ async def test_a_refusal_for_a_backup_that_no_list_shows_is_no_hot_loop(fake: Fa
 
     fake.on_request = show
     async with client_of(fake) as client:
+        began = loop.time()
         with pytest.raises(BackupInProgressError):
             await client.create(1, if_running="wait", timeout=600)
-    assert fake.count("POST") <= 30
+        assert 600 <= loop.time() - began <= 601
+        assert fake.count("POST") <= 30
+        began = loop.time()
+        with pytest.raises(BackupInProgressError):
+            await client.create(1, if_running="adopt")
+        assert loop.time() - began <= 121
 
 
 @pytest.mark.virtual_time

@@ -7,11 +7,11 @@ import pytest
 from attrs import evolve
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, ServerRef
-from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
+from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
 
 NOON = datetime(2025, 1, 16, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-SENT = SentCreate(1, "Nightly", frozenset({3}), read_before=False, sent_at=(NOON,))
+SENT = SentCreate(1, "Nightly", None, frozenset({3}), read_before=False, sent_at=(NOON,))
 BACKUP = Backup(
     7,
     ServerRef(1, "one"),
@@ -36,7 +36,9 @@ def verdict(sent: SentCreate, *backups: Backup, given: tuple[int, ...] = ()) -> 
     return judge(sent, backups, lambda backup_id: backup_id in given)
 
 
-MARKED = SENT._replace(description="Nightly [vb:1234]")
+MARKED = SENT._replace(description="Nightly [vb:12ab]", marker="12ab")
+COPIED = SENT._replace(description="Nightly [vb:12ab]")
+JOB = SENT._replace(description="Nightly [job:web]")
 READ = SENT._replace(read_before=True)
 AHEAD = SENT._replace(clock_offset=3600.0)
 TWICE = SENT._replace(sent_at=(NOON, NOON + 5 * MINUTE))
@@ -53,12 +55,20 @@ TIMELESS = SENT._replace(sent_at=())
         (SENT, {"description": "Nightly [vb:9999]"}, "nothing"),
         (MARKED, {"description": "Nightly [vb:9999]"}, "nothing"),
         (READ, {"id": 3}, "nothing"),
-        (MARKED, {"id": 3, "description": "Nightly [vb:1234]"}, "nothing"),
+        (MARKED, {"id": 3, "description": "Nightly [vb:12ab]"}, "nothing"),
         # By marker, at any time and with any text before it.
-        (MARKED, {"description": "Nightly [vb:1234]"}, "certain"),
-        (MARKED, {"description": "Night [vb:1234]"}, "certain"),
-        (MARKED, {"description": "Nightly [vb:1234]", "created_at": NOON + 90 * MINUTE}, "certain"),
+        (MARKED, {"description": "Nightly [vb:12ab]"}, "certain"),
+        (MARKED, {"description": "Night [vb:12ab]"}, "certain"),
+        (MARKED, {"description": "Nightly [vb:12ab]", "created_at": NOON + 90 * MINUTE}, "certain"),
+        (MARKED, {"description": "NIGHTLY [VB:12AB]"}, "certain"),
         (MARKED, {}, "possible"),
+        # A marker that was not asked for, but stands in the description, tells nothing.
+        (COPIED, {"description": "Nightly [vb:12ab]"}, "likely"),
+        (
+            COPIED,
+            {"description": "Nightly [vb:12ab]", "created_at": NOON - 90 * MINUTE},
+            "possible",
+        ),
         # By a complete read before.
         (READ, {}, "certain"),
         (READ, {"created_at": NOON - 90 * MINUTE}, "certain"),
@@ -74,6 +84,9 @@ TIMELESS = SENT._replace(sent_at=())
         (SENT, {"description": " Nightly "}, "likely"),
         (SENT, {"description": "Nightly [job:web]"}, "likely"),
         (SENT._replace(description=" Nightly [keep]"), {}, "likely"),
+        (JOB, {}, "likely"),
+        (JOB, {"description": "Nightly [job:WEB]"}, "likely"),
+        (JOB, {"description": "Nightly [job:db]"}, "possible"),
         (SENT, {"status": DONE}, "likely"),
         (SENT, {"status": FAILED}, "likely"),
         (SENT, {"created_at": NOON - 10 * MINUTE}, "likely"),
@@ -126,3 +139,20 @@ def test_a_marker_beats_a_likeness() -> None:
     told = verdict(MARKED, BACKUP, ours)
     assert told.answer == ours
     assert told.candidates == (ours, BACKUP)
+
+
+@pytest.mark.parametrize(
+    ("server_time", "offset"),
+    [
+        (None, None),
+        (NOON, 0.0),
+        (NOON + timedelta(hours=1), 3600.0),
+        (NOON - timedelta(days=800), -800 * 86_400.0),
+        (datetime(9999, 12, 31, tzinfo=UTC), None),
+        (datetime(1, 1, 1, tzinfo=UTC), None),
+    ],
+)
+def test_a_date_that_is_nonsense_tells_no_offset(
+    server_time: datetime | None, offset: float | None
+) -> None:
+    assert clock_offset(server_time, NOON) == offset

@@ -21,6 +21,7 @@ from vpsbackups_async import (
     ServerError,
     Timeouts,
     TransportError,
+    UnexpectedRedirectError,
     fan_out,
 )
 from vpsbackups_async.testing import (
@@ -29,6 +30,7 @@ from vpsbackups_async.testing import (
     Fault,
     Latency,
     NotJSON,
+    Redirect,
     Reply,
     SeenRequest,
     ServerFault,
@@ -377,6 +379,55 @@ async def test_a_description_that_the_api_trims_is_still_ours(fake: FakeVPS) -> 
         assert (await client.create(1, description="  Nightly  ")).description == "Nightly"
 
 
+async def test_a_backup_that_one_look_showed_stays_a_candidate(fake: FakeVPS) -> None:
+    """Replicas answer in turn, and one of them lags behind: the first and the last look see it."""
+
+    def hide(seen: SeenRequest) -> None:
+        if seen.method == "GET" and fake.count("GET") % 2:
+            fake.inject(Reply(200, b'{"count": 0, "results": []}', method="GET", times=1))
+
+    fake.on_request = hide
+    fake.add_backup(1, description="another", status="in_progress")
+    fake.inject(Drop(method="POST", times=1))
+    async with client_of(fake, retry=AGAIN) as client:
+        with pytest.raises(CreateOutcomeUnknownError) as caught:
+            await client.create(1, description="x")
+    assert fake.count("GET") % 2
+    assert [backup.id for backup in caught.value.candidates] == [1]
+    assert len(posts(fake)) == 1
+
+
+async def test_a_marker_copied_from_an_older_description_proves_nothing(fake: FakeVPS) -> None:
+    old = fake.add_backup(1, description="Nightly [vb:7f3a2c91]", created_at=OLD)
+    fake.inject(Drop(method="POST", times=1))
+    async with client_of(fake) as client:
+        with pytest.raises(CreateOutcomeUnknownError) as caught:
+            await client.create(1, description=old["description"])
+    assert caught.value.candidates == ()
+    assert caught.value.marker is None
+
+
+@pytest.mark.parametrize("other", [{"server": {"id": 2, "name": "b"}}, {"id": 1}])
+async def test_an_answer_about_another_backup_counts_as_lost(
+    fake: FakeVPS, other: dict[str, Any]
+) -> None:
+    async with client_of(fake) as client:
+        await client.create(1)
+        wrong = {**fake.backups[0], "id": 7, **other}
+        body = json.dumps(wrong).encode()
+        fake.inject(Reply(201, body, method="POST", when="after", times=1))
+        assert (await client.create(1)).id == 2
+    assert len(posts(fake)) == 2
+
+
+async def test_a_redirect_of_a_create_is_no_lost_answer(fake: FakeVPS) -> None:
+    fake.inject(Redirect("https://elsewhere.example/", 301, method="POST"))
+    async with client_of(fake) as client:
+        with pytest.raises(UnexpectedRedirectError):
+            await client.create(1)
+    assert fake.count() == 1
+
+
 # --- What a client remembers ---------------------------------------------------------------------
 
 
@@ -390,6 +441,34 @@ async def test_an_id_once_given_is_never_given_to_another_create(fake: FakeVPS) 
         with pytest.raises(CreateOutcomeUnknownError):
             await client.settle(caught.value)
     assert [held["id"] for held in fake.backups] == [first.id]
+
+
+async def test_an_id_that_is_free_again_after_a_delete_may_be_given_again(fake: FakeVPS) -> None:
+    """As databases do that give the lowest free id."""
+    async with client_of(fake) as client:
+        first = await client.create(1, description="x")
+        await client.delete(first.id)
+        fake.visible_after = 5
+        fake.inject(Drop(method="POST", times=1))
+        call = asyncio.create_task(client.create(1, description="x"))
+        await asyncio.sleep(1)
+        fake.add_backup(1, description="x", status="in_progress", id=first.id)
+        assert (await call).id == first.id
+
+
+async def test_an_adopted_backup_is_not_given_to_a_later_create(fake: FakeVPS) -> None:
+    fake.add_backup(1, status="in_progress")
+    async with client_of(fake) as client:
+        adopted = await client.create(1, if_running="adopt")
+        # A replica that lags overwrites what the client remembers of the list.
+        fake.inject(
+            Reply(200, b'{"count": 0, "results": []}', method="GET", times=1),
+            Drop(method="POST", times=2),
+        )
+        for _ in range(2):
+            with pytest.raises(CreateOutcomeUnknownError) as caught:
+                await client.create(1)
+            assert adopted.id not in {backup.id for backup in caught.value.candidates}
 
 
 async def test_what_an_earlier_look_showed_is_not_taken_for_a_later_creates_backup(
@@ -520,6 +599,21 @@ async def test_a_create_that_was_carried_out_after_all_is_logged(
         backup = await client.create(1)
     assert backup.id == 2
     assert any("[1]" in record.getMessage() for record in caplog.records)
+
+
+async def test_looking_for_a_late_twin_ends_with_the_deadline(fake: FakeVPS) -> None:
+    loop = asyncio.get_running_loop()
+    fake.inject(Drop(method="POST", times=1))
+
+    def hang(seen: SeenRequest) -> None:
+        if seen.method == "POST" and len(posts(fake)) > 1:
+            fake.inject(Latency(1000, method="GET"))
+
+    fake.on_request = hang
+    async with client_of(fake, retry=AGAIN, timeouts=Timeouts(deadline=20)) as client:
+        began = loop.time()
+        assert (await client.create(1)).id == 1
+        assert loop.time() - began <= 20 + 30
 
 
 async def test_looking_for_a_late_twin_may_fail(fake: FakeVPS) -> None:
@@ -666,6 +760,38 @@ async def test_a_later_try_with_the_same_marker_finds_the_first_ones_backup(fake
     assert len(posts(fake)) == 2
 
 
+async def test_a_repeat_with_the_same_marker_does_not_need_the_list_to_be_up_to_date(
+    fake: FakeVPS,
+) -> None:
+    fake.visible_after = 30
+    async with client_of(fake) as client:
+        first = await client.create(1, marker="Job-16")
+        assert (await client.create(1, marker="job-16")).id == first.id
+        await client.delete(first.id)
+        assert (await client.create(1, marker="Job-16")).id != first.id
+    assert len(posts(fake)) == 2
+
+
+async def test_a_deleted_backup_is_not_the_answer_for_long(fake: FakeVPS) -> None:
+    async with client_of(fake) as client:
+        first = await client.create(1, marker="16")
+        fake.remove_backup(first.id)
+        await asyncio.sleep(60)
+        assert (await client.create(1, marker="16")).id != first.id
+
+
+async def test_it_is_logged_that_a_server_does_not_keep_markers(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = fake.add_backup(1, description="Nigh", status="in_progress", id=7)
+    fake.inject(Reply(201, json.dumps(made).encode(), method="POST", times=1))
+    async with client_of(fake) as client:
+        await client.create(1, description="Nightly", marker=True)
+        await client.create(1, description="Nightly", marker=True)
+    (line,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "backup 7 of server 1 was made without its marker" in line.getMessage()
+
+
 async def test_a_failed_backup_with_the_same_marker_is_not_the_answer(fake: FakeVPS) -> None:
     fake.add_backup(1, description="Nightly [vb:16]", status="failed")
     fake.inject(Drop("after", method="POST", times=1))
@@ -730,6 +856,38 @@ async def test_settle_finds_the_backup_a_minute_later(fake: FakeVPS) -> None:
         assert settled.id == 1
         assert await client.settle(error) == settled
         assert (await client.create(1, description="x")).id == 2
+
+
+async def test_settle_gives_the_same_backup_each_time_without_a_clock(fake: FakeVPS) -> None:
+    fake.inject(Drop("after", method="POST", times=1))
+    async with client_of(fake, retry=RetryPolicy(attempts=1)) as client:
+        error = await lost(client)
+        assert error.clock_offset is None
+        assert [(await client.settle(error)).id for _ in range(3)] == [1, 1, 1]
+
+
+async def test_settle_survives_a_date_that_is_nonsense(fake: FakeVPS) -> None:
+    fake.inject(Drop("after", method="POST", times=1))
+    async with client_of(fake, retry=RetryPolicy(attempts=1)) as client:
+        error = await lost(client, if_running="adopt")
+        fake.date_ahead = 7_900 * 365 * 86_400
+        assert (await client.settle(error)).id == 1
+
+
+async def test_settle_says_if_the_list_did_not_hold_still(fake: FakeVPS) -> None:
+    fake.page_size = 2
+    for _ in range(3):
+        fake.add_backup(1, created_at=OLD)
+
+    def move(seen: Any) -> None:
+        if seen.query.get("page") == "2":
+            fake.add_backup(1, created_at=OLD)
+
+    fake.on_request = move
+    fake.inject(Drop(method="POST", times=1))
+    async with client_of(fake, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(CreateOutcomeUnknownError, match="moved while it was read"):
+            await client.settle(await lost(client))
 
 
 async def test_settle_works_in_a_later_process(fake: FakeVPS) -> None:

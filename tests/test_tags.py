@@ -2,7 +2,15 @@
 
 import pytest
 
-from vpsbackups_async._tags import check_marker, marker_of, new_marker, text_of, with_marker
+from vpsbackups_async._tags import (
+    check_marker,
+    job_of,
+    marker_of,
+    new_marker,
+    same,
+    text_of,
+    with_marker,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +25,7 @@ from vpsbackups_async._tags import check_marker, marker_of, new_marker, text_of,
         ("Nightly [keep] [job:web] [vb:1]", "Nightly", "1"),
         ("Nightly [vb:1] [keep:2027-01-01]", "Nightly", "1"),
         ("Nightly [vb:1] [vb:2]", "Nightly", "2"),
+        ("NIGHTLY [VB:7F3A]", "NIGHTLY", "7F3A"),
         ("Nightly [vb:a.b_c/d:e+f@g=h-i]", "Nightly", "a.b_c/d:e+f@g=h-i"),
         # Not tags: in the middle, of an unknown name, or not well formed.
         ("[vb:1] Nightly", "[vb:1] Nightly", None),
@@ -60,3 +69,18 @@ def test_a_marker_that_does_not_fit_into_a_tag_is_refused(marker: object) -> Non
     with pytest.raises(ValueError, match="marker must be") as caught:
         check_marker(marker)
     assert repr(marker) in str(caught.value)
+
+
+def test_values_of_tags_are_the_same_in_any_case() -> None:
+    assert same("Job-A", "job-a")
+    assert same(None, None)
+    assert not same("a", "b")
+    assert not same("a", None)
+    assert job_of("Nightly [job:web] [vb:1]") == "web"
+    assert job_of("Nightly [job]") is None
+
+
+def test_a_description_of_a_million_tags_is_read_at_once() -> None:
+    text = "[keep]" * 1_000_000
+    assert marker_of(text) is None
+    assert text_of(text).startswith("[keep]")

@@ -1,5 +1,6 @@
 """Checks of arguments before anything is sent; each raises a `ValueError` that names the value."""
 
+import inspect
 import sys
 
 
@@ -32,6 +33,13 @@ def check_number(
         wanted = "zero or more" if above is None else f"above {above:g}"
         raise ValueError(f"{name} must be a finite {unit}, {wanted}, not {value!r}")
     return value
+
+
+def check_plain_function(name: str, value: object) -> None:
+    """Raise `ValueError` unless the value can be called and is no coroutine function."""
+    check_callable(name, value)
+    if inspect.iscoroutinefunction(value):
+        raise ValueError(f"{name} must be a plain function, not the coroutine function {value!r}")
 
 
 def check_callable(name: str, value: object) -> None:

@@ -8,10 +8,10 @@ import os
 import re
 from typing import Final
 
-__all__ = ["check_marker", "marker_of", "new_marker", "text_of", "with_marker"]
+__all__ = ["check_marker", "job_of", "marker_of", "new_marker", "same", "text_of", "with_marker"]
 
 _VALUE: Final = r"[A-Za-z0-9._:/+@=-]{1,64}"
-_TAG: Final = re.compile(rf"\[(vb|keep|job)(?::({_VALUE}))?\]")
+_TAG: Final = re.compile(rf"\[(vb|keep|job)(?::({_VALUE}))?\]", re.IGNORECASE)
 _MARKER: Final = "vb"
 _MARKER_BYTES: Final = 4
 _MAX_TAGS: Final = 16
@@ -25,13 +25,28 @@ def text_of(description: str) -> str:
 
 def marker_of(description: str) -> str | None:
     """The marker of a create at the end of the description; None if there is none."""
-    return next((tag[2] for tag in _split(description)[1] if tag[1] == _MARKER and tag[2]), None)
+    return _value(description, _MARKER)
+
+
+def job_of(description: str) -> str | None:
+    """The job at the end of the description; None if there is none."""
+    return _value(description, "job")
+
+
+def same(one: str | None, other: str | None) -> bool:
+    """Whether two values of tags are the same; an API may change the case of a description."""
+    return (one and one.casefold()) == (other and other.casefold())
+
+
+def _value(description: str, name: str) -> str | None:
+    tags = _split(description)[1]
+    return next((tag[2] for tag in tags if tag[1].lower() == name and tag[2]), None)
 
 
 def with_marker(description: str | None, marker: str) -> str:
     """The description with a marker at its end, in place of the one that it may have."""
     text, tags = _split(description or "")
-    kept = [tag[0] for tag in reversed(tags) if tag[1] != _MARKER]
+    kept = [tag[0] for tag in reversed(tags) if tag[1].lower() != _MARKER]
     return " ".join([*filter(None, [text]), *kept, f"[{_MARKER}:{marker}]"])
 
 

@@ -1,7 +1,6 @@
 """`BackupsClient`, the class that users start from."""
 
 import asyncio
-import inspect
 import os
 import ssl as ssl_module
 import warnings
@@ -16,12 +15,13 @@ from attrs import frozen
 from yarl import URL
 
 from vpsbackups_async import _wire
-from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._checks import check_callable, check_int, check_number, check_plain_function
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
 from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._transport.address import Secret, check_base_url
+from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.session import Session
@@ -38,6 +38,7 @@ from vpsbackups_async.errors import (
     CreateOutcomeUnknownError,
     NotFoundError,
     NotRestorableError,
+    VPSBackupsError,
 )
 from vpsbackups_async.events import OnEvent, emitter
 from vpsbackups_async.fleet import Fleet
@@ -55,6 +56,7 @@ T = TypeVar("T")
 
 DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
+_RESTORE_MAY_RUN = "The restore may be running: look at the server before you restore it again"
 # A backup of somebody else may be stuck for days, so that looks at it become rare.
 _OTHERS_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=120.0)
 
@@ -122,7 +124,7 @@ class BackupsClient:
         token = Secret.wrap(os.environ.get("VPS_API_TOKEN", "") if token is None else token)
         check_int("max_response_bytes", max_response_bytes)
         if on_event is not None:
-            check_callable("on_event", on_event)
+            check_plain_function("on_event", on_event)
         root = check_base_url(
             base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL, allow_insecure=allow_insecure
         )
@@ -308,10 +310,8 @@ class BackupsClient:
         check_number("appear_grace", appear_grace)
         if backoff is not None:
             check_callable("backoff", backoff)
-        if inspect.iscoroutinefunction(on_poll):
-            raise ValueError(
-                f"on_poll must be a plain function, not the coroutine function {on_poll!r}"
-            )
+        if on_poll is not None:
+            check_plain_function("on_poll", on_poll)
         if on_unknown not in {"wait", "raise"}:
             raise ValueError(f"on_unknown must be 'wait' or 'raise', not {on_unknown!r}")
         self._session.open()
@@ -344,6 +344,8 @@ class BackupsClient:
         except NotFoundError:
             if not missing_ok:
                 raise
+        else:
+            self._creator.forget(backup_id)
 
     async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
@@ -362,7 +364,12 @@ class BackupsClient:
             backup = await self.get(backup_id, server_id=server_id)
             if not backup.is_completed:
                 raise NotRestorableError(backup.ref, backup.status)
-        reply = await self._transport.send(request)
+        try:
+            reply = await self._transport.send(request)
+        except VPSBackupsError as error:
+            if is_ambiguous(error):
+                error.hint = _RESTORE_MAY_RUN
+            raise
         return _wire.read_restore(reply, server_id, backup_id)
 
     def fleet(

@@ -47,7 +47,7 @@ __all__ = [
 class VPSBackupsError(Exception):
     """The base class of all errors that this library raises, except for bad arguments."""
 
-    hint: ClassVar[str] = ""
+    hint: str = ""
     """What to do next; part of the printed error."""
 
     gateway_status: ClassVar[int] = 502

@@ -5,6 +5,7 @@ know.
 """
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 
 from attrs import frozen
@@ -21,8 +22,8 @@ class CreateEnded:
     """A create ended: with the backup that was started, or with the error that was raised.
 
     `caller_cancelled` is True if the task that called `create` was cancelled meanwhile: the event
-    is then the only place where the backup can be learned. `backup` and `error` are both None if
-    the create itself was cancelled, at `close()`, so that a backup may have been started.
+    is then the only place where the backup can be learned. If `close()` had to cut it short, the
+    error is a `CreateOutcomeUnknownError`.
     """
 
     server_id: int
@@ -46,7 +47,7 @@ def emitter(on_event: OnEvent | None) -> Callable[[Event], None]:
             return
         try:
             on_event(event)
-        except Exception:  # the callback is the caller's code
+        except (Exception, CancelledError):  # the caller's code; it cancels no task of ours
             logger.exception("on_event failed for %r", event)
 
     return emit

@@ -4,11 +4,10 @@ import asyncio
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Literal
 
-from vpsbackups_async._creating.evidence import SentCreate
-from vpsbackups_async._creating.settling import Look
-from vpsbackups_async._tags import marker_of
+from vpsbackups_async._creating.evidence import SentCreate, clock_offset
+from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._wire import Request
 from vpsbackups_async.errors import CreateOutcomeUnknownError
@@ -18,17 +17,15 @@ __all__ = ["Creation", "IfRunning"]
 
 IfRunning = Literal["raise", "wait", "adopt"]
 
-_MAX_OFFSET: Final = 100 * 365 * 86_400.0
-"""Seconds beyond which a `Date` is nonsense, and dates computed with it may overflow."""
-
 
 class Creation:
     """One call of `create`, with all of its requests.
 
     `description` is sent with its tags. `known_ids` and `read_before` are those of `SentCreate`.
-    `sought_marker` is the caller's own marker. `unanswered` is whether the server may have carried
-    out one of the `posts` requests; `pause` is the last pause before one, in seconds. The call
-    waits for other backups until `wait_until`, and sends from `began` to `end`, in loop time.
+    `sought` is whether a backup with the `marker` may be there from before. `unanswered` is whether
+    the server may have carried out one of the `posts` requests; `pause` is the last pause before
+    one, in seconds. The call waits for other backups until `wait_until`; a try of it begins at
+    `began` and ends by `end`, in loop time.
     """
 
     def __init__(
@@ -37,14 +34,17 @@ class Creation:
         server_id: int,
         description: str,
         if_running: IfRunning,
-        sought_marker: str | None,
+        marker: str | None,
+        *,
+        sought: bool,
     ) -> None:
         self.request = request
         self.server_id = server_id
         self.description = description
         self.if_running = if_running
-        self.sought_marker = sought_marker
-        self.wait_until = math.inf
+        self.marker = marker
+        self.sought = sought
+        self.wait_until = math.inf  # for the ends of other backups
         self.sending = SendState()
         self.known_ids: frozenset[int] = frozenset()
         self.read_before = False
@@ -62,21 +62,22 @@ class Creation:
         """Whether the server may be making the backup, or have made it."""
         return self.sending.on_the_wire or self.unanswered
 
-    def begin(self, now: float, end: float) -> None:
-        """Begin to send, from `now` to `end`, also after an earlier request was refused."""
-        self.began, self.end = now, end
+    def begin(self, now: float, seconds: float) -> None:
+        """Begin a try of so many seconds, also after an earlier one was refused."""
+        self.began, self.end = now, now + seconds
         self.posts, self.pause = 0, None
         self.sending.began.clear()
 
     def sent(self, look: Look | None = None) -> SentCreate:
         """The create as it is known now, with the server's clock by this look."""
-        if look is not None and look.server_time is not None:
-            offset = (look.server_time - self._utc_of(look.at)).total_seconds()
-            if abs(offset) < _MAX_OFFSET:
+        if look is not None:
+            offset = clock_offset(look.server_time, self._utc_of(look.at))
+            if offset is not None:
                 self._offset, self._offset_seen = offset, look.at
         return SentCreate(
             self.server_id,
             self.description,
+            self.marker,
             self.known_ids,
             self.read_before,
             tuple(map(self._utc_of, self.sending.began)),
@@ -95,7 +96,7 @@ class Creation:
             self.description,
             reason,
             self.known_ids,
-            marker_of(self.description),
+            self.marker,
             sent.sent_at,
             self.read_before,
             self._offset,

@@ -21,6 +21,7 @@ from vpsbackups_async.backoff import Attempt, ExponentialBackoff
 from vpsbackups_async.errors import (
     BackupInProgressError,
     CreateOutcomeUnknownError,
+    DeadlineExceededError,
     PaginationError,
     WaitError,
     WaitTimeoutError,
@@ -55,6 +56,7 @@ class Creator:
         self._maker = Maker(transport, finder, retry, self._known)
         self._wait = wait
         self._emit = emit
+        self._deadline = transport.timeouts.deadline
         self._longest = transport.timeouts.attempt + max(
             retry.create_grace, retry.create_again_after or 0.0
         )
@@ -75,12 +77,15 @@ class Creator:
         """The backup; see `BackupsClient.create`."""
         if self._stopped:
             raise closing_error()
-        sought = None if isinstance(marker, bool) else _tags.check_marker(marker)
         request = _wire.create_request(server_id, description)
-        if marker:
-            description = _tags.with_marker(description, sought or _tags.new_marker())
+        sought = not isinstance(marker, bool)
+        text = _tags.check_marker(marker) if sought else _tags.new_marker() if marker else None
+        if text is not None:
+            description = _tags.with_marker(description, text)
             request = _wire.create_request(server_id, description)
-        creation = Creation(request, server_id, description or "", if_running, sought)
+        creation = Creation(request, server_id, description or "", if_running, text, sought=sought)
+        if if_running == "adopt" and timeout is None:
+            timeout = self._deadline  # the refusals of a backup that no list shows must end
         if timeout is not None:
             creation.wait_until = asyncio.get_running_loop().time() + timeout
         task = asyncio.create_task(self._create(creation), name=f"vpsbackups-create-{server_id}")
@@ -111,7 +116,9 @@ class Creator:
         server_id, name = creation.server_id, task.get_name()
         event = CreateEnded(server_id, caller_cancelled=True)
         if task.cancelled():
-            how = "was cut short: a backup may have been made"
+            cut = creation.unknown((), "it was cut short, for the client was closed")
+            event = evolve(event, error=cut)
+            how = f"was cut short: {cut}"
         elif isinstance(error := task.exception(), Exception):
             event = evolve(event, error=error)
             how = f"failed: {error}"
@@ -142,6 +149,10 @@ class Creator:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
+    def forget(self, backup_id: int) -> None:
+        """Note that a backup was deleted: the API may give its id to a new one."""
+        self._known.forget(backup_id)
+
     async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
         """The backup of a create that failed so; see `BackupsClient.settle`."""
         async with self._lock(server_id):
@@ -158,33 +169,60 @@ class Creator:
         Others may run there while this one waits for the end of a running backup.
         """
         refused = 0
+        loop = asyncio.get_running_loop()
         while True:
-            async with self._lock(creation.server_id):
-                held = await self._read(creation)
+            creation.begin(loop.time(), self._deadline)
+            lock = self._lock(creation.server_id)
+            held = await self._in_turn(creation, lock)
+            try:
                 if there := self._answer(creation, held):
                     return there
                 running = self._running(creation, held)
                 if running is None:
-                    try:
-                        return await self._maker.make(creation)
-                    except BackupInProgressError as error:
-                        refused += 1
-                        if creation.if_running == "raise" or self._time_left(creation) == 0:
-                            raise
-                        logger.debug("the server refuses a second backup: %s", error)
-                elif creation.if_running == "adopt":
-                    return running
+                    return await self._maker.make(creation)
+                if creation.if_running == "adopt":
+                    return self._known.give(running)
+            except BackupInProgressError as error:
+                refused += 1
+                if creation.if_running == "raise" or self._time_left(creation) == 0:
+                    raise
+                logger.debug("the server refuses a second backup: %s", error)
+                running = None
+            finally:
+                lock.release()
             if running is not None:
                 await self._end_of(running, creation)
             else:
-                await asyncio.sleep(_AFTER_REFUSAL(Attempt(refused)))
+                pause = _AFTER_REFUSAL(Attempt(refused))
+                await asyncio.sleep(min(pause, self._time_left(creation)))
+
+    async def _in_turn(self, creation: Creation, lock: asyncio.Lock) -> tuple[Backup, ...]:
+        """The backups of the server, as `_read` gives them, with the lock held.
+
+        Raises `DeadlineExceededError` where the time of the call is over first.
+        """
+        in_line = asyncio.timeout_at(min(creation.end, creation.wait_until))
+        try:
+            async with in_line:
+                await lock.acquire()
+        except TimeoutError:
+            raise _late(creation, "in line behind another create on this server") from None
+        reading = asyncio.timeout_at(creation.end)
+        try:
+            async with reading:
+                return await self._read(creation)
+        except BaseException as error:
+            lock.release()
+            if isinstance(error, TimeoutError) and reading.expired():
+                raise _late(creation, "while the server's backups were read") from None
+            raise
 
     async def _read(self, creation: Creation) -> tuple[Backup, ...]:
         """The backups of the server, if they decide what to do; notes what was there before.
 
         Raises `PaginationError` where the list cannot be read completely.
         """
-        if creation.if_running == "raise" and creation.sought_marker is None:
+        if creation.if_running == "raise" and not creation.sought:
             return ()
         kind = BackupType.MANUAL if creation.if_running == "raise" else None
         sweep = await self._finder.read_server(creation.server_id, kind)
@@ -202,24 +240,26 @@ class Creator:
 
     def _answer(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
         """The backup that an earlier try with the caller's own marker made."""
-        if creation.sought_marker is None:
+        if not creation.sought or creation.marker is None:
             return None
         made = [
             backup
             for backup in held
             if backup.is_manual
             and not backup.is_failed
-            and _tags.marker_of(backup.description) == creation.sought_marker
+            and _tags.same(_tags.marker_of(backup.description), creation.marker)
         ]
         made.sort(key=lambda backup: backup.id)
         if made[1:]:
             logger.warning(
                 "server %s has several backups with the marker %r: %s; the first is taken",
                 creation.server_id,
-                creation.sought_marker,
+                creation.marker,
                 [backup.id for backup in made],
             )
-        return self._known.give(made[0]) if made else None
+        if not made:
+            return self._known.marked(creation.server_id, creation.marker)
+        return self._known.give(made[0], creation.marker)
 
     def _running(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
         """The newest running backup, if the caller asked to mind it."""
@@ -233,14 +273,18 @@ class Creator:
         left = self._time_left(creation)
         try:
             await self._wait(running, None if left == math.inf else left)
-        except WaitTimeoutError as error:
-            error.add_note(f"no backup of server {creation.server_id} was asked for")
-            raise
         except WaitError as error:
-            if self._stopped:
+            if self._stopped or isinstance(error, WaitTimeoutError):
+                error.add_note(f"no backup of server {creation.server_id} was asked for")
                 raise
             logger.debug("the wait for the running backup ended: %s", error)
 
     def _time_left(self, creation: Creation) -> float:
         """The seconds for which the create may wait for other backups."""
         return max(0.0, creation.wait_until - asyncio.get_running_loop().time())
+
+
+def _late(creation: Creation, where: str) -> DeadlineExceededError:
+    request = creation.request
+    words = f"the time for this create passed {where}"
+    return DeadlineExceededError(words, False, request.method, _wire.API_ROOT + request.path)

@@ -9,19 +9,24 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from vpsbackups_async._tags import marker_of, text_of
+from vpsbackups_async._tags import job_of, marker_of, same, text_of
 from vpsbackups_async.models import Backup
 
-__all__ = ["SentCreate", "Verdict", "judge"]
+__all__ = ["SentCreate", "Verdict", "clock_offset", "judge"]
 
 _NEAR: Final = timedelta(minutes=10)
 """How far a creation time may lie from the time of sending, by either clock."""
 
 
+_MAX_OFFSET: Final = 100 * 365 * 86_400.0
+"""Seconds beyond which a `Date` is nonsense, and dates computed with it may overflow."""
+
+
 class SentCreate(NamedTuple):
     """A create that was sent, and what was known before.
 
-    `description` is as it was sent, with its tags. `known_ids` are manual backups of the server
+    `description` is as it was sent, with its tags; `marker` is the one that was asked for, None if
+    none was. `known_ids` are manual backups of the server
     that are not of this create; `read_before` is whether they are all, read completely while no
     other create of this client ran on the server. `sent_at` are the times of sending, in UTC by our
     clock. `clock_offset` is how many seconds the server's clock is ahead of ours, None if unknown.
@@ -29,6 +34,7 @@ class SentCreate(NamedTuple):
 
     server_id: int
     description: str
+    marker: str | None
     known_ids: frozenset[int]
     read_before: bool
     sent_at: tuple[datetime, ...]
@@ -77,16 +83,19 @@ def judge(sent: SentCreate, backups: Iterable[Backup], is_given: Callable[[int],
 
 
 def bears_marker(sent: SentCreate, backup: Backup) -> bool:
-    """Whether the backup has the marker with which the create was sent."""
-    marker = marker_of(sent.description)
-    return marker is not None and marker_of(backup.description) == marker
+    """Whether the backup has the marker that the create asked for.
+
+    One that merely stands in a description, copied from another backup say, tells nothing.
+    """
+    return sent.marker is not None and same(marker_of(backup.description), sent.marker)
 
 
 def _may_be(sent: SentCreate, backup: Backup) -> bool:
     """Whether the backup is not certainly somebody else's, or from before."""
     if not backup.is_manual or backup.server.id != sent.server_id or backup.id in sent.known_ids:
         return False
-    return marker_of(backup.description) in {None, marker_of(sent.description)}
+    marker = marker_of(backup.description)
+    return marker is None or same(marker, marker_of(sent.description))
 
 
 def _appeared(sent: SentCreate, backup: Backup) -> bool:
@@ -95,9 +104,14 @@ def _appeared(sent: SentCreate, backup: Backup) -> bool:
 
 
 def _is_alike(sent: SentCreate, backup: Backup) -> bool:
-    """Whether it has the description and the marker of the create."""
+    """Whether it has the description and the marker of the create, and is of no other job."""
     asked, held = sent.description, backup.description
-    return text_of(asked) == text_of(held) and marker_of(asked) == marker_of(held)
+    jobs = {job.casefold() for job in (job_of(asked), job_of(held)) if job is not None}
+    return (
+        text_of(asked) == text_of(held)
+        and same(marker_of(asked), marker_of(held))
+        and len(jobs) <= 1
+    )
 
 
 def _is_near(sent: SentCreate, backup: Backup) -> bool:
@@ -116,6 +130,14 @@ def _is_old(sent: SentCreate, backup: Backup) -> bool:
     spans = _spans(sent)
     ended = backup.is_completed or backup.is_failed
     return ended and bool(spans) and all(backup.created_at < first - _NEAR for first, _ in spans)
+
+
+def clock_offset(server_time: datetime | None, our_time: datetime) -> float | None:
+    """How many seconds the server's clock is ahead; None if that is not told, or nonsense."""
+    if server_time is None:
+        return None
+    offset = (server_time - our_time).total_seconds()
+    return offset if abs(offset) < _MAX_OFFSET else None
 
 
 def _spans(sent: SentCreate) -> list[tuple[datetime, datetime]]:

@@ -5,13 +5,12 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from vpsbackups_async import _wire
+from vpsbackups_async import _tags, _wire
 from vpsbackups_async._creating.creation import Creation
-from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
+from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
 from vpsbackups_async._creating.known import KnownBackups
-from vpsbackups_async._creating.refusals import may_be_recognised, recognised
+from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._creating.settling import (
-    Look,
     Search,
     is_not_handled,
     may_create_again,
@@ -29,7 +28,7 @@ from vpsbackups_async.errors import (
     InvalidResponseError,
     VPSBackupsError,
 )
-from vpsbackups_async.models import Backup, BackupType
+from vpsbackups_async.models import Backup
 
 __all__ = ["Maker", "closing_error"]
 
@@ -46,26 +45,29 @@ class Maker:
         self, transport: Transport, finder: Finder, retry: RetryPolicy, known: KnownBackups
     ) -> None:
         self._transport = transport
-        self._finder = finder
+        self._looks = Looks(finder, known, transport.timeouts.attempt)
         self._retry = retry
         self._known = known
 
     async def make(self, creation: Creation) -> Backup:
-        """Send the create until its outcome is known; no other one may run on the server."""
+        """Send the create until its outcome is known; no other one may run on the server.
+
+        It ends by `creation.end`, or `create_again_after` later where that is asked for.
+        """
+        creation.end += self._again_after
         creation.known_ids |= self._known.listed(creation.server_id)
-        now = asyncio.get_running_loop().time()
-        creation.begin(now, now + self._transport.timeouts.deadline + self._again_after)
         while True:
             try:
                 made = await self._send(creation)
             except VPSBackupsError as failure:
                 found = await self._after(creation, failure)
                 if found is not None:
-                    return self._known.give(found)
+                    return self._known.give(found, creation.marker)
             else:
                 if creation.unanswered:
                     await self._warn_of_twins(creation, made)
-                return self._known.give(made)
+                self._check_marker(creation, made)
+                return self._known.give(made, creation.marker)
 
     @property
     def _again_after(self) -> float:
@@ -79,7 +81,10 @@ class Maker:
         reply = await self._transport.send(
             creation.request, creation.sending, deadline=creation.end
         )
-        return _wire.read_backup(reply)
+        made = _wire.read_backup(reply)
+        if made.server.id != creation.server_id or self._known.is_given(made.id):
+            raise reply.invalid(f"it is about backup {made.id} of server {made.server.id}", "id")
+        return made
 
     async def _after(self, creation: Creation, failure: VPSBackupsError) -> Backup | None:
         """What follows from a failure: the backup after all, None to send again, or an error."""
@@ -87,7 +92,7 @@ class Maker:
             if is_not_handled(failure):
                 return await self._after_not_handled(creation, failure)
             if not (is_ambiguous(failure) or isinstance(failure, InvalidResponseError)):
-                raise await self._recognised(failure, creation.server_id)
+                raise await self._looks.recognised(failure, creation.server_id)
             creation.unanswered = True
         return await self._after_no_answer(creation, failure)
 
@@ -104,15 +109,17 @@ class Maker:
             await asyncio.sleep(pause)
         try:
             async with asyncio.timeout_at(creation.end):
-                look = await self._look(creation.server_id)
+                look = await self._looks.look(creation.server_id)
         except (VPSBackupsError, TimeoutError):
             raise failure from None
+        found = Search()
         verdict = judge(creation.sent(look), look.backups, self._known.is_given)
+        found.take(verdict, complete=look.complete)
         if verdict.answer is not None:
             return self._found(verdict, verdict.answer)
-        if verdict.candidates:
-            reason = f"{failure.describe()}; {Search(verdict).reason}"
-            raise creation.unknown(verdict.candidates, reason) from failure
+        if found.candidates:
+            reason = f"{failure.describe()}; {found.reason}"
+            raise creation.unknown(found.candidates, reason) from failure
         if pause is None or not look.complete:
             raise failure
         return None
@@ -152,11 +159,11 @@ class Maker:
         if found.certainly_nothing and not creation.sending.no_more_attempts:
             if isinstance(failure, ApiError) and failure.status < 500 and failure.status != 408:
                 creation.unanswered = False
-                raise await self._recognised(failure, creation.server_id)
+                raise await self._looks.recognised(failure, creation.server_id)
             if self._may_create_again(creation, failure):
                 return None
         reason = f"{failure.describe()}; {found.reason}"
-        raise creation.unknown(verdict.candidates, reason) from failure
+        raise creation.unknown(found.candidates, reason) from failure
 
     def _may_create_again(self, creation: Creation, failure: VPSBackupsError) -> bool:
         return (
@@ -170,7 +177,7 @@ class Maker:
         """What looks at the server tell, for as long as the retry policy says."""
 
         async def look() -> Look:
-            return await self._look(creation.server_id)
+            return await self._looks.look(creation.server_id)
 
         found = Search()
         grace = max(self._retry.create_grace, self._again_after)
@@ -196,9 +203,11 @@ class Maker:
 
     async def _warn_of_twins(self, creation: Creation, made: Backup) -> None:
         """Log if an earlier request of the same create made a backup after all."""
+        left = creation.end - asyncio.get_running_loop().time()
         try:
-            look = await self._look(creation.server_id)
-        except VPSBackupsError:
+            async with asyncio.timeout(min(left, self._transport.timeouts.attempt)):
+                look = await self._looks.look(creation.server_id)
+        except (VPSBackupsError, TimeoutError):
             return
         verdict = judge(creation.sent(look), look.backups, self._known.is_given)
         twins = [one.id for one in verdict.candidates if one.id != made.id]
@@ -211,61 +220,46 @@ class Maker:
                 twins,
             )
 
+    def _check_marker(self, creation: Creation, made: Backup) -> None:
+        """Log if the server does not keep markers, by which the next create might be found."""
+        if creation.marker and not _tags.same(_tags.marker_of(made.description), creation.marker):
+            logger.warning(
+                "backup %s of server %s was made without its marker, for the server changes "
+                "descriptions: a marker makes nothing certain here",
+                made.id,
+                made.server.id,
+            )
+
     async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
         """The backup of a create that failed so, by one look now; raises the error anew."""
         known = self._known
         sent = SentCreate(
             server_id,
             error.description or "",
+            error.marker,
             error.known_ids,
             error.read_before,
             error.sent_at,
             error.clock_offset,
         )
         try:
-            look = await self._look(server_id)
+            look = await self._looks.look(server_id)
         except VPSBackupsError as failure:
             reason = f"looking at the server's backups failed: {failure.describe()}"
             raise _again(error, error.candidates, reason) from failure
-        if sent.clock_offset is None and look.server_time is not None:
-            offset = (look.server_time - datetime.now(UTC)).total_seconds()
-            sent = sent._replace(clock_offset=offset)
         before = known.settled(sent)
         given = [backup for backup in look.backups if backup.id == before]
-        verdict = judge(sent, look.backups, known.is_given)
+        offset = sent.clock_offset
+        if offset is None:
+            offset = clock_offset(look.server_time, datetime.now(UTC))
+        found = Search()
+        verdict = judge(sent._replace(clock_offset=offset), look.backups, known.is_given)
+        found.take(verdict, complete=look.complete)
         answer = given[0] if given else verdict.answer
         if answer is None:
-            raise _again(error, verdict.candidates, Search(verdict, 1, complete=True).reason)
+            raise _again(error, found.candidates, found.reason)
         known.settle(sent, answer)
-        return known.give(answer)
-
-    # --- Looking ---------------------------------------------------------------------------------
-
-    async def _look(self, server_id: int) -> Look:
-        """The manual backups of a server now, and the time on the server's clock."""
-        loop = asyncio.get_running_loop()
-        server_time: datetime | None = None
-        at = loop.time()
-
-        def note_time(response: _wire.Response) -> None:
-            nonlocal server_time, at
-            server_time, at = _wire.date_of(response.headers), loop.time()
-
-        sweep = await self._finder.read_server(server_id, BackupType.MANUAL, on_response=note_time)
-        if sweep.complete:
-            self._known.list(server_id, sweep.items)
-        return Look(sweep.items, server_time, at, sweep.complete)
-
-    async def _recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
-        """A refused create as the error that says why, if the server's backups can be read."""
-        if not may_be_recognised(refusal):
-            return refusal
-        try:
-            async with asyncio.timeout(self._transport.timeouts.attempt):
-                sweep = await self._finder.read_server(server_id)
-        except (VPSBackupsError, TimeoutError):
-            return refusal
-        return recognised(refusal, sweep.items)
+        return known.give(answer, error.marker)
 
 
 def _again(

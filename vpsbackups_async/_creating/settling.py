@@ -2,12 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
+from vpsbackups_async._creating.looks import Look
 from vpsbackups_async.errors import (
+    ConfigurationError,
     DeadlineExceededError,
     RateLimitedError,
     RequestTimeoutError,
@@ -19,25 +20,13 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup
 
-__all__ = ["Look", "Search", "is_not_handled", "may_create_again", "search"]
+__all__ = ["Search", "is_not_handled", "may_create_again", "search"]
 
 _FIRST_PAUSE: Final = 0.5
 _MAX_PAUSE: Final = 4.0
+_MAX_PAUSE_IN_OUTAGE: Final = 16.0
 _STILL_WORKING: Final = frozenset({504, 520, 522, 524})
 """Answers of a gateway that gave up waiting: the server behind it may still do the work."""
-
-
-class Look(NamedTuple):
-    """The manual backups of a server, as one read of its list showed them.
-
-    `server_time` is the server's time by its `Date` header, None if the response had none, and `at`
-    the event loop's time then. `complete` is False if the list moved while it was read.
-    """
-
-    backups: Sequence[Backup]
-    server_time: datetime | None
-    at: float
-    complete: bool = True
 
 
 class Search:
@@ -48,27 +37,39 @@ class Search:
     end of the time.
     """
 
-    def __init__(
-        self, verdict: Verdict = Verdict(), looks: int = 0, *, complete: bool = False
-    ) -> None:
-        self.verdict = verdict
-        self.looks = looks
+    def __init__(self) -> None:
+        self.verdict = Verdict()
+        self.looks = 0
         self.seconds = 0.0
-        self.complete = complete
+        self.complete = False
         self.ended = False
+        self._candidates: dict[int, Backup] = {}
         self.failure: VPSBackupsError | None = None
+
+    def take(self, verdict: Verdict, *, complete: bool) -> None:
+        """Note what a look told; a candidate stays one though a later look does not show it."""
+        self.looks += 1
+        self.complete = complete
+        self.verdict = verdict
+        self._candidates.update((one.id, one) for one in verdict.candidates)
+
+    @property
+    def candidates(self) -> tuple[Backup, ...]:
+        """The backups that the create may have made, by any look; the last one's first."""
+        last = {one.id: one for one in self.verdict.candidates}
+        return tuple({**last, **self._candidates, **last}.values())
 
     @property
     def certainly_nothing(self) -> bool:
         """Whether the looks were enough, and none showed a backup that may be the create's."""
-        return self.ended and self.complete and not self.verdict.candidates
+        return self.ended and self.complete and not self._candidates
 
     @property
     def reason(self) -> str:
         """Why the looks did not tell what became of the create."""
         if self.verdict.several:
             return "several backups may be the one that was asked for"
-        if self.verdict.candidates:
+        if self._candidates:
             return "a backup that may be somebody else's was made meanwhile"
         if not self.looks:
             why = "there was no time for it" if self.failure is None else self.failure.describe()
@@ -98,25 +99,26 @@ async def search(
     pause = _FIRST_PAUSE
     while True:
         now = loop.time()
+        longest = _MAX_PAUSE
         try:
             look = await look_at_server()
         except VPSBackupsError as error:
             found.failure = error
             lasts = grace == 0 or not _may_pass(error)
-            if lasts and now >= (began + grace if until is None else until):
+            over = now >= (began + grace if until is None else until)
+            if (lasts and over) or isinstance(error, ConfigurationError):
                 return
+            longest = _MAX_PAUSE_IN_OUTAGE
         else:
             until = now + grace if until is None else until
-            found.looks += 1
             found.seconds = now - began
-            found.complete = look.complete
-            found.verdict = judge(describe(look), look.backups, is_given)
+            found.take(judge(describe(look), look.backups, is_given), complete=look.complete)
             found.ended = now >= until
             if found.ended or found.verdict.answer or found.verdict.several:
                 return
         rest = math.inf if until is None else until - loop.time()
         await asyncio.sleep(min(pause, rest) if rest > 0 else pause)
-        pause = min(2 * pause, _MAX_PAUSE)
+        pause = min(2 * pause, longest)
 
 
 def _may_pass(failure: VPSBackupsError) -> bool:

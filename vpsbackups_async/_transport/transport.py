@@ -21,7 +21,7 @@ from vpsbackups_async._transport.session import Session, closed_error
 from vpsbackups_async._transport.telemetry import call_span, is_traced
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._wire import API_ROOT, Request, Response
-from vpsbackups_async.errors import VPSBackupsError
+from vpsbackups_async.errors import TransportError, VPSBackupsError
 
 __all__ = ["Transport"]
 
@@ -133,12 +133,14 @@ class Transport:
         scope = deadlines.until(min(call.deadline, began + self.timeouts.attempt))
         try:
             with scope:
-                if state is not None:
-                    state.on_the_wire = True
-                    state.began.append(began)
                 channel = session.channel
                 if channel is None:  # closed while this request was in line
                     raise closed_error()
+                if state is not None and state.no_more_attempts:
+                    raise call.error(TransportError, "the call was stopped in line", False)
+                if state is not None:
+                    state.on_the_wire = True
+                    state.began.append(began)
                 session.counters.requests += 1
                 await exchange.run(channel, request, self._connect)
         except TimeoutError:
