@@ -37,8 +37,10 @@ def _name(value: object) -> str:  # noqa: PLR0911
             return " ".join(filter(None, (type(value).__name__, str(value))))
         case Mapping():
             return " ".join(f"{key}={_name(part)}" for key, part in value.items()) or "nothing"
-        case list() | tuple() | AbstractSet():
+        case list() | tuple():
             return " ".join(map(_name, value)) or "nothing"
+        case AbstractSet():
+            return " ".join(sorted(map(_name, value))) or "nothing"
         case partial():
             return f"partial of {_name(value.func)}"
         case types.MethodType():

@@ -346,7 +346,7 @@ def test_a_servers_words_cannot_break_the_line_nor_reach_the_terminal_raw(
 @pytest.mark.parametrize(
     ("kind", "base"),
     [
-        *[(kind, VPSBackupsError) for kind in public_errors()],
+        *[(kind, VPSBackupsError) for kind in sorted(public_errors(), key=str)],
         (VPSBackupsError, Exception),
         (RequestTimeoutError, TransportError),
         (RequestTimeoutError, TimeoutError),

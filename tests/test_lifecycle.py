@@ -142,6 +142,7 @@ async def test_closing_closes_the_connections_even_if_it_is_cancelled() -> None:
         assert client._session.abandon() is False
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("verb", VERBS)
 async def test_a_call_under_way_when_the_client_is_closed_ends_with_an_error_of_ours(
     verb: str,
