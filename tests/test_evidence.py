@@ -101,6 +101,11 @@ TIMELESS = SENT._replace(sent_at=())
         # Possible until it is old and ended.
         (SENT, {"description": "another"}, "possible"),
         (SENT, {"description": "another", "status": DONE}, "possible"),
+        (
+            SENT,
+            {"description": "another", "status": DONE, "created_at": NOON - 10 * MINUTE},
+            "possible",
+        ),
         (SENT, {"created_at": NOON - 11 * MINUTE, "status": DONE}, "nothing"),
         (SENT, {"created_at": NOON - 11 * MINUTE, "status": FAILED}, "nothing"),
         (SENT, {"created_at": NOON - 11 * MINUTE, "status": BackupStatus("paused")}, "possible"),
