@@ -483,6 +483,7 @@ async def test_a_connection_that_takes_too_long_was_not_sent_and_is_tried_again(
     assert isinstance(error, RequestTimeoutError)
     assert (error.sent, error.attempts) == (False, 3)
     assert "Timeouts.connect" in str(error)
+    assert "attempt=" not in str(error)
 
 
 @pytest.mark.virtual_time

@@ -4,6 +4,7 @@ Each error has its data as attributes, prints as one line that says what to do n
 pickled and copied. No error contains the token. Bad arguments raise a plain `ValueError` instead.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
@@ -121,7 +122,7 @@ class TransportError(VPSBackupsError):
 class RequestTimeoutError(TransportError, TimeoutError):
     """One attempt took longer than `Timeouts.connect` or `Timeouts.attempt`."""
 
-    hint = "Raise Timeouts(attempt=...) if the server is slow, or try again later"
+    hint = "Raise the named timeout if the server or the network is slow, or try again later"
     gateway_status = 504
 
 
@@ -222,7 +223,10 @@ class ApiError(VPSBackupsError):
             request += f", request id {self.request_id}"
         if self.retry_after is not None:
             request += f", to be tried again after {self.retry_after:g} s"
-        return f"{self.status} {'; '.join(reasons) or 'without a reason'} ({request})"
+        reason = "; ".join(reasons) or "without a reason"
+        if not re.match(rf"{self.status}\b", reason):  # the title of an HTML page may begin with it
+            reason = f"{self.status} {reason}"
+        return f"{reason} ({request})"
 
 
 class BadRequestError(ApiError):
