@@ -1,6 +1,7 @@
 """Shared by the tests of the transport: calls, raw servers, and a limiter that records calls."""
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -204,3 +205,74 @@ class Resolver(AbstractResolver):
 
 def session_with(resolver: Resolver, **more: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=resolver), **more)
+
+
+class Wire(asyncio.Protocol):
+    """One connection of `wired_server`: how many requests came, and its transport to write to."""
+
+    def __init__(self, answer: Callable[[bytes], list[bytes | None]]) -> None:
+        self._answer = answer
+        self._unread = b""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.requests = 0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        head, end, rest = self._unread.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if end and len(rest) >= (int(length[1]) if length else 0):
+            request, self._unread = self._unread, b""
+            self.requests += 1
+            task = asyncio.ensure_future(self._reply(self._answer(request)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _reply(self, pieces: list[bytes | None]) -> None:
+        """Write the pieces one by one, so that the client reads each for itself."""
+        for piece in pieces:
+            if piece is None:
+                self.transport.close()
+                return
+            self.transport.write(piece)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+
+@define(eq=False)
+class Wires:
+    """The connections of a `wired_server`, and its address."""
+
+    url: str
+    all: list[Wire]
+
+
+@asynccontextmanager
+async def wired_server(
+    answer: Callable[[bytes], list[bytes | None]] = lambda request: [good(request)],
+) -> AsyncIterator[Wires]:
+    """A server whose connections a test can write to; `answer` gives a reply in pieces.
+
+    A piece that is None closes the connection.
+    """
+    wires: list[Wire] = []
+
+    def connected() -> Wire:
+        wires.append(Wire(answer))
+        return wires[-1]
+
+    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+    try:
+        yield Wires(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", wires)
+    finally:
+        server.close()
+        for wire in wires:
+            wire.transport.abort()
+            await wire.ended
+        await server.wait_closed()

@@ -4,7 +4,16 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from helpers_transport import BACKUP, METHODS, PAGE, VERBS, RawServer, at_once, http
+from helpers_transport import (
+    BACKUP,
+    METHODS,
+    PAGE,
+    VERBS,
+    RawServer,
+    at_once,
+    http,
+    wired_server,
+)
 
 from vpsbackups_async import (
     BackupsClient,
@@ -42,7 +51,7 @@ def kneaded() -> GzipBomb:
 
 @pytest.mark.parametrize("kind", ["bomb", "chunked", "with its length"])
 async def test_a_body_beyond_the_cap_is_not_read_to_its_end(kneaded: GzipBomb, kind: str) -> None:
-    cap = 2 * MIB
+    cap = 16 * MIB
     faults: dict[str, Fault] = {
         "bomb": kneaded,
         "chunked": Oversized(64 * MIB),
@@ -68,6 +77,23 @@ async def test_a_body_beyond_the_cap_is_not_read_to_its_end(kneaded: GzipBomb, k
         fake.clear_faults()
         await client.list().collect()
     assert peak < cap + 4 * MIB
+
+
+async def test_a_body_within_the_cap_is_held_once() -> None:
+    space = b" " * 2**16
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(PAGE) + 255 * len(space))
+    pieces: list[bytes | None] = [head, *[space] * 255, PAGE]
+    async with (
+        wired_server(lambda _: pieces) as wires,
+        BackupsClient("vps_x", base_url=wires.url) as client,
+    ):
+        tracemalloc.start()
+        try:
+            assert len(await client.list().collect()) == 1
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 16 * MIB + 4 * MIB
 
 
 @pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
@@ -120,6 +146,53 @@ async def test_of_an_error_page_only_the_beginning_is_read(cap: int) -> None:
                 await client.list().collect()
             assert client.stats.bytes_received < MIB
     assert (caught.value.status, caught.value.detail) == (500, "Oops")
+
+
+# --- Words ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
+@pytest.mark.parametrize("cut", [1, 90])
+async def test_a_body_that_cannot_be_decoded_is_named_so(encoding: str, cut: int) -> None:
+    reply = http(200, b"nope" + b"x" * 96, Content_Encoding=encoding)
+    async with (
+        wired_server(lambda _: [reply[:-cut], reply[-cut:]]) as wires,
+        BackupsClient("vps_x", base_url=wires.url, retry=at_once(1)) as client,
+    ):
+        with pytest.raises(TransportError, match="the body cannot be decoded") as caught:
+            await client.list().collect()
+    assert encoding in str(caught.value)
+
+
+async def test_a_body_that_is_cut_short_is_named_so() -> None:
+    async with (
+        wired_server(lambda _: [http()[:-9], None]) as wires,
+        BackupsClient("vps_x", base_url=wires.url, retry=at_once(1)) as client,
+    ):
+        with pytest.raises(TransportError, match="ended in the middle of the answer"):
+            await client.list().collect()
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("503 Service Unavailable", "503 Service Unavailable (GET"),
+        ("503", "503 (GET"),
+        ("5030 things", "503 5030 things (GET"),
+        ("Error 503", "503 Error 503 (GET"),
+        ("", "503 without a reason (GET"),
+    ],
+)
+async def test_a_status_is_said_once(title: str, shown: str) -> None:
+    page = f"<html><title>{title}</title></html>".encode()
+    async with (
+        RawServer(lambda _: http(503, page)).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once(1)) as client,
+    ):
+        with pytest.raises(ServerError) as caught:
+            await client.list().collect()
+    assert str(caught.value).startswith(shown)
+    assert (caught.value.status, caught.value.detail) == (503, title)
 
 
 # --- No HTTP, and redirects ----------------------------------------------------------------------

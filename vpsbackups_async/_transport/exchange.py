@@ -6,9 +6,11 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 import math
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Sequence
+from io import BytesIO
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -115,16 +117,28 @@ _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
     ),
     (
         aiohttp.ClientPayloadError,
-        lambda _: "the connection ended in the middle of the answer",
+        lambda error: _undecodable(error) or "the connection ended in the middle of the answer",
     ),
     (
         aiohttp.ClientHttpProxyError,
         lambda error: f"the proxy refused with status {error.status}",
     ),
     (TimeoutError, str),
-    (aiohttp.ClientResponseError, lambda error: f"the answer is not HTTP: {error.message}"),
+    (
+        aiohttp.ClientResponseError,
+        lambda error: _undecodable(error) or f"the answer is not HTTP: {error.message}",
+    ),
     (Exception, lambda error: f"{type(error).__name__}: {error}"),
 )
+
+
+def _undecodable(error: BaseException | None) -> str | None:
+    """The words for a body that its Content-Encoding does not fit; None for other errors."""
+    while error is not None:
+        if isinstance(error, ContentEncodingError):
+            return f"the body cannot be decoded: {error.message}"
+        error = error.__cause__
+    return None
 
 
 def _described(error: Exception) -> AttemptFailure:
@@ -218,13 +232,13 @@ class Exchange(AttemptResult):
 
     async def _read(self, content: aiohttp.StreamReader, cap: int) -> None:
         """Read the body up to `cap` decoded bytes: a small gzip can hold gigabytes."""
-        chunks: list[bytes] = []
+        buffer = BytesIO()  # unlike a list of chunks, it takes no second copy at the end
         try:
             while self.size <= cap and (chunk := await content.readany()):
                 self.size += len(chunk)
-                chunks.append(chunk)
+                buffer.write(chunk)
         finally:
-            self.body = b"".join(chunks)
+            self.body = buffer.getvalue()
         self.whole = self.size <= cap
 
     def _clean_up(self, response: aiohttp.ClientResponse, channel: Channel) -> None:
