@@ -257,6 +257,68 @@ async def test_what_a_given_sessions_hooks_raise_stays_inside(
             assert sum(request.startswith(b"POST") for request in server.requests) == 1
 
 
+@pytest.mark.parametrize("verb", VERBS)
+async def test_the_middlewares_of_a_given_session_run_around_ours(verb: str) -> None:
+    seen: list[tuple[str, str, int]] = []
+
+    async def first(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        response: aiohttp.ClientResponse = await handler(request)
+        seen.append(("first", request.method, response.status))
+        return response
+
+    async def second(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        request.headers["X-Mine"] = "1"
+        response: aiohttp.ClientResponse = await handler(request)
+        seen.append(("second", request.method, response.status))
+        return response
+
+    async with (
+        RawServer().running() as server,
+        aiohttp.ClientSession(middlewares=(first, second)) as session,
+        BackupsClient("vps_x", base_url=server.url, session=session) as client,
+    ):
+        await VERBS[verb](client)
+        assert [(name, method) for name, method, _ in seen] == [
+            ("second", METHODS[verb]),
+            ("first", METHODS[verb]),
+        ]
+        assert b"X-Mine: 1\r\n" in server.requests[0]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_given_sessions_middleware_may_send_a_request_again(verb: str) -> None:
+    async def twice(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        response: aiohttp.ClientResponse = await handler(request)
+        if response.status != 401:
+            return response
+        response.release()
+        return await handler(request)  # type: ignore[no-any-return]
+
+    async with (
+        RawServer(
+            lambda request: http(401, b"{}") if len(server.requests) == 1 else good(request)
+        ).running() as server,
+        aiohttp.ClientSession(middlewares=(twice,)) as session,
+        BackupsClient("vps_x", base_url=server.url, session=session) as client,
+    ):
+        await VERBS[verb](client)
+        assert len(server.requests) == 2
+
+
+async def test_with_a_given_sessions_middleware_a_lost_answer_is_still_sent_for_once() -> None:
+    async def plain(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        return await handler(request)  # type: ignore[no-any-return]
+
+    async with (
+        RawServer(lambda _: None).running() as server,
+        aiohttp.ClientSession(middlewares=(plain,)) as session,
+        BackupsClient("vps_x", base_url=server.url, session=session, retry=at_once(1)) as client,
+    ):
+        with pytest.raises(TransportError):
+            await client.delete(1)
+        assert len(server.requests) == 1
+
+
 # --- Proxies and the environment -----------------------------------------------------------------
 
 NETRC = "machine 127.0.0.1 login mallory password swordfish\n"

@@ -5,20 +5,27 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 
 import math
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import aiohttp
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import ContentEncodingError
 from multidict import CIMultiDict
 from yarl import URL
 
 from vpsbackups_async._transport.address import Secret
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult
+from vpsbackups_async._transport.connections import (
+    Connections,
+    HeadReader,
+    UnfitConnectionError,
+)
 from vpsbackups_async._transport.telemetry import tag_attempt
 from vpsbackups_async._version import __version__
-from vpsbackups_async._wire import Request
+from vpsbackups_async._wire import Policy, Request
 
 __all__ = [
     "Channel",
@@ -87,7 +94,7 @@ class Channel(NamedTuple):
     """An open session, and what every request through it is sent with.
 
     `body_headers` are for requests with a body. `max_bytes` is the largest decoded body of a
-    success that is read.
+    success that is read. `connections` is what was seen of the server's connections.
     """
 
     session: ClientSession
@@ -98,6 +105,7 @@ class Channel(NamedTuple):
     ssl: ssl_module.SSLContext | bool
     proxy: Secret | None
     max_bytes: int
+    connections: Connections
 
 
 # --- aiohttp's exceptions, in words --------------------------------------------------------------
@@ -166,6 +174,12 @@ class _Failed(Exception):  # noqa: N818  # never leaves this module
         self.failure = failure
 
 
+def _own_middlewares(session: ClientSession) -> Sequence[aiohttp.ClientMiddlewareType]:
+    """The middlewares of a given session, which ours would replace; aiohttp does not show them."""
+    own: Sequence[aiohttp.ClientMiddlewareType] = getattr(session, "_middlewares", ())
+    return own
+
+
 # --- The exchange --------------------------------------------------------------------------------
 
 
@@ -177,27 +191,61 @@ class Exchange(AttemptResult):
     only a middleware can see whether the request was written.
     """
 
-    __slots__ = ()
+    __slots__ = ("_connections", "_policy", "_reused")
+    _connections: Connections
+    _policy: Policy
+    _reused: bool
 
     async def __call__(
         self,
         request: aiohttp.ClientRequest,
-        handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+        handler: aiohttp.ClientHandlerType,
     ) -> aiohttp.ClientResponse:
         """Pass the request on to aiohttp, once."""
         if self.number > 1:
             tag_attempt(self.number)
+        # The one place that knows the connection before anything is written to it.
+        request.send = partial(self._send_on, request.send)  # type: ignore[method-assign]
+        self._reused = False
         try:
-            return await handler(request)
+            while True:
+                try:
+                    response = await handler(request)
+                except UnfitConnectionError:  # aiohttp closed it; the next one may be fit
+                    continue
+                break
         except (aiohttp.ClientError, OSError) as error:
             failed = _Failed(_described(error))
+            if self._reused:
+                self._connections.kept_open = False
+        else:
+            if self._reused:
+                self._connections.kept_open = True
+            return response
         finally:
+            del request.send
             # aiohttp sets it right after the request line and headers were handed to the socket.
             self.sent = request.response is not None
         raise failed
 
+    def _send_on(
+        self,
+        send: Callable[[Connection], Coroutine[Any, Any, aiohttp.ClientResponse]],
+        connection: Connection,
+    ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        """Send the request on a connection that aiohttp took for it, if it is fit for that."""
+        policy, protocol = self._policy, connection.protocol
+        if protocol is not None:
+            self._reused = self._connections.take(
+                protocol, unread=protocol.should_close, idempotent=policy.idempotent
+            )
+            if policy.success_by_status and protocol.transport is not None:
+                HeadReader(protocol.transport, protocol)
+        return send(connection)
+
     async def run(self, channel: Channel, request: Request, timeout: ClientTimeout) -> None:
         """Send the request and read its answer; what goes wrong becomes `failure`."""
+        self._connections, self._policy = channel.connections, request.policy
         response: aiohttp.ClientResponse | None = None
         try:
             response = await channel.session.request(
@@ -210,18 +258,9 @@ class Exchange(AttemptResult):
                 proxy=channel.proxy,
                 allow_redirects=False,
                 raise_for_status=False,
-                middlewares=(self,),
+                middlewares=(*_own_middlewares(channel.session), self),
             )
-            self.status = status = response.status
-            self.headers = response.headers
-            cap = channel.max_bytes if status < 300 else _ERROR_BODY_BYTES
-            content = response.content
-            if content.is_eof():  # most answers have arrived whole by now: no need to wait
-                self.body = content.read_nowait()
-                self.size = len(self.body)
-                self.whole = self.size <= cap
-            else:
-                await self._read(content, cap)
+            await self._take(response, channel.max_bytes)
         except _Failed as failed:
             self.failure = failed.failure
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
@@ -229,6 +268,24 @@ class Exchange(AttemptResult):
         finally:
             if response is not None and not (self.whole and response.status < 300):
                 self._clean_up(response, channel)
+
+    async def _take(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
+        """Read a response up to `max_bytes` of its body, or less of it if it is no success."""
+        status = response.status
+        if status < 200:  # aiohttp gives a 101 for the final one, and its body has no end
+            words = f"the server answered with status {status}, after which an answer must follow"
+            self.failure = AttemptFailure(words)
+            return
+        self.status = status
+        self.headers = response.headers
+        cap = max_bytes if status < 300 else _ERROR_BODY_BYTES
+        content = response.content
+        if content.is_eof():  # most answers have arrived whole by now: no need to wait
+            self.body = content.read_nowait()
+            self.size = len(self.body)
+            self.whole = self.size <= cap
+        else:
+            await self._read(content, cap)
 
     async def _read(self, content: aiohttp.StreamReader, cap: int) -> None:
         """Read the body up to `cap` decoded bytes: a small gzip can hold gigabytes."""

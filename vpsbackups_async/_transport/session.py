@@ -11,6 +11,7 @@ from yarl import URL
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
 from vpsbackups_async._transport.address import Secret, build_url, proxy_url
 from vpsbackups_async._transport.calls import AttemptResult
+from vpsbackups_async._transport.connections import Connections
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
 from vpsbackups_async._transport.exchange import (
     Channel,
@@ -138,6 +139,7 @@ class Session:
             self._ssl,
             self._proxy,
             self._max_bytes,
+            Connections(),
         )
 
     async def close(self) -> None:

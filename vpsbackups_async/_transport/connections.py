@@ -1,0 +1,124 @@
+"""Which connection may carry which request, and what is left out of an answer without content."""
+
+import asyncio
+import re
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from attrs import define, field
+
+__all__ = ["Connections", "HeadReader", "UnfitConnectionError"]
+
+
+class UnfitConnectionError(Exception):
+    """Nothing was sent: the connection is to be closed, and another one taken."""
+
+
+_used: Final[WeakSet[object]] = WeakSet()
+"""The connections of all clients that were used: several clients may share a session."""
+
+
+@define(eq=False, repr=False)
+class Connections:
+    """What was seen of a server's connections.
+
+    Some servers close each connection after its answer without announcing it. A request that is
+    sent at that moment may or may not be carried out. So a request that is not idempotent gets a
+    fresh connection until an answer came on one that was used before.
+    """
+
+    kept_open: bool = field(default=False, init=False)
+    """Whether the server was seen to keep a connection open after an answer."""
+
+    def take(self, connection: object, *, unread: bool, idempotent: bool) -> bool:
+        """Use a connection for a request; whether it was used before.
+
+        `unread` is whether bytes came on it that no request asked for: they would be taken for the
+        answer. Raises `UnfitConnectionError` if the request needs another connection.
+        """
+        if connection not in _used:
+            _used.add(connection)
+            return False
+        if unread or not (idempotent or self.kept_open):
+            raise UnfitConnectionError
+        return True
+
+
+class _Reader(Protocol):
+    """The part of aiohttp's protocol that is used here."""
+
+    def data_received(self, data: bytes, /) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def connection_lost(self, error: Exception | None, /) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def force_close(self) -> None: ...
+
+
+_MAX_HEAD: Final = 64 * 1024
+_START: Final = re.compile(rb"HTTP/1\.[01] +(?:1\d\d|204)\b")
+_MAX_START: Final = 32
+_HAS_BODY: Final = re.compile(rb"(?i)\r\n(?:content-length:\s*0*[1-9]|transfer-encoding:)")
+
+
+class HeadReader(asyncio.Protocol):
+    """Reads the head of an answer before aiohttp does, and leaves out the body of a 204.
+
+    A 204 has no body (RFC 9110, 15.3.5). If one comes all the same, aiohttp takes it for the next
+    answer, finds that it is none, and loses the 204 as well. Everything else is passed on.
+    """
+
+    def __init__(self, transport: asyncio.Transport, reader: _Reader) -> None:
+        self._transport = transport
+        self._reader = reader
+        self._unread = b""
+        transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came, once the head shows whether it is that of a 204."""
+        self._unread += data
+        while self._is_held_back():
+            head, end, rest = self._unread.partition(b"\r\n\r\n")
+            if not end:
+                return
+            self._unread = rest
+            if b" 204" in head[:_MAX_START]:
+                if rest or _HAS_BODY.search(head):
+                    self._reader.force_close()
+                self._unread = b""
+                self._let_go(head + end)
+                return
+            self._reader.data_received(head + end)  # a 1xx: another head follows
+        if self._unread:
+            self._let_go(self._unread)
+
+    def _is_held_back(self) -> bool:
+        """Whether the bytes so far may be the begin of an answer without a body."""
+        start = self._unread[:_MAX_START]
+        if len(start) < _MAX_START and b"\r" not in start:
+            return b"HTTP/1."[: len(start)] == start[:7]
+        return len(self._unread) <= _MAX_HEAD and _START.match(start) is not None
+
+    def _let_go(self, data: bytes) -> None:
+        """Give the connection back to its reader, with what it has not read."""
+        self._transport.set_protocol(self._reader)  # type: ignore[arg-type]  # it is one
+        if data:
+            self._reader.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Pass on the end of what the server sends."""
+        self._let_go(self._unread)
+        return self._reader.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Pass on the end of the connection."""
+        self._let_go(self._unread)
+        self._reader.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """Pass on that the connection takes no more for now."""
+        self._reader.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the connection takes more again."""
+        self._reader.resume_writing()
