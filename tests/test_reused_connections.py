@@ -184,6 +184,32 @@ async def test_a_204_with_a_body_is_done(
         assert sum(wire.requests for wire in wires.all) == 2
 
 
+@pytest.mark.parametrize("first", [b"", b"{"], ids=["head alone", "part of the body"])
+@pytest.mark.parametrize("header", [b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_after_a_204_whose_body_comes_later_the_connection_is_not_used_again(
+    header: bytes, first: bytes
+) -> None:
+    async with (
+        wired_server(
+            lambda _: [b"HTTP/1.1 204 No Content\r\n" + header + b"\r\n" + first]
+        ) as wires,
+        BackupsClient("vps_x", base_url=wires.url) as client,
+    ):
+        await client.delete(1)
+        await client.delete(2)
+        assert [wire.requests for wire in wires.all] == [1, 1]
+
+
+async def test_after_a_204_with_a_part_of_a_body_its_connection_is_not_used_again() -> None:
+    async with (
+        wired_server(lambda _: [b"HTTP/1.1 204 No Content\r\n\r\n{"]) as wires,
+        BackupsClient("vps_x", base_url=wires.url) as client,
+    ):
+        await client.delete(1)
+        await client.delete(2)
+        assert [wire.requests for wire in wires.all] == [1, 1]
+
+
 @pytest.mark.parametrize("verb", ["delete", "restore"])
 async def test_a_204_without_a_body_leaves_the_connection_to_the_next_request(verb: str) -> None:
     async with (
