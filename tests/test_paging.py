@@ -5,6 +5,7 @@ import itertools
 import logging
 import sys
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -275,10 +276,74 @@ async def test_an_empty_page_with_a_fresh_link_is_not_the_end(prefetch: int) -> 
     assert await read(walk_over(fetch, prefetch=prefetch)) == [1, 2]
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("items", ["none", "the same"])
+async def test_pages_that_bring_nothing_new_come_ever_slower(items: str) -> None:
+    times: list[float] = []
+
+    async def fetch(query: str) -> Page:
+        times.append(asyncio.get_running_loop().time())
+        link = f"?cursor={len(times)}" if len(times) < 12 else None
+        return Page(make_all([7] if items == "the same" or len(times) == 1 else []), None, link)
+
+    assert await read(walk_over(fetch)) == [7]
+    pauses = [round(later - earlier, 3) for earlier, later in pairwise(times)]
+    assert pauses == [0, 0, 0, 0, 0.1, 0.2, 0.4, 0.8, 1.6, 2, 2]
+
+
+@pytest.mark.virtual_time
+async def test_a_new_item_ends_the_pauses() -> None:
+    times: list[float] = []
+
+    async def fetch(query: str) -> Page:
+        times.append(asyncio.get_running_loop().time())
+        link = f"?cursor={len(times)}" if len(times) < 9 else None
+        return Page(make_all([len(times)] if len(times) in {1, 6} else []), None, link)
+
+    assert await read(walk_over(fetch)) == [1, 6]
+    pauses = [round(later - earlier, 3) for earlier, later in pairwise(times)]
+    assert pauses == [0, 0, 0, 0, 0.1, 0, 0, 0]
+
+
+@pytest.mark.virtual_time
+async def test_reading_a_list_again_that_shrank_takes_no_pauses() -> None:
+    """The pages up to where it was bring nothing new, and are no endless list."""
+    fetch = PagedIds(range(1, 201), 10)
+    fetch.before = lambda number: fetch.ids.__delitem__(slice(190, 200)) if number == 20 else None
+    began = asyncio.get_running_loop().time()
+    assert await read(walk_over(fetch)) == list(range(1, 191))
+    assert fetch.asked == [*range(1, 21), *range(1, 20)]
+    assert asyncio.get_running_loop().time() == began
+
+
 async def test_an_empty_link_ends_the_walk() -> None:
     walk = walk_over(linked(([1], "b"), ([2], "")))
     assert await read(walk) == [1, 2]
     assert walk.complete
+
+
+async def test_a_list_without_a_total_that_gave_an_item_twice_is_not_complete() -> None:
+    walk = walk_over(linked(([3, 2], "b"), ([2, 1], None)))
+    sweep = await walk.read()
+    assert (ids_of(sweep.items), sweep.duplicates, sweep.complete) == ([3, 2, 1], 1, False)
+    walk = walk_over(linked(([3, 2], "b"), ([1], None)))
+    assert (await walk.read()).complete
+
+
+@pytest.mark.parametrize("again", [[1, 2, 3], [1, 2], [2], []])
+async def test_a_first_page_that_comes_again_is_an_error_also_if_it_shrank(
+    again: list[int],
+) -> None:
+    """A server without links that ignores `page` gives its first page for ever."""
+    asked: list[str] = []
+
+    async def fetch(query: str) -> Page:
+        asked.append(query)
+        return Page(make_all([1, 2, 3] if len(asked) == 1 else again), 9, None)
+
+    with pytest.raises(PaginationError, match="neither a link to the rest nor further pages"):
+        await read(walk_over(fetch))
+    assert asked == ["", "page=2"]
 
 
 async def test_once_there_were_links_a_larger_total_does_not_make_up_pages() -> None:

@@ -2,15 +2,18 @@
 
 import asyncio
 import gc
+import itertools
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 import pytest
 import trustme
+from attrs import frozen
 from helpers_streams import HOSTILE, drain, ids_of, listing, on_page, our_tasks
 
 from vpsbackups_async import (
@@ -26,7 +29,27 @@ from vpsbackups_async import (
     VPSBackupsError,
     from_json,
 )
-from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, Reply, SeenRequest, ServerFault
+from vpsbackups_async.client import BackupStream
+from vpsbackups_async.testing import (
+    FakeVPS,
+    Fault,
+    HostileNext,
+    Latency,
+    Reply,
+    SeenRequest,
+    ServerFault,
+)
+
+
+@frozen
+class Endless(Fault):
+    """Answers each request with what `make` gives."""
+
+    make: Callable[[], bytes]
+
+    def strike(self, answer: Any, now: datetime) -> Any:
+        return Reply(200, self.make()).strike(answer, now)
+
 
 STYLES: list[Any] = ["page", "limit", "cursor", "none"]
 
@@ -264,6 +287,37 @@ async def test_a_circle_ends_in_a_pagination_error(long: FakeVPS) -> None:
         assert long.count("GET") == 3
 
 
+@pytest.mark.parametrize("prefetch", [0, 4])
+async def test_a_list_of_more_than_max_pages_is_an_error_after_so_many(
+    long: FakeVPS, prefetch: int
+) -> None:
+    async with client_of(long) as client:
+        came: list[Backup] = []
+        with pytest.raises(PaginationError, match="more than 2 pages"):
+            await drain(client.list(max_pages=2, prefetch=prefetch), came)
+        assert len(came) == 20
+        with pytest.raises(PaginationError, match="more than 2 pages"):
+            await client.list(max_pages=2).snapshot()
+        assert len(await client.list(max_pages=3).collect()) == 25
+        assert len(await client.list(max_pages=2).collect(limit=20)) == 20
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("prefetch", [0, 4])
+async def test_endless_empty_pages_are_not_read_as_fast_as_they_come(prefetch: int) -> None:
+    numbers = itertools.count(2)
+    async with FakeVPS(servers=1) as fake, client_of(fake) as client:
+        fake.inject(Endless(lambda: listing([], None, f"?cursor={next(numbers)}"), times=None))
+        reading = asyncio.ensure_future(client.list(prefetch=prefetch).collect())
+        await asyncio.sleep(600)
+        assert 300 <= fake.count() <= 320 + prefetch
+        began = asyncio.get_running_loop().time()
+        await client.close()
+        with pytest.raises(ConfigurationError, match="closed during a list"):
+            await reading
+        assert asyncio.get_running_loop().time() == began
+
+
 @pytest.mark.parametrize("link", ["", None])
 async def test_an_empty_link_ends_the_list(long: FakeVPS, link: str | None) -> None:
     async with client_of(long) as client:
@@ -308,6 +362,59 @@ async def test_leaving_async_with_ends_a_loop_that_is_still_referenced(long: Fak
             pages = stream.pages()
             await anext(pages)
         assert our_tasks() == tasks
+        with pytest.raises(ConfigurationError, match="closed before it was read to its end"):
+            await anext(pages)
+
+
+WAYS: dict[str, Callable[[BackupStream], Awaitable[Any]]] = {
+    "loop": lambda stream: drain(stream, []),
+    "pages": lambda stream: drain(stream.pages(), []),
+    "collect": lambda stream: stream.collect(),
+    "count": lambda stream: stream.count(),
+    "snapshot": lambda stream: stream.snapshot(),
+}
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_reader_whose_stream_another_task_closes_does_not_take_a_part_for_the_whole(
+    way: str, prefetch: int
+) -> None:
+    async with (
+        FakeVPS(servers=1, backups=50, page_size=5, paging="cursor", faults=[Latency(1)]) as fake,
+        client_of(fake) as client,
+    ):
+        stream = client.list(prefetch=prefetch)
+        reading = asyncio.ensure_future(WAYS[way](stream))
+        await asyncio.sleep(3.5)
+        await stream.aclose()
+        with pytest.raises(ConfigurationError, match="closed before it was read to its end"):
+            await reading
+        assert fake.count() == 4
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+async def test_an_ndjson_body_whose_stream_is_closed_does_not_end_as_if_whole(
+    long: FakeVPS, prefetch: int
+) -> None:
+    async with client_of(long) as client:
+        stream = client.list(prefetch=prefetch)
+        body = await stream.ndjson()
+        await anext(body)
+        await stream.aclose()
+        with pytest.raises(ConfigurationError, match="closed before it was read to its end"):
+            await drain(body, [])
+
+
+async def test_a_stream_that_was_read_to_its_end_may_be_closed_before_the_reader_notices(
+    long: FakeVPS,
+) -> None:
+    async with client_of(long) as client:
+        async with client.list() as stream:
+            pages = stream.pages()
+            sizes = [len((await anext(pages)).items) for _ in range(3)]
+        assert sizes == [10, 10, 5]
         with pytest.raises(StopAsyncIteration):
             await anext(pages)
 
@@ -483,6 +590,7 @@ async def test_a_bad_limit_is_a_value_error_before_any_request(long: FakeVPS, li
         *({"server_id": bad} for bad in (0, -1, True, "1", 1.0)),
         *({"page_size": bad} for bad in (0, -1, True, "1")),
         *({"prefetch": bad} for bad in (-1, True, "1", None)),
+        *({"max_pages": bad} for bad in (0, -1, True, "1", None)),
         *({"backup_type": bad} for bad in ("", "weekly", 1, "MANUAL")),
     ],
 )

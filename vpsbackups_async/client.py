@@ -20,6 +20,7 @@ from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
 from vpsbackups_async._lists.stream import BackupStream
+from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._transport.address import Secret, check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
@@ -176,18 +177,23 @@ class BackupsClient:
         backup_type: Literal["manual", "automatic"] | BackupType | None = None,
         page_size: int | None = None,
         prefetch: int = 0,
+        max_pages: int = MAX_PAGES,
     ) -> BackupStream:
         """The backups of one server or all, manual or automatic or both, read as you go.
 
         `page_size` asks for that many backups a page. The API does not document it, so a server may
         ignore it; if it refuses it with a 400, the list is read without it. `prefetch` is the
-        number of page requests that may run ahead of the reader.
+        number of page requests that may run ahead of the reader. A list of more than `max_pages`
+        pages is taken for one without end.
 
         Raises `ValueError` for values out of range. Reading it raises `ApiError` and
-        `TransportError`, and `PaginationError` for links that cannot be followed.
+        `TransportError`, and `PaginationError` for links that cannot be followed and for more than
+        `max_pages` pages.
         """
         check_int("prefetch", prefetch, 0)
-        return BackupStream(self._lists, backups_query(server_id, backup_type, page_size), prefetch)
+        check_int("max_pages", max_pages)
+        query = backups_query(server_id, backup_type, page_size)
+        return BackupStream(self._lists, query, prefetch, max_pages)
 
     async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
         """The backup with this id, found by looking through the list, or one server's list.

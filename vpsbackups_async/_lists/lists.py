@@ -17,7 +17,7 @@ from vpsbackups_async._checks import check_int
 from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import Fetch
 from vpsbackups_async._lists.seen import Identified
-from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async._transport.calls import OnRetry
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
@@ -124,6 +124,7 @@ class Lists:
         query: ListQuery[T],
         *,
         prefetch: int = 0,
+        max_pages: int = MAX_PAGES,
         on_response: OnResponse | None = None,
         on_retry: OnRetry | None = None,
     ) -> Walk[T]:
@@ -150,6 +151,7 @@ class Lists:
             links,
             keep=partial(self._matching, query) if query.filters else None,
             prefetch=prefetch,
+            max_pages=max_pages,
             open_walks=self._open_walks,
         )
 

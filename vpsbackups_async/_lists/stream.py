@@ -10,8 +10,9 @@ from typing import Final, Generic, Self, TypeVar
 from vpsbackups_async._checks import check_int
 from vpsbackups_async._lists.lists import ListQuery, Lists
 from vpsbackups_async._lists.seen import Identified
-from vpsbackups_async._lists.walk import Walk, read_complete
+from vpsbackups_async._lists.walk import MAX_PAGES, Walk, read_complete
 from vpsbackups_async._wire import to_json
+from vpsbackups_async.errors import ConfigurationError
 from vpsbackups_async.models import Backup, Page, Sweep
 
 __all__ = ["BackupStream", "Stream"]
@@ -33,10 +34,13 @@ class Stream(Generic[T]):
     followed.
     """
 
-    def __init__(self, lists: Lists, query: ListQuery[T], prefetch: int = 0) -> None:
+    def __init__(
+        self, lists: Lists, query: ListQuery[T], prefetch: int = 0, max_pages: int = MAX_PAGES
+    ) -> None:
         self._lists = lists
         self._query = query
         self._prefetch = prefetch
+        self._max_pages = max_pages
         self._walks: set[Walk[T]] = set()
 
     def __repr__(self) -> str:
@@ -68,7 +72,7 @@ class Stream(Generic[T]):
             await self._end(walk)
 
     def _begin(self) -> Walk[T]:
-        walk = self._lists.open(self._query, prefetch=self._prefetch)
+        walk = self._lists.open(self._query, prefetch=self._prefetch, max_pages=self._max_pages)
         self._walks.add(walk)
         return walk
 
@@ -132,9 +136,14 @@ class Stream(Generic[T]):
             self._walks.difference_update(walks)
 
     async def aclose(self) -> None:
-        """End every loop over this stream, and wait until its prefetched requests have ended."""
+        """End every loop over this stream, and wait until its prefetched requests have ended.
+
+        A reader that goes on gets a `ConfigurationError`, so that it never takes a part of the list
+        for the whole.
+        """
+        closed = ConfigurationError("this stream was closed before it was read to its end")
         for walk in tuple(self._walks):
-            await walk.aclose()
+            await walk.aclose(closed)
 
     async def __aenter__(self) -> Self:
         return self

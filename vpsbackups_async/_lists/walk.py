@@ -1,13 +1,14 @@
 """One walk through a paged list, from its first page to its last."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import parse_qsl, urlencode
 
 from attrs import define, evolve
 
 from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import Fetch, Prefetch, predict
+from vpsbackups_async._lists.route import Route
 from vpsbackups_async._lists.seen import Identified, SeenIds
 from vpsbackups_async.errors import NotFoundError, PaginationError, VPSBackupsError
 from vpsbackups_async.models import Page, Sweep
@@ -20,6 +21,10 @@ MAX_PAGES: Final = 1_000_000
 SWEEPS: Final = 3
 """How often a list that moves while it is read is read at the most."""
 _MAX_RESTARTS: Final = 3
+_FREE_PAGES: Final = 3
+"""Pages in a row that may bring nothing new before there is a pause after each."""
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
 
 
 @define(eq=False, repr=False)
@@ -59,86 +64,14 @@ class Tally:
         self.duplicates += len(page.items) - fresh
 
 
-class _Route:
-    """The order of the pages: which query follows which page."""
-
-    __slots__ = (
-        "_asked",
-        "_first_ids",
-        "_linked",
-        "_links",
-        "_max_pages",
-        "_received",
-        "first_size",
-        "guessed",
-        "pages",
-    )
-
-    def __init__(self, links: NextLinks, max_pages: int) -> None:
-        self._links = links
-        self._max_pages = max_pages
-        self._asked: set[int] | None = None
-        self._received = 0
-        self._first_ids: frozenset[int] | None = None
-        self._linked = False
-        self.guessed = False
-        """Whether the next page is one that no link names, only the total lets expect."""
-        self.pages = 0
-        self.first_size = 0
-
-    def after(self, query: str, page: Page[Any]) -> str | None:
-        """The query of the page after this one, None at the end.
-
-        Raises `PaginationError` where going on would be endless, or stopping would lose items.
-        """
-        if not self.pages:
-            self.first_size = len(page.items)
-        self.pages += 1
-        self._received += len(page.items)
-        if page.next:
-            self._linked = True
-            following = self._links.query(page.next)
-        elif not self._linked and page.count is not None and self._received < page.count:
-            following = self._counted_up(query, page)
-            self.guessed = True
-        else:
-            return None
-        if self._asked is None:
-            self._asked = set()
-        self._asked.add(_key(query))
-        if _key(following) in self._asked:
-            raise PaginationError("a link leads back to a page that was read", page.next)
-        if self.pages >= self._max_pages:
-            raise PaginationError(
-                f"the list has more than {self._max_pages} pages", page.next or following
-            )
-        return following
-
-    def _counted_up(self, query: str, page: Page[Any]) -> str:
-        """The next page of a server that gives no links, but a total that says there is more."""
-        ids = frozenset(item.id for item in page.items)
-        if self._first_ids is None:
-            self._first_ids = ids
-        elif ids <= self._first_ids:
-            raise PaginationError(
-                f"the server counts {page.count} items, but gives neither a link to the rest "
-                "nor further pages",
-                query,
-            )
-        return urlencode({**dict(parse_qsl(query)), "page": self.pages + 1})
-
-
-def _key(query: str) -> int:
-    """A number for the query, whatever the order of its parameters; it takes less memory."""
-    return hash(tuple(sorted(parse_qsl(query, keep_blank_values=True))))
-
-
 class Walk(Generic[T]):
     """One way through a paged list from its first page to its last.
 
     While the reader holds a page, nothing is held here but what `prefetch` lets run ahead; `aclose`
-    ends that too. `keep` gets each page after it was counted, and gives it as the reader gets it.
-    The walk is in `open_walks` from its first request to its `aclose`.
+    ends that too. After several pages that brought nothing new, there is a pause before each
+    further one, so that a list without end is not read as fast as the server answers. `keep` gets
+    each page after it was counted, and gives it as the reader gets it. The walk is in `open_walks`
+    from its first request to its `aclose`.
     """
 
     def __init__(
@@ -158,11 +91,14 @@ class Walk(Generic[T]):
         self._links = links
         self._keep = keep
         self._max_pages = max_pages
-        self._route = _Route(links, max_pages)
+        self._route = Route(links, max_pages)
         self._ahead = Prefetch(fetch, prefetch) if prefetch else None
         self._take: Fetch[T] = fetch if self._ahead is None else self._ahead.take
         self._seen: SeenIds | None = None
         self._distinct_before = -1
+        self._stale = 0
+        """Pages in a row that brought nothing new; below 0 while pages are read again."""
+        self._awake: asyncio.Future[None] | None = None
         self._problem: PaginationError | None = None
         self._closed = False
         self._closing_error: VPSBackupsError | None = None
@@ -203,6 +139,8 @@ class Walk(Generic[T]):
             self._open_walks.add(self)
         while self._query is not None and self._problem is None and not self._closed:
             query = self._query
+            if self._stale > _FREE_PAGES and not await self._pause():
+                break
             try:
                 page = await self._take(query)
             except NotFoundError as error:
@@ -231,8 +169,17 @@ class Walk(Generic[T]):
             if self._ahead is not None and following is not None and not self._closed:
                 self._ahead.start(predict(following, page.count, self._route.first_size))
         fresh = self._fresh(page.items, is_last=following is None)
+        self._stale = 0 if fresh else self._stale + 1
         self.tally.add(page, len(fresh))
         return page if len(fresh) == len(page.items) else evolve(page, items=fresh)
+
+    async def _pause(self) -> bool:
+        """Wait after a page that brought nothing new; False if the walk was closed meanwhile."""
+        pause = _FIRST_PAUSE * 2.0 ** min(self._stale - _FREE_PAGES - 1, 10)
+        self._awake = asyncio.get_running_loop().create_future()
+        await asyncio.wait((self._awake,), timeout=min(pause, _LONGEST_PAUSE))
+        self._awake = None
+        return not self._closed
 
     def _fresh(self, items: tuple[T, ...], *, is_last: bool) -> tuple[T, ...]:
         """The items that neither an earlier page had nor this one before."""
@@ -252,6 +199,8 @@ class Walk(Generic[T]):
         """End the walk and its prefetched requests; a reader who goes on gets the error."""
         self._closed = True
         self._closing_error = error
+        if self._awake is not None and not self._awake.done():
+            self._awake.set_result(None)
         if self._open_walks is not None:
             self._open_walks.discard(self)
         if self._ahead is not None:
@@ -268,12 +217,13 @@ class Walk(Generic[T]):
             self._query = None
             return
         self._distinct_before = self.tally.distinct
+        self._stale = -self._route.pages
         if self.tally.restarts >= _MAX_RESTARTS:
             raise PaginationError(
                 f"pages keep vanishing while the list is read ({error.describe()})"
             ) from None
         self.tally.restarts += 1
-        self._route = _Route(self._links, self._max_pages)
+        self._route = Route(self._links, self._max_pages)
         self._query = self._first_query
 
 
