@@ -6,6 +6,7 @@ the same value down to each type. What it leaves, the plain path decides alone.
 
 import hashlib
 import json
+import pickle
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -129,6 +130,37 @@ def test_the_documented_list_decodes_to_equal_values_through_both_paths() -> Non
     assert plain(LIST) == LISTED
     assert _wire.read_page(reply(LIST)) == LISTED
     assert anatomy(fast) == anatomy(plain(LIST)) == anatomy(LISTED)
+
+
+@pytest.mark.parametrize("more", [{}, {"zone": "b"}, {"message": "made"}], ids=repr)
+@pytest.mark.parametrize("extra", [{"region": "eu"}, {"extra": {"id": 9}, "x": [None, {"y": 1}]}])
+def test_unknown_fields_of_a_server_are_kept_and_written_again(
+    extra: dict[str, Any], more: dict[str, Any]
+) -> None:
+    given = {**json.loads(LIST)["results"][0], **more}
+    given["server"] = {**given["server"], **extra}
+    body = json.dumps({"count": 1, "results": [given]}).encode()
+    backup = _wire.read_page(reply(body)).items[0]
+    assert (backup.server.id, backup.server.name) == (12345, "web-server-01")
+    assert backup.server.extra == extra
+    assert backup.extra == ({"zone": "b"} if "zone" in more else {})
+    text = to_json(backup)
+    assert json.loads(text)["server"] == given["server"]
+    assert from_json(Backup, text) == backup
+    assert pickle.loads(pickle.dumps(backup)) == backup
+    made = _wire.read_backup(reply(json.dumps(given).encode(), 201))
+    assert made == backup
+
+
+@pytest.mark.parametrize("count", [-1, -5, -(2**70)])
+def test_a_negative_count_is_a_misfit(count: int) -> None:
+    for body in (
+        b'{"count":%d,"results":[]}' % count,
+        LIST.replace(b'"count": 3', b'"count": %d' % count),
+    ):
+        with pytest.raises(InvalidResponseError, match="expected a number of items") as caught:
+            _wire.read_page(reply(body))
+        assert caught.value.place == "count"
 
 
 def test_the_documented_create_decodes_to_the_backup_and_its_message() -> None:

@@ -30,7 +30,7 @@ from vpsbackups_async import (
     Sweep,
     Timeouts,
 )
-from vpsbackups_async.models import DetailedBackup
+from vpsbackups_async.models import DetailedBackup, DetailedServerRef
 
 WHEN = datetime(2025, 1, 16, 3, tzinfo=UTC)
 BACKUP = Backup(
@@ -55,9 +55,11 @@ ODD = DetailedBackup(
     "Backup is being created.",
     {"zone": ["eu", {"x": None}]},
 )
+MORE = DetailedServerRef(7, "x", {"region": "eu"})
 VALUES = [
     BACKUP,
     ODD,
+    MORE,
     ServerRef(1, "a"),
     BackupRef(501, 12345),
     BackupRef(501),
@@ -136,6 +138,13 @@ def test_a_backup_with_more_fields_is_a_backup_and_shows_them() -> None:
     assert ODD.extra == {"zone": ["eu", {"x": None}]}
 
 
+def test_a_server_may_have_more_fields() -> None:
+    assert BACKUP.server.extra == {}
+    assert MORE.extra == {"region": "eu"}
+    assert isinstance(MORE, ServerRef)
+    assert isinstance(evolve(BACKUP, server=MORE).server, ServerRef)
+
+
 def test_a_backup_gives_the_two_integers_that_find_it_again() -> None:
     assert BACKUP.ref == BackupRef(501, 12345)
 
@@ -174,6 +183,15 @@ def test_a_status_knows_how_it_ended_and_whether_it_is_known(
     assert (status.is_completed, status.is_failed, status.is_known) == (completed, failed, known)
     backup = evolve(BACKUP, status=status)
     assert (backup.is_completed, backup.is_failed) == (completed, failed)
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "a\nb", "\r", "\u202e", "'", "\x00"])
+def test_an_unknown_text_is_escaped_where_it_is_shown(text: str) -> None:
+    for kind in (BackupStatus, BackupType):
+        assert repr(kind(text)) == f"<{kind.__name__}: {text!r}>"
+    backup = evolve(BACKUP, status=BackupStatus(text), server=ServerRef(1, text))
+    assert repr(backup).isprintable()
+    assert repr(BackupStatus.FAILED) == "<BackupStatus.FAILED: 'failed'>"
 
 
 @pytest.mark.parametrize("kind", [BackupStatus, BackupType])

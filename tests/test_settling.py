@@ -15,6 +15,7 @@ from vpsbackups_async import (
     Backup,
     BackupsClient,
     CreateOutcomeUnknownError,
+    InvalidResponseError,
     ManualBackupLimitError,
     PaginationError,
     RetryPolicy,
@@ -41,6 +42,19 @@ pytestmark = [pytest.mark.fake_vps(backups=0, backup_seconds=600), pytest.mark.v
 AGAIN = RetryPolicy(attempts=5, backoff=RETRY.backoff, create_again_after=30)
 OLD = "2025-01-01T00:00:00Z"
 
+OTHERS = json.dumps(
+    {
+        "id": 1,
+        "server": {"id": 3, "name": ""},
+        "backup_type": "manual",
+        "status": "in_progress",
+        "size_mb": None,
+        "created_at": OLD,
+        "expires_at": None,
+        "description": "x",
+    }
+).encode()
+
 LOST = [
     Drop("after", method="POST", times=1),
     ServerFault(500, method="POST", when="after", times=1),
@@ -50,8 +64,9 @@ LOST = [
     NotJSON(201, method="POST", when="after", times=1),
     Truncate(method="POST", times=1),
     Latency(1000, method="POST", times=1, when="after"),
+    Reply(201, OTHERS, method="POST", times=1, when="after"),
 ]
-LOST_IDS = ["cut", "500", "502", "503", "504", "no JSON", "truncated", "timeout"]
+LOST_IDS = ["cut", "500", "502", "503", "504", "no JSON", "truncated", "timeout", "another server"]
 
 
 def started(seen: SeenRequest, first: SeenRequest) -> float:
@@ -74,6 +89,16 @@ async def test_a_backup_whose_answer_was_lost_is_found_and_given_back(
     assert backup.id == 3
     assert len(posts(fake)) == 1
     assert len(fake.backups) == 3
+
+
+async def test_an_answer_about_another_server_is_no_success(fake: FakeVPS) -> None:
+    fake.inject(Reply(201, OTHERS, method="POST"))
+    async with client_of(fake) as client:
+        with pytest.raises(CreateOutcomeUnknownError, match="of server 3") as caught:
+            await client.create(2, description="x")
+    assert isinstance(caught.value.__cause__, InvalidResponseError)
+    assert caught.value.__cause__.place == "id"
+    assert len(posts(fake)) == 1
 
 
 async def test_a_backup_that_is_listed_late_is_waited_for(fake: FakeVPS) -> None:

@@ -22,6 +22,7 @@ from vpsbackups_async.models import (
     BackupStatus,
     BackupType,
     DetailedBackup,
+    DetailedServerRef,
     ServerRef,
     as_utc,
 )
@@ -32,6 +33,7 @@ _FIELDS: Final = frozenset({
     "id", "server", "backup_type", "status", "size_mb", "created_at", "expires_at", "description",
     "message",
 })  # fmt: skip
+_SERVER_FIELDS: Final = frozenset({"id", "name"})
 
 
 @cache
@@ -49,8 +51,11 @@ def converter(page_doc: type) -> MsgspecJsonConverter:
     server_fields = make_dict_structure_fn(ServerRef, codec)
 
     def structure_server(value: Any, _: type) -> ServerRef:
-        fields = _object(value)
-        return server_fields({**fields, "name": _or_empty(fields.get("name"))}, ServerRef)
+        fields = dict(_object(value))
+        extra = {name: fields.pop(name) for name in tuple(fields) if name not in _SERVER_FIELDS}
+        fields["name"] = _or_empty(fields.get("name"))
+        server: ServerRef = server_fields(fields, ServerRef)
+        return DetailedServerRef(server.id, server.name, extra) if extra else server
 
     # Registered first: the functions made below bind the hooks that exist at that time.
     codec.register_structure_hook(ServerRef, structure_server)
@@ -65,7 +70,9 @@ def converter(page_doc: type) -> MsgspecJsonConverter:
         fields["description"] = _or_empty(fields.get("description"))
         if not extra and fields.get("message") is None:
             fields.pop("message", None)
-            return backup_fields(fields, Backup)
+            backup: Backup = backup_fields(fields, Backup)
+            if type(backup.server) is ServerRef:
+                return backup
         return evolve(detailed_fields(fields, DetailedBackup), extra=extra)
 
     codec.register_structure_hook(Backup, structure_backup)
@@ -75,6 +82,8 @@ def converter(page_doc: type) -> MsgspecJsonConverter:
         fields = plain_fields(backup)
         if fields["message"] is None:
             del fields["message"]
+        server = backup.server
+        fields["server"] = {"id": server.id, "name": server.name, **server.extra}
         return {**fields, **backup.extra}
 
     codec.register_unstructure_hook(DetailedBackup, unstructure_detailed)

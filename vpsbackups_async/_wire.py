@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 from attrs import define, field, frozen
@@ -309,7 +309,7 @@ class _PageDoc:
     """The JSON object of a page."""
 
     results: tuple[Backup, ...]
-    count: int | None = _ABSENT
+    count: Annotated[int, msgspec.Meta(ge=0)] | None = _ABSENT
     next: str | None = _ABSENT
     previous: str | None = _ABSENT
 
@@ -369,7 +369,10 @@ def _plain_page(response: Response) -> Page[Backup]:
     doc: _PageDoc = _structure(
         response, {"results": data} if isinstance(data, list) else data, _PageDoc
     )
-    return _page(doc)
+    page = _page(doc)
+    if page.count is not None and page.count < 0:
+        raise response.invalid(f"expected a number of items, got {page.count}", "count")
+    return page
 
 
 def _page(doc: _PageDoc) -> Page[Backup]:

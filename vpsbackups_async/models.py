@@ -44,6 +44,12 @@ class _OpenEnum(StrEnum):
         member._name_ = member._value_ = value
         return member
 
+    def __repr__(self) -> str:
+        # Enum's own shows the name as it is, and an unknown value's name is the server's text.
+        if self.is_known:
+            return super().__repr__()
+        return f"<{type(self).__name__}: {self._value_!r}>"
+
     @property
     def is_known(self) -> bool:
         """Whether this library knows the value; an unknown value keeps the server's text."""
@@ -104,6 +110,18 @@ class ServerRef:
 
     id: int
     name: str
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """The fields of the response that this version of the library does not know."""
+        return {}
+
+
+@frozen
+class DetailedServerRef(ServerRef):
+    """A server with fields beyond the two that the API documents."""
+
+    extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
 @frozen
@@ -169,7 +187,7 @@ class Backup:
 
 @frozen
 class DetailedBackup(Backup):
-    """A backup with a message, or with fields beyond the eight that the API documents.
+    """A backup with a message, or with fields beyond those that the API documents.
 
     It is a separate class because few backups have more fields, and a field that is usually absent
     costs a third of the time to decode a page.
