@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from vpsbackups_async import (
     CreateOutcomeUnknownError,
     Timeouts,
     TransportError,
+    WrongEventLoopError,
 )
 from vpsbackups_async.testing import FakeVPS, Latency
 
@@ -317,6 +319,94 @@ async def test_with_a_given_sessions_middleware_a_lost_answer_is_still_sent_for_
         with pytest.raises(TransportError):
             await client.delete(1)
         assert len(server.requests) == 1
+
+
+# --- A connector of the caller's own -------------------------------------------------------------
+
+
+async def test_a_given_connector_is_used_shared_and_never_closed() -> None:
+    resolver = Resolver()
+    connector = aiohttp.TCPConnector(resolver=resolver)
+    async with RawServer().running() as server:
+        url = f"http://backups.test:{server.port}"
+        options: dict[str, Any] = {"allow_insecure": True, "connector": connector}
+        for _ in range(2):
+            async with (
+                BackupsClient("vps_one", base_url=url, **options) as one,
+                BackupsClient("vps_two", base_url=url, **options) as two,
+            ):
+                await one.list().collect()
+                await two.list().collect()
+            assert not connector.closed
+        tokens = [request.partition(b"Bearer ")[2][:7] for request in server.requests]
+        assert tokens == [b"vps_one", b"vps_two"] * 2
+        assert (server.connections, resolver.lookups) == (1, 1)
+        abandoned = BackupsClient("vps_one", base_url=url, **options)
+        await abandoned.list().collect()
+        del abandoned
+        gc.collect()
+        assert not connector.closed
+        await connector.close()
+
+
+async def test_a_connector_brings_its_own_way_to_the_server(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        assert request.startswith(b"GET /api/v1/backups/ HTTP/1.1\r\nHost: localhost\r\n")
+        writer.write(http())
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_unix_server(serve, path)
+    connector = aiohttp.UnixConnector(path)
+    async with BackupsClient("vps_x", base_url="http://localhost", connector=connector) as client:
+        assert len(await client.list().collect()) == 1
+    await connector.close()
+    async with asyncio.timeout(10):
+        await ended.wait()
+    server.close()
+
+
+async def test_the_gate_is_no_wider_than_a_given_connector() -> None:
+    connector = aiohttp.TCPConnector(limit=5)
+    with pytest.raises(ConfigurationError, match="room for 5 connections"):
+        BackupsClient("vps_x", connector=connector, limiter=AdaptiveLimiter(6))
+    client = BackupsClient("vps_x", connector=connector)
+    assert client.stats.limit == 5
+    await connector.close()
+
+
+async def test_a_connector_that_cannot_serve_is_refused() -> None:
+    connector = aiohttp.TCPConnector()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ConfigurationError, match="not both"):
+            BackupsClient("vps_x", connector=connector, session=session)
+    with pytest.raises(ConfigurationError, match="must be an aiohttp connector"):
+        BackupsClient("vps_x", connector=5)  # type: ignore[arg-type]
+    await connector.close()
+    async with BackupsClient("vps_x", connector=connector, retry=at_once(1)) as client:
+        with pytest.raises((ConfigurationError, TransportError), match="closed"):
+            await client.list().collect()
+
+
+def test_a_connector_of_another_loop_is_refused() -> None:
+    async def make() -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector()
+
+    async def use() -> None:
+        client = BackupsClient("vps_x", connector=connector)
+        with pytest.raises(WrongEventLoopError, match="connector"):
+            await client.list().collect()
+
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        connector = one.run(make())
+        other.run(use())
+        one.run(connector.close())
 
 
 # --- Proxies and the environment -----------------------------------------------------------------

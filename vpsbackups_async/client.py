@@ -93,7 +93,8 @@ class BackupsClient:
       may end in `/api/v1` or not.
     - `timeouts` and `retry` hold for each call.
     - `limiter` decides how many requests run at once; several clients may share one.
-    - `session` is an `aiohttp.ClientSession` of your own; it is used and never closed.
+    - `session` is an `aiohttp.ClientSession` of your own, `connector` an aiohttp connector (its own
+      resolver, a Unix socket); what is yours is used and never closed, and clients may share it.
     - `ssl_context` is for a CA of your own.
     - `proxy` is a URL, or "env" for the usual variables (`.netrc` is never read).
     - `allow_insecure` allows a plain `http://` URL to another machine, where anybody on the way can
@@ -117,6 +118,7 @@ class BackupsClient:
         session: aiohttp.ClientSession | None = None,
         ssl_context: ssl_module.SSLContext | None = None,
         proxy: str | None = None,
+        connector: aiohttp.BaseConnector | None = None,
         allow_insecure: bool = False,
         max_response_bytes: int = 16 * 2**20,
         on_event: OnEvent | None = None,
@@ -136,6 +138,7 @@ class BackupsClient:
             budget=retry.budget,
             limiter=limiter,
             given=session,
+            connector=connector,
             ssl_context=ssl_context,
             proxy=proxy,
             max_response_bytes=max_response_bytes,

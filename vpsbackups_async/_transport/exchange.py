@@ -1,14 +1,13 @@
-"""One HTTP exchange: the only module that touches aiohttp's client.
+"""One HTTP exchange: with `opening`, the only module that touches aiohttp's client.
 
 None of aiohttp's exceptions and answers leave it, as their frames and fields hold the token.
 """
 
-import math
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -23,71 +22,14 @@ from vpsbackups_async._transport.connections import (
     HeadReader,
     UnfitConnectionError,
 )
+from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
 from vpsbackups_async._transport.telemetry import tag_attempt
-from vpsbackups_async._version import __version__
 from vpsbackups_async._wire import Policy, Request
 
-__all__ = [
-    "Channel",
-    "ClientSession",
-    "ClientTimeout",
-    "Exchange",
-    "connection_limit",
-    "detach",
-    "open_session",
-    "timeout_of",
-]
-
-ClientSession: TypeAlias = aiohttp.ClientSession
-ClientTimeout: TypeAlias = aiohttp.ClientTimeout
+__all__ = ["Channel", "Exchange"]
 
 _ERROR_BODY_BYTES: Final = 64 * 1024
 """Bytes read of the body of an answer that is no success."""
-_DNS_CACHE_SECONDS: Final = 300
-_USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"
-
-
-# --- aiohttp's session ---------------------------------------------------------------------------
-
-
-def open_session(keepalive: float) -> ClientSession:
-    """A session of our own; `keepalive` is how many seconds it keeps an idle connection."""
-    connector = aiohttp.TCPConnector(
-        limit=0,  # the limiter counts; aiohttp must never queue
-        ttl_dns_cache=_DNS_CACHE_SECONDS,
-        keepalive_timeout=keepalive,
-    )
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": _USER_AGENT},
-        trust_env=False,  # it would read .netrc as well
-    )
-
-
-def connection_limit(session: ClientSession | None) -> int | None:
-    """The most connections that the session opens to one host; None if there is no limit."""
-    connector = None if session is None else session.connector
-    limits = [] if connector is None else [connector.limit, connector.limit_per_host]
-    return min((limit for limit in limits if limit), default=None)
-
-
-def detach(session: ClientSession) -> Callable[[], object] | None:
-    """Take a session's connections from it: what closes them, None if it is closed already.
-
-    aiohttp then does not warn of an unclosed session; the caller's own warning says what to close.
-    """
-    connector = session.connector
-    if connector is None:
-        return None
-    session.detach()
-    close: Callable[[], object] = connector.__exit__  # the public way that needs no `await`
-    return close
-
-
-def timeout_of(connect: float) -> ClientTimeout:
-    """Aiohttp's timeouts for a request: only `connect`, in seconds; the others are our own."""
-    return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
 
 
 class Channel(NamedTuple):

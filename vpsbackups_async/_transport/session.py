@@ -13,19 +13,21 @@ from vpsbackups_async._transport.address import Secret, build_url, proxy_url
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.connections import Connections
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
-from vpsbackups_async._transport.exchange import (
-    Channel,
-    ClientSession,
-    connection_limit,
-    detach,
-    open_session,
-)
+from vpsbackups_async._transport.exchange import Channel
 from vpsbackups_async._transport.limiter import (
     Limiter,
     Observation,
     check_limiter,
     closed_for,
     count_of,
+)
+from vpsbackups_async._transport.opening import (
+    ClientSession,
+    Connector,
+    connection_limit,
+    connector_of,
+    detach,
+    open_session,
 )
 from vpsbackups_async._transport.retry import RetryBudget, RetryLog
 from vpsbackups_async._wire import retry_after
@@ -56,12 +58,13 @@ def closed_error() -> ConfigurationError:
 class Session:
     """What the calls of one client share, whatever their timeouts and retries.
 
-    `given` is an aiohttp session of the caller's, which is used and never closed. `keepalive` is
+    `given` is an aiohttp session of the caller's, `connector` one for a session of our own; what is
+    the caller's is used and never closed. `keepalive` is
     how many seconds an idle connection is kept, `budget` the retries that all calls have in
     reserve, None for no limit.
 
     Raises `ConfigurationError` for an `ssl_context` that is none, and for a limiter that lets more
-    requests through than `given` has connections for.
+    requests through than the caller's connector has connections for.
     """
 
     def __init__(
@@ -73,13 +76,14 @@ class Session:
         budget: float | None,
         limiter: Limiter | None,
         given: ClientSession | None,
+        connector: Connector | None,
         ssl_context: ssl_module.SSLContext | None,
         proxy: str | None,
         max_response_bytes: int,
     ) -> None:
         self.root = root
         self._ssl = _fitting_ssl(ssl_context)
-        self.limiter = limiter = _fitting_limiter(limiter, given)
+        self.limiter = limiter = _fitting_limiter(limiter, connector_of(given, connector))
         self.try_acquire = quick_acquire(limiter)
         """Whether a request may start, and has started, without a wait in `limiter.acquire`."""
         self.counters = Counters()
@@ -94,6 +98,7 @@ class Session:
         self._closed = False
         self._token = token
         self._given = given
+        self._connector = connector
         self._keepalive = keepalive
         self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
         self._max_bytes = max_response_bytes
@@ -131,7 +136,7 @@ class Session:
         body_headers: CIMultiDict[str] = CIMultiDict(headers)
         body_headers["Content-Type"] = "application/json"
         return Channel(
-            self._given or open_session(self._keepalive),
+            self._given or open_session(self._keepalive, self._connector),
             self._token,
             self._url,
             headers,
@@ -155,6 +160,9 @@ class Session:
         """Drop the connections of a client that was never closed; whether there were any."""
         channel, self.channel = self.channel, None
         if channel is None or channel.session is self._given:
+            return False
+        if self._connector is not None:
+            channel.session.detach()
             return False
         close = detach(channel.session)
         if close is None:
@@ -209,8 +217,8 @@ def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLCon
     return ssl_context or True
 
 
-def _fitting_limiter(limiter: Limiter | None, given: ClientSession | None) -> Limiter:
-    """A limiter that lets no more requests through than the session has connections for.
+def _fitting_limiter(limiter: Limiter | None, given: Connector | None) -> Limiter:
+    """A limiter that lets no more requests through than a given connector has connections for.
 
     Where aiohttp queues, its wait for a connection would count as time of the request.
     """
@@ -223,7 +231,7 @@ def _fitting_limiter(limiter: Limiter | None, given: ClientSession | None) -> Li
     wanted = count_of(limiter, "maximum")
     if most is not None and wanted is not None and wanted > most:
         raise ConfigurationError(
-            f"the limiter lets {wanted} requests through at once, but the session's connector has "
+            f"the limiter lets {wanted} requests through at once, but the connector has "
             f"room for {most} connections: raise its limit or lower the limiter's maximum"
         )
     return limiter

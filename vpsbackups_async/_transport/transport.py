@@ -15,7 +15,8 @@ from vpsbackups_async._transport.attempts import (
 )
 from vpsbackups_async._transport.calls import Call, OnRetry, SendState
 from vpsbackups_async._transport.deadlines import Deadlines
-from vpsbackups_async._transport.exchange import Exchange, timeout_of
+from vpsbackups_async._transport.exchange import Exchange
+from vpsbackups_async._transport.opening import timeout_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.session import Session, closed_error
 from vpsbackups_async._transport.telemetry import call_span, is_traced

@@ -1,0 +1,91 @@
+"""Opens aiohttp's sessions, and tells of those that are given what is to be known."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import aiohttp
+
+from vpsbackups_async._version import __version__
+from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
+
+__all__ = [
+    "ClientSession",
+    "ClientTimeout",
+    "Connector",
+    "connection_limit",
+    "connector_of",
+    "detach",
+    "open_session",
+    "timeout_of",
+]
+
+ClientSession: TypeAlias = aiohttp.ClientSession
+ClientTimeout: TypeAlias = aiohttp.ClientTimeout
+Connector: TypeAlias = aiohttp.BaseConnector
+
+_DNS_CACHE_SECONDS: Final = 300
+_USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"
+
+
+def open_session(keepalive: float, given: Connector | None) -> ClientSession:
+    """A session of our own, on a `given` connector if there is one, which it will not close.
+
+    `keepalive` is how many seconds a connector of our own keeps an idle connection. Raises
+    `WrongEventLoopError` for a connector of another event loop.
+    """
+    connector = given or aiohttp.TCPConnector(
+        limit=0,  # the limiter counts; aiohttp must never queue
+        ttl_dns_cache=_DNS_CACHE_SECONDS,
+        keepalive_timeout=keepalive,
+    )
+    try:
+        return aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=given is None,
+            loop=asyncio.get_running_loop(),  # else it would be the connector's
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": _USER_AGENT},
+            trust_env=False,  # it would read .netrc as well
+        )
+    except RuntimeError:
+        raise WrongEventLoopError("the connector was made in another event loop") from None
+
+
+def connector_of(session: ClientSession | None, connector: Connector | None) -> Connector | None:
+    """The connector that the caller gave, itself or in a session; None for one of our own.
+
+    Raises `ConfigurationError` for both, and for what is no connector.
+    """
+    if connector is None:
+        return None if session is None else session.connector
+    if session is not None:
+        raise ConfigurationError("pass session= or connector=, not both")
+    if not isinstance(connector, Connector):
+        raise ConfigurationError(f"connector must be an aiohttp connector, not {connector!r}")
+    return connector
+
+
+def connection_limit(connector: Connector | None) -> int | None:
+    """The most connections that the connector opens to one host; None if there is no limit."""
+    limits = [] if connector is None else [connector.limit, connector.limit_per_host]
+    return min((limit for limit in limits if limit), default=None)
+
+
+def detach(session: ClientSession) -> Callable[[], object] | None:
+    """Take a session's connections from it: what closes them, None if it is closed already.
+
+    aiohttp then does not warn of an unclosed session; the caller's own warning says what to close.
+    """
+    connector = session.connector
+    if connector is None:
+        return None
+    session.detach()
+    close: Callable[[], object] = connector.__exit__  # the public way that needs no `await`
+    return close
+
+
+def timeout_of(connect: float) -> ClientTimeout:
+    """Aiohttp's timeouts for a request: only `connect`, in seconds; the others are our own."""
+    return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
