@@ -1,6 +1,9 @@
 """What a connection that served a request before may do to the next one."""
 
 import asyncio
+import itertools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -67,12 +70,26 @@ async def test_a_reply_that_came_on_an_idle_connection_answers_no_request(
 # --- What must not be sent twice -----------------------------------------------------------------
 
 
+def maker() -> Callable[[bytes], bytes]:
+    """The answers of a healthy server whose backups have ids of their own."""
+    ids = itertools.count(1)
+
+    def answer(request: bytes) -> bytes:
+        made = re.search(rb'"server_id":(\d+)', request)
+        if made is None:
+            return good(request)
+        backup = BACKUP.replace(b'{"id":1,', b'{"id":%d,' % next(ids), 1)
+        return http(201, backup.replace(b'"server":{"id":1', b'"server":{"id":' + made[1]))
+
+    return answer
+
+
 @pytest.mark.parametrize("verb", ["create", "restore"])
 async def test_what_must_not_be_sent_twice_goes_out_on_a_fresh_connection(
     verb: str, session: Any
 ) -> None:
     async with (
-        RawServer().running() as server,
+        RawServer(maker()).running() as server,
         BackupsClient("vps_x", base_url=server.url, session=session) as client,
     ):
         for _ in range(3):
@@ -83,7 +100,7 @@ async def test_what_must_not_be_sent_twice_goes_out_on_a_fresh_connection(
 @pytest.mark.parametrize("verb", ["list", "delete"])
 async def test_what_may_be_sent_twice_reuses_its_connection(verb: str, session: Any) -> None:
     async with (
-        RawServer().running() as server,
+        RawServer(maker()).running() as server,
         BackupsClient("vps_x", base_url=server.url, session=session) as client,
     ):
         for _ in range(3):
@@ -96,7 +113,7 @@ async def test_a_server_seen_to_keep_connections_open_needs_no_fresh_ones(
     verb: str, session: Any
 ) -> None:
     async with (
-        RawServer().running() as server,
+        RawServer(maker()).running() as server,
         BackupsClient("vps_x", base_url=server.url, session=session) as client,
     ):
         await client.list().collect()
@@ -112,13 +129,8 @@ async def test_no_create_is_lost_on_a_server_that_closes_each_connection_unannou
     session: Any,
 ) -> None:
     """Its reply looks like that of a server that keeps the connection."""
-
-    def made(request: bytes) -> bytes:
-        server_id = request.rpartition(b":")[2].rstrip(b"}")
-        return http(201, BACKUP.replace(b'"server":{"id":1', b'"server":{"id":' + server_id))
-
     async with (
-        RawServer(made, then_close=True).running() as server,
+        RawServer(maker(), then_close=True).running() as server,
         BackupsClient("vps_x", base_url=server.url, session=session) as client,
     ):
         outcomes = [outcome async for outcome in client.fleet(range(1, 200)).create()]
@@ -128,7 +140,7 @@ async def test_no_create_is_lost_on_a_server_that_closes_each_connection_unannou
 
 async def test_a_server_that_begins_to_close_connections_is_no_longer_trusted() -> None:
     async with (
-        RawServer().running() as server,
+        RawServer(maker()).running() as server,
         BackupsClient("vps_x", base_url=server.url, retry=at_once(2)) as client,
     ):
         for _ in range(2):
