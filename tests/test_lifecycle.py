@@ -277,6 +277,7 @@ from vpsbackups_async import BackupsClient
 from vpsbackups_async.testing import FakeVPS
 
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # the machine may be busy
     served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     served.load_cert_chain(sys.argv[1])
     trusted = ssl.create_default_context(cafile=sys.argv[2])
