@@ -18,6 +18,7 @@ from vpsbackups_async import (
     BackupsClient,
     NotAttemptedError,
     Outcome,
+    Progress,
     VPSBackupsError,
     fan_out,
 )
@@ -742,3 +743,24 @@ async def test_what_is_no_exception_ends_the_run_after_the_rest_was_cancelled(
         async for _ in fan_out(work, range(10), concurrency=5):
             pass
     assert sorted(cancelled) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, pytest.fail.Exception])
+async def test_whatever_on_progress_raises_never_keeps_a_run_from_its_end(
+    raised: type[BaseException],
+) -> None:
+    def on_progress(progress: Progress) -> None:
+        if progress.done:
+            raise raised("of the caller's code")
+
+    async def work(item: int) -> int:
+        return item
+
+    keys = []
+    try:
+        async for outcome in fan_out(work, range(3), on_progress=on_progress):
+            keys.append(outcome.key)
+    except raised:
+        assert raised is pytest.fail.Exception
+    else:
+        assert sorted(keys) == [0, 1, 2]

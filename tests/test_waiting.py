@@ -293,7 +293,8 @@ async def test_a_backup_that_is_never_listed_ends_the_wait_after_the_grace(fake:
 async def test_a_backup_that_was_listed_is_gone_after_two_complete_looks(fake: FakeVPS) -> None:
     async with one_try(fake) as client:
         backup = await client.create(7)
-        waiting = asyncio.create_task(client.wait(backup, backoff=EVERY_10))
+        wait = client.wait(backup, backoff=EVERY_10, appear_grace=30)
+        waiting = asyncio.create_task(wait)
         await asyncio.sleep(25)
         fake.remove_backup(backup.id)
         with pytest.raises(BackupDisappearedError) as caught:

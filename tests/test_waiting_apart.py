@@ -9,6 +9,7 @@ import pytest
 from helpers_waiting import EVERY_10, one_try
 
 from vpsbackups_async import (
+    Attempt,
     AuthenticationError,
     Backup,
     BackupDisappearedError,
@@ -16,6 +17,7 @@ from vpsbackups_async import (
     BackupRef,
     BackupsClient,
     ConstantBackoff,
+    ExponentialBackoff,
     PermissionDeniedError,
     RetryPolicy,
     ServerError,
@@ -29,6 +31,7 @@ from vpsbackups_async.testing import (
     Latency,
     RateLimit,
     Reply,
+    SeenRequest,
     ServerFault,
 )
 
@@ -555,7 +558,8 @@ async def test_failed_looks_between_two_without_a_backup_leave_them_in_a_row(
 ) -> None:
     async with one_try(fake) as client:
         backup = await client.create(1)
-        waiting = asyncio.create_task(timed(client.wait(backup, backoff=EVERY_10)))
+        wait = client.wait(backup, backoff=EVERY_10, appear_grace=30)
+        waiting = asyncio.create_task(timed(wait))
         await asyncio.sleep(15)
         fake.remove_backup(backup.id)
         await asyncio.sleep(10)
@@ -563,3 +567,71 @@ async def test_failed_looks_between_two_without_a_backup_leave_them_in_a_row(
         end, seconds = await waiting
     assert isinstance(end, BackupDisappearedError)
     assert seconds == pytest.approx(40, abs=0.1)
+
+
+async def test_a_backup_is_not_gone_while_replicas_that_lag_may_answer(fake: FakeVPS) -> None:
+    """One look shows it, and the two after that come from replicas that do not have it yet."""
+
+    def lag(seen: SeenRequest) -> None:
+        if seen.method == "GET" and fake.count("GET") in {2, 3}:
+            fake.inject(Reply(200, b'{"count": 0, "results": []}', method="GET", times=1))
+
+    fake.on_request = lag
+    async with one_try(fake) as client:
+        backup = await client.create(1)
+        assert (await client.wait(backup, backoff=EVERY_10)).id == backup.id
+
+
+async def test_looks_of_others_do_not_make_a_waits_own_delays_grow(fake: FakeVPS) -> None:
+    fake.backup_seconds = lambda made: 62.0 if made["id"] == 1 else 58.0
+    async with one_try(fake) as client:
+        slow, quick = [await client.create(1) for _ in range(2)]
+        growing = ExponentialBackoff(1, maximum=1800)
+        calls = [
+            timed(client.wait(slow, backoff=growing)),
+            timed(client.wait(quick, backoff=ConstantBackoff(1))),
+        ]
+        (_, seconds), _ = await asyncio.gather(*calls)
+    assert seconds <= 66
+
+
+@pytest.mark.parametrize("raiser", ["on_poll", "backoff", "learn"])
+@pytest.mark.parametrize("raised", [pytest.fail.Exception, StopIteration])
+async def test_whatever_a_callback_raises_ends_no_other_wait(
+    fake: FakeVPS, raiser: str, raised: type[BaseException]
+) -> None:
+    class Raises(ConstantBackoff):
+        def __call__(self, attempt: Attempt, /) -> float:
+            if raiser == "backoff" and attempt.number > 1:
+                raise raised("of the caller's code")
+            return self.delay
+
+        def learn(self, backup: Backup, running: float, completed: float) -> None:
+            raise raised("of the caller's code")
+
+    def on_poll(_: Attempt) -> None:
+        if raiser == "on_poll":
+            raise raised("of the caller's code")
+
+    async with one_try(fake) as client:
+        mine, other = [await client.create(server_id) for server_id in (1, 2)]
+        backoff = Raises(10) if raiser != "on_poll" else ConstantBackoff(10)
+        ends = await asyncio.gather(
+            client.wait(mine, backoff=backoff, on_poll=on_poll, timeout=None),
+            client.wait(other, backoff=EVERY_10),
+            return_exceptions=True,
+        )
+    assert isinstance(ends[1], Backup)
+    logged = raised is StopIteration and raiser != "backoff"
+    if logged:
+        assert isinstance(ends[0], Backup)
+    else:
+        assert isinstance(ends[0], RuntimeError if raised is StopIteration else raised)
+
+
+async def test_a_timeout_says_that_the_last_look_got_no_answer(fake: FakeVPS) -> None:
+    fake.inject(Latency(1000, method="GET"))
+    async with one_try(fake) as client:
+        backup = await client.create(1)
+        with pytest.raises(WaitTimeoutError, match="got no answer"):
+            await client.wait(backup, backoff=EVERY_10, timeout=4)

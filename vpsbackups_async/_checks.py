@@ -38,7 +38,9 @@ def check_number(
 def check_plain_function(name: str, value: object) -> None:
     """Raise `ValueError` unless the value can be called and is no coroutine function."""
     check_callable(name, value)
-    if inspect.iscoroutinefunction(value):
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(
+        getattr(value, "__call__", None)  # noqa: B004  # an object whose call is a coroutine
+    ):
         raise ValueError(f"{name} must be a plain function, not the coroutine function {value!r}")
 
 

@@ -304,7 +304,8 @@ class BackupsClient:
         `backoff` gives the delay before each look, the first included (default: 5 s, growing to
         30 s). `timeout` is in seconds, None for no limit. `on_poll` is called with an `Attempt`
         after each look. A status that this library does not know does not end the wait, unless
-        `on_unknown` is "raise". A backup that is not listed has `appear_grace` seconds to appear.
+        `on_unknown` is "raise". A backup that is not listed has `appear_grace` seconds to appear,
+        and is not taken for deleted before.
         A failed look does not end the wait, unless it was refused: a 401 ends all waits, a 403 of a
         server's list those for its backups. A backup with this id but of another server is not the
         one waited for.

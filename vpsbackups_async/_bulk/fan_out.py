@@ -198,7 +198,10 @@ class FanOut(Generic[K, V]):
         # Not in a done callback, which runs later: the reader waits while `_running` is not empty,
         # so a task must leave it before it wakes the reader for the last time.
         self._running.discard(asyncio.current_task())
-        self._meter.changed()
+        try:
+            self._meter.changed()
+        except BaseException as error:  # noqa: BLE001  # of `on_progress`: raised by the reader
+            self._fatal = error
         self._wake()
 
     def _finish(self, outcome: Outcome[K, V]) -> None:

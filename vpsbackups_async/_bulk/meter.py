@@ -69,7 +69,7 @@ class Meter:
         )
         try:
             self._on_progress(progress)
-        except Exception:  # an error in the caller's code must not stop the job
+        except (Exception, asyncio.CancelledError):  # the caller's code must not stop the job
             if not self._warned:
                 self._warned = True
                 logger.warning("on_progress failed; the run goes on", exc_info=True)

@@ -19,6 +19,7 @@ from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.backoff import Attempt, ExponentialBackoff
 from vpsbackups_async.errors import (
+    BackupFailedError,
     BackupInProgressError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
@@ -33,8 +34,8 @@ __all__ = ["Creator", "IfRunning"]
 
 logger = logging.getLogger("vpsbackups_async")
 
-_AFTER_REFUSAL: Final = ExponentialBackoff(1.0, maximum=30.0)
-"""The pause after a refusal because of a running backup that no list shows yet, or any more."""
+_BETWEEN_ROUNDS: Final = ExponentialBackoff(1.0, maximum=120.0)
+"""The pause where the list does not show how a running backup ended, or what runs at all."""
 
 WaitForEnd = Callable[[Backup, float | None], Awaitable[Backup]]
 """Waits for a running backup, for so many seconds at most; None for no limit."""
@@ -168,7 +169,7 @@ class Creator:
 
         Others may run there while this one waits for the end of a running backup.
         """
-        refused = 0
+        rounds = 0
         loop = asyncio.get_running_loop()
         while True:
             creation.begin(loop.time(), self._deadline)
@@ -183,17 +184,15 @@ class Creator:
                 if creation.if_running == "adopt":
                     return self._known.give(running)
             except BackupInProgressError as error:
-                refused += 1
                 if creation.if_running == "raise" or self._time_left(creation) == 0:
                     raise
                 logger.debug("the server refuses a second backup: %s", error)
                 running = None
             finally:
                 lock.release()
-            if running is not None:
-                await self._end_of(running, creation)
-            else:
-                pause = _AFTER_REFUSAL(Attempt(refused))
+            if running is None or not await self._has_ended(running, creation):
+                rounds += 1
+                pause = _BETWEEN_ROUNDS(Attempt(rounds))
                 await asyncio.sleep(min(pause, self._time_left(creation)))
 
     async def _in_turn(self, creation: Creation, lock: asyncio.Lock) -> tuple[Backup, ...]:
@@ -268,8 +267,8 @@ class Creator:
         running = [backup for backup in held if backup.status == BackupStatus.IN_PROGRESS]
         return max(running, key=lambda backup: backup.id, default=None)
 
-    async def _end_of(self, running: Backup, creation: Creation) -> None:
-        """Wait until another backup has ended, well or not."""
+    async def _has_ended(self, running: Backup, creation: Creation) -> bool:
+        """Wait for the end of another backup; False if no list shows it any more."""
         left = self._time_left(creation)
         try:
             await self._wait(running, None if left == math.inf else left)
@@ -278,6 +277,8 @@ class Creator:
                 error.add_note(f"no backup of server {creation.server_id} was asked for")
                 raise
             logger.debug("the wait for the running backup ended: %s", error)
+            return isinstance(error, BackupFailedError)
+        return True
 
     def _time_left(self, creation: Creation) -> float:
         """The seconds for which the create may wait for other backups."""

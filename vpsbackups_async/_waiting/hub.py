@@ -96,12 +96,12 @@ class WaitHub:
     def _all(self) -> Iterable[Waiter]:
         return itertools.chain.from_iterable(self._waiters.values())
 
-    def _plan(self, waiter: Waiter, now: float) -> None:
+    def _plan(self, waiter: Waiter, now: float, *, was_due: bool = True) -> None:
         """Note when the waiter is next due; an unusable answer of its strategy ends the wait."""
         self._due.discard(waiter)
         try:
-            waiter.plan(now)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the caller's code
+            waiter.plan(now, was_due=was_due)
+        except BaseException as error:  # noqa: BLE001  # the caller's code ends its own wait alone
             waiter.fail(error)
             return
         self._due.add(waiter)
@@ -238,11 +238,14 @@ class WaitHub:
     def _end(self, look: Look, finding: Finding) -> None:
         """Plan the next look of the waiters that a look was for, and of those that it met."""
         now = asyncio.get_running_loop().time()
+        due: set[Waiter] = set()
         for key, waiters in look.waiters.items():
             for waiter in waiters:
                 if waiter.look is not look:
                     continue  # it left, or was seen by another look
                 look.met[waiter] = None
+                due.add(waiter)
+                waiter.look = None
                 waiter.error = finding.error if key in finding.failed else None
                 if key in finding.absent:
                     waiter.miss()
@@ -253,7 +256,7 @@ class WaitHub:
             if now >= waiter.deadline - _TICK:
                 waiter.expire()
             if not waiter.future.done():
-                self._plan(waiter, now)
+                self._plan(waiter, now, was_due=waiter in due or waiter.look is not None)
         self._free(look)
 
     def _absorb(self, look: Look, error: VPSBackupsError, now: float) -> None:

@@ -29,7 +29,9 @@ _MISSES: Final = 2
 _AFTER_FAILURE: Final = 1.0
 """Seconds after a failed look until the next one at the least."""
 _RAISED: Final = (Exception, asyncio.CancelledError)
-"""What a caller's callback may raise: one that raises `CancelledError` cancels no task of ours."""
+"""What a caller's callback may raise without an end to the wait: `CancelledError` cancels no task
+of ours. Anything else, such as a failure of a test, ends the callback's own wait.
+"""
 
 
 class Waiter:
@@ -56,6 +58,7 @@ class Waiter:
         "number",
         "on_poll",
         "on_unknown",
+        "previous",
         "ref",
         "seen_running",
         "started",
@@ -85,6 +88,7 @@ class Waiter:
         self.due = self.limit = self.deadline
         self.number = 0
         self.delay: float | None = None
+        self.previous: float | None = None  # the delay before that
         # Only a wait that begins with the backup running tells how long the backup took.
         begins = known is not None and known.status == BackupStatus.IN_PROGRESS
         self.seen_running: float | None = 0.0 if begins else None
@@ -113,11 +117,17 @@ class Waiter:
         manual = self.backup is not None and self.backup.is_manual
         return Wanted(self.ref.id, self.ref.server_id, manual, proof)
 
-    def plan(self, now: float) -> None:
-        """Set the time of the next look; asks the waiter's own strategy, which may raise."""
+    def plan(self, now: float, *, was_due: bool = True) -> None:
+        """Set the time of the next look; asks the waiter's own strategy, which may raise.
+
+        A look of others that happened to show the backup takes the place of the next look, but is
+        no attempt of this wait: its delays do not grow by that.
+        """
         self.look = None
-        self.number += 1
-        attempt = Attempt(self.number, now - self.started, self.delay, self.backup)
+        if was_due:
+            self.number += 1
+            self.previous = self.delay
+        attempt = Attempt(self.number, now - self.started, self.previous, self.backup)
         self.delay = delay_of(self.backoff, attempt)
         pause = self.delay if self.error is None else max(self.delay, _AFTER_FAILURE)
         self.due = min(now + pause, self.deadline)
@@ -134,6 +144,10 @@ class Waiter:
 
     def fail(self, error: BaseException) -> None:
         """End the wait with an error."""
+        if isinstance(error, StopIteration):  # a future does not take it
+            stopped = RuntimeError("a callback of the wait raised StopIteration")
+            stopped.__cause__ = error
+            error = stopped
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -142,6 +156,8 @@ class Waiter:
         reason = "it was not completed in time"
         if self.error is not None:
             reason = f"{reason}, and the last look failed: {self.error.describe()}"
+        elif self.look is not None:
+            reason = f"{reason}, and the last look got no answer"
         error = WaitTimeoutError(self.ref, self.last_status, self.elapsed(), reason)
         error.__cause__ = self.error
         self.fail(error)
@@ -174,6 +190,8 @@ class Waiter:
             learn(backup, self.seen_running, self.elapsed())
         except _RAISED:
             logger.exception("learn failed for backup %s", self.ref.id)
+        except BaseException as error:  # noqa: BLE001  # ends this wait alone
+            self.fail(error)
 
     def miss(self) -> None:
         """Note that a complete look did not show the backup."""
@@ -182,7 +200,8 @@ class Waiter:
         if not self.listed:
             if elapsed >= self.appear_grace:
                 self.fail(BackupNeverAppearedError(self.ref, status, elapsed))
-        elif self.misses >= _MISSES:
+        elif self.misses >= _MISSES and elapsed >= self.appear_grace:
+            # Not earlier: a replica that lags may answer after one that shows the backup.
             gone = BackupDisappearedError(self.ref, status, elapsed, last_seen=self.backup)
             self.fail(gone)
 
@@ -195,6 +214,8 @@ class Waiter:
             self.on_poll(attempt)
         except _RAISED:
             logger.exception("on_poll failed for backup %s", self.ref.id)
+        except BaseException as error:  # noqa: BLE001  # ends this wait alone
+            self.fail(error)
 
 
 class Batch:
