@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -177,6 +179,25 @@ async def test_a_stopped_server_refuses_and_comes_back_on_its_port_with_its_stat
     assert fake.url == url
     assert (await ask(fake, "GET", LIST)).ids == [1]
     await fake.stop()
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_stopping_cuts_connections_that_were_just_accepted(steps: int) -> None:
+    fake = FakeVPS()
+    await fake.start()
+    port = int(fake.url.rpartition(":")[2])
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await fake.stop()
+    try:
+        for client in clients:
+            client.setblocking(False)
+            with suppress(ConnectionResetError):
+                assert client.recv(1) == b""  # it raises BlockingIOError while it is open
+    finally:
+        for client in clients:
+            client.close()
 
 
 async def test_idle_connections_can_be_cut_under_a_client() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +21,12 @@ from .seen import SeenRequest, record_status
 from .views import Api
 
 __all__ = ["Listener"]
+
+# Iterations of the event loop until an accepted socket is a connection that can be cut: asyncio
+# takes three.
+ACCEPT_STEPS = 5
+
+BACKLOG = 1024
 
 # Every connection has been cut before the shutdown, so no request is worth waiting for.
 SHUTDOWN_SECONDS = 0.05
@@ -58,6 +65,7 @@ class Listener:
         self._closing = False
         self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
+        self._socket: socket.socket | None = None
 
     @property
     def peak(self) -> int:
@@ -75,12 +83,9 @@ class Listener:
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner,
-            "127.0.0.1",
-            self._port,
-            ssl_context=knobs.ssl_context,
-            backlog=1024,
+        self._socket = socket.create_server(("127.0.0.1", self._port), backlog=BACKLOG)
+        site = web.SockSite(
+            self._runner, self._socket, ssl_context=knobs.ssl_context, backlog=BACKLOG
         )
         await site.start()
         self._port = self._runner.addresses[0][1]
@@ -98,6 +103,13 @@ class Listener:
         for timer in self._late:
             timer.cancel()
         self._late.clear()
+        # asyncio loses sockets that it has accepted just before its server is closed, so it accepts
+        # none any more for a moment before that.
+        if self._socket is not None:
+            with suppress(NotImplementedError):  # Windows
+                asyncio.get_running_loop().remove_reader(self._socket)
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
         self.drop_connections()
         await runner.cleanup()
         self._server = None
