@@ -121,6 +121,30 @@ async def test_what_has_ended_does_not_pile_up_while_one_block_goes_on(
         assert len(deadlines._heap) < 100
 
 
+async def test_blocks_end_in_order_after_those_that_have_ended_were_tidied_away(
+    deadlines: Deadlines,
+) -> None:
+    ends: list[int] = []
+
+    async def block(seconds: int) -> None:
+        with pytest.raises(TimeoutError), deadlines.until(now() + seconds):
+            await asyncio.sleep(1000)
+        ends.append(seconds)
+
+    async def brief(seconds: int) -> None:
+        with deadlines.until(now() + seconds):
+            await asyncio.sleep(0.5)
+
+    began = now()
+    lasting = [asyncio.ensure_future(block(100 - number)) for number in range(60)]
+    ended = [asyncio.ensure_future(brief(5 + number % 40)) for number in range(400)]
+    await asyncio.gather(*ended)
+    assert len(deadlines._heap) < 300
+    await asyncio.gather(*lasting)
+    assert ends == sorted(ends)
+    assert now() - began == pytest.approx(100)
+
+
 async def test_a_cancellation_from_outside_stays_a_cancellation(deadlines: Deadlines) -> None:
     async def block() -> None:
         with deadlines.until(now() + 5):
