@@ -1,4 +1,4 @@
-"""Replies of every kind and damage: only errors of ours come out, and memory stays in its bounds."""
+"""Damaged and hostile replies: only errors of ours come out, and memory stays within bounds."""
 
 import asyncio
 import gzip
