@@ -76,7 +76,7 @@ async def test_a_body_beyond_the_cap_is_not_read_to_its_end(kneaded: GzipBomb, k
         assert client.stats.bytes_received < cap + 4 * MIB
         fake.clear_faults()
         await client.list().collect()
-    assert peak < cap + 4 * MIB
+    assert peak < cap + 8 * MIB  # with what the fake server, in the same process, has not sent yet
 
 
 async def test_a_body_within_the_cap_is_held_once() -> None:
