@@ -14,6 +14,7 @@ from yarl import URL
 from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
 from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.search import Search
+from vpsbackups_async._transport.secrets import Redactor
 
 Order = Literal["newest", "oldest", "random"]
 LATENCY = 0.05
@@ -43,7 +44,7 @@ class FakeList:
 
     def search(self) -> Search:
         """A search in this list, by the same code that a client uses."""
-        return Search(Lists(self._fetch, URL("https://example.com")))
+        return Search(Lists(self._fetch, URL("https://example.com"), Redactor()))
 
     async def _fetch(self, listing: object, hooks: object, query: str) -> Any:
         self.requests += 1

@@ -3,13 +3,16 @@
 import asyncio
 import faulthandler
 import inspect
+import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 
 import hypothesis
 import pytest
 from helpers_ids import name_of
+from helpers_secrets import Ear, holds
+from helpers_spans import Spans, recorded
 
 from vpsbackups_async import BackupsClient, RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
@@ -119,3 +122,33 @@ async def client(fake: FakeVPS) -> AsyncIterator[BackupsClient]:
     retry = RetryPolicy(attempts=3, backoff=ConstantBackoff(0))
     async with BackupsClient(fake.token, base_url=fake.url, retry=retry) as made:
         yield made
+
+
+@pytest.fixture
+def ear() -> Iterator[Ear]:
+    """Every log record of the test, none of which may hold a canary."""
+    ear = Ear()
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(ear)
+    root.setLevel(logging.DEBUG)
+    yield ear
+    root.removeHandler(ear)
+    root.setLevel(before)
+    assert not any(holds(text) for text in ear.texts)
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    """The spans of the test, of calls and of aiohttp's own instrumentation."""
+    with recorded(monkeypatch) as spans:
+        yield spans
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without proxies."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return monkeypatch

@@ -13,6 +13,7 @@ from vpsbackups_async import Backup, BackupStatus, BackupType, NotFoundError, Pa
 from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk
+from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async.testing import FakeVPS, SeenRequest
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ HOSTILE = [
     "https://h:8443/?next=/api/v1/backups/",
     "https://h:99999/api/v1/backups/?page=2",
     "https://h:port/api/v1/backups/?page=2",
+    "https://xn--a.example/api/v1/backups/?page=2",
+    "https://xn--999999999.example/api/v1/backups/?page=2",
     "https://[::1/api/v1/backups/?page=2",
     " https://h:8443/api/v1/backups/?page=2",
     "https://h:8443/api/v1/backups/?page=2\nHost: evil.example",
@@ -78,13 +81,13 @@ def ids_of(backups: Iterable[Backup]) -> list[int]:
 def walk_over(
     fetch: object, query: str = "", prefetch: int = 0, max_pages: int = MAX_PAGES
 ) -> Walk[Backup]:
-    links = NextLinks(URL(LIST_URL))
+    links = NextLinks(URL(LIST_URL), Redactor())
     return Walk(fetch, query, links, prefetch=prefetch, max_pages=max_pages)  # type: ignore[arg-type]
 
 
 def lists_over(fetch: object) -> Lists:
     """The `Lists` of a client that gets its pages from `fetch(listing, on_response, query)`."""
-    return Lists(fetch, URL(LIST_URL).parent.parent)  # type: ignore[arg-type]
+    return Lists(fetch, URL(LIST_URL).parent.parent, Redactor())  # type: ignore[arg-type]
 
 
 class PagedIds:

@@ -19,6 +19,7 @@ from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import predict
 from vpsbackups_async._lists.seen import SeenIds
 from vpsbackups_async._lists.walk import Walk
+from vpsbackups_async._transport.secrets import Redactor
 
 
 async def read(walk: Walk) -> list[int]:
@@ -44,20 +45,60 @@ async def read(walk: Walk) -> list[int]:
     ],
 )
 def test_a_link_to_the_same_list_gives_its_query(link: str, query: str) -> None:
-    assert NextLinks(URL(LIST_URL)).query(link) == query
+    assert NextLinks(URL(LIST_URL), Redactor()).query(link) == query
 
 
 @pytest.mark.parametrize("link", HOSTILE)
 def test_a_link_that_leads_elsewhere_is_refused_and_named(link: str) -> None:
     with pytest.raises(PaginationError) as caught:
-        NextLinks(URL(LIST_URL)).query(link)
+        NextLinks(URL(LIST_URL), Redactor()).query(link)
+    assert caught.value.url == link
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1:8000", "localhost", "web:8000", "my_app:8000", "10.1.2.3", "192.168.0.1:80"),
+        *("172.16.0.9", "169.254.1.1", "100.64.0.1", "[::1]:8000", "[fd00::1]", "[fe80::1]"),
+    ],
+)
+def test_a_link_to_an_internal_address_gives_its_query(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    links = NextLinks(URL(LIST_URL), Redactor())
+    for number in (2, 3):
+        assert links.query(f"http://{host}/api/v1/backups/?page={number}") == f"page={number}"
+    assert len(caplog.records) == 1
+    assert host.partition(":8")[0] in caplog.text
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2001:4860:4860::8888]", "web.example", "localhost."])
+def test_a_link_to_another_public_host_is_refused(host: str) -> None:
+    with pytest.raises(PaginationError, match="another host"):
+        NextLinks(URL(LIST_URL), Redactor()).query(f"https://{host}/api/v1/backups/?page=2")
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://xn--/api/v1/backups/?page=2",
+        "https://xn--a.example/api/v1/backups/?page=2",
+        "https://xn--999999999.example/api/v1/backups/?page=2",
+        "https://a.xn--\u00e9.example/api/v1/backups/?page=2",
+        "https://xn--iñvalid-.com/",
+        "//xn--0/",
+    ],
+)
+def test_a_link_to_a_host_that_cannot_be_decoded_is_refused(link: str) -> None:
+    with pytest.raises(PaginationError) as caught:
+        NextLinks(URL(LIST_URL), Redactor()).query(link)
     assert caught.value.url == link
 
 
 def test_other_schemes_and_ports_of_the_same_host_are_reported_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    links = NextLinks(URL(LIST_URL))
+    links = NextLinks(URL(LIST_URL), Redactor())
     links.query("https://h:8443/api/v1/backups/?page=2")
     assert not caplog.records
     for link in ("http://h/api/v1/backups/?page=2", "https://h/api/v1/backups/?page=3"):

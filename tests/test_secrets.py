@@ -6,14 +6,13 @@ variable of a test, for tracebacks with locals are part of what is searched.
 
 import asyncio
 import contextlib
-import logging
 import pickle
-import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
 import pytest
+from helpers_secrets import CANARY, Ear, assert_clean
 from helpers_transport import (
     CountingLimiter,
     RawServer,
@@ -52,104 +51,21 @@ from vpsbackups_async.testing import (
     Truncate,
 )
 
-CANARY = "vps_canary0123456789abcdef"
 MIB = 2**20
 
 # --- The search ----------------------------------------------------------------------------------
 
 
-def holds(text: str | bytes) -> bool:
-    return CANARY.encode() in text if isinstance(text, bytes) else CANARY in text
-
-
-def texts_of(thing: object, place: str, seen: set[int]) -> Iterator[tuple[str, str | bytes]]:
-    """Everything that shows of an object and of what it is made of, each with its place."""
-    if id(thing) in seen:
-        return
-    seen.add(id(thing))
-    yield f"{place} repr", repr(thing)
-    if isinstance(thing, BaseException):
-        yield from texts_of_error(thing, place, seen)
-    if isinstance(thing, str | bytes | int | float | type(None) | type):
-        return
-    yield f"{place} str", str(thing)
-    if isinstance(thing, Mapping):
-        for key, value in thing.items():
-            yield from texts_of(key, f"{place} key", seen)
-            yield from texts_of(value, f"{place}[{key!r}]", seen)
-    elif isinstance(thing, list | tuple | set | frozenset):
-        for number, value in enumerate(thing):
-            yield from texts_of(value, f"{place}[{number}]", seen)
-    names = [*getattr(thing, "__dict__", ())]
-    for kind in type(thing).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else slots
-    if type(thing).__module__.startswith(("vpsbackups_async", "asyncio", "builtins")):
-        for name in names:
-            yield from texts_of(getattr(thing, name, None), f"{place}.{name}", seen)
-
-
-def texts_of_error(
-    error: BaseException, place: str, seen: set[int]
-) -> Iterator[tuple[str, str | bytes]]:
-    yield f"{place} str", str(error)
-    yield f"{place} traceback", "".join(traceback.format_exception(error))
-    told = traceback.TracebackException(
-        type(error), error, error.__traceback__, capture_locals=True
-    )
-    yield f"{place} locals", "".join(told.format())
-    for name in ("args", "__dict__", "__notes__", "__cause__", "__context__"):
-        yield from texts_of(getattr(error, name, None), f"{place}.{name}", seen)
-    with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
-        yield f"{place} pickle", pickle.dumps(error)
-
-
-def assert_clean(thing: object) -> int:
-    """No text of the thing has the canary; how many there were."""
-    number = 0
-    for place, text in texts_of(thing, type(thing).__name__, set()):
-        number += 1
-        assert not holds(text), f"the token shows in {place}"
-    return number
-
-
-class Ear(logging.Handler):
-    """Every record of every logger, with its arguments and extras."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.records: list[logging.LogRecord] = []
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-        self.texts += [self.format(record), record.getMessage(), repr(record.args)]
-        self.texts += [repr(value) for value in vars(record).values()]
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    ear = Ear()
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(ear)
-    root.setLevel(logging.DEBUG)
-    yield ear
-    root.removeHandler(ear)
-    root.setLevel(before)
-    assert not any(holds(text) for text in ear.texts)
-
-
 def test_the_search_finds_what_it_looks_for() -> None:
     error = ValueError("outside")
     error.__context__ = KeyError("inside", {"headers": [f"Bearer {CANARY}"]})
-    with pytest.raises(AssertionError, match="the token shows"):
+    with pytest.raises(AssertionError, match="a canary shows"):
         assert_clean(error)
-    with pytest.raises(AssertionError, match="the token shows"):
+    with pytest.raises(AssertionError, match="a canary shows"):
         assert_clean(failing_with_a_local())
     noted = VPSBackupsError("fine")
     noted.add_note(CANARY)
-    with pytest.raises(AssertionError, match="the token shows"):
+    with pytest.raises(AssertionError, match="a canary shows"):
         assert_clean(noted)
 
 
@@ -259,7 +175,7 @@ async def test_the_token_does_not_show_in_a_cancelled_call(ear: Ear, where: str)
         server.requests.clear()
 
 
-@pytest.mark.parametrize("where", ["refused", "name", "certificate", "netrc", "hook", "proxy"])
+@pytest.mark.parametrize("where", ["refused", "name", "certificate", "netrc", "hook"])
 async def test_the_token_does_not_show_where_no_connection_is_made(
     ear: Ear, where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
@@ -268,7 +184,7 @@ async def test_the_token_does_not_show_where_no_connection_is_made(
 
     async with contextlib.AsyncExitStack() as stack:
         url = f"http://127.0.0.1:{closed_port()}"
-        session = proxy = None
+        session = None
         if where == "name":
             url = "https://nowhere.invalid"
             session = await stack.enter_async_context(session_with(Resolver(fails=True)))
@@ -284,39 +200,13 @@ async def test_the_token_does_not_show_where_no_connection_is_made(
             trace = aiohttp.TraceConfig()
             trace.on_request_start.append(hook)
             session = await stack.enter_async_context(aiohttp.ClientSession(trace_configs=[trace]))
-        if where == "proxy":
-            proxy = "nonsense"
-        client = BackupsClient(CANARY, base_url=url, session=session, proxy=proxy, retry=at_once(2))
+        client = BackupsClient(CANARY, base_url=url, session=session, retry=at_once(2))
         async with client:
             for name in ("list", "create", "delete", "restore"):
                 with pytest.raises(VPSBackupsError) as caught:
                     await CALLS[name](client)
                 assert assert_clean(caught.value) > 10
         assert_clean(client)
-
-
-@pytest.mark.parametrize("status", [302, 400, 401, 404, 500])
-@pytest.mark.parametrize("verb", ["list", "delete", "restore"])
-async def test_the_token_does_not_show_where_a_server_says_it_back(
-    ear: Ear, status: int, verb: str
-) -> None:
-    """As a debug page does, with the headers of the request on it."""
-
-    def echo(request: bytes) -> bytes:
-        said = request.partition(b"Bearer ")[2].partition(b"\r\n")[0]
-        body = b'{"detail": "bad token %s", "token": ["%s"]}' % (said, said)
-        return http(status, body, **({"Location": f"/?{said.decode()}"} if status == 302 else {}))
-
-    async with (
-        RawServer(echo).running() as server,
-        BackupsClient(CANARY, base_url=server.url, retry=at_once(2)) as client,
-    ):
-        with pytest.raises(VPSBackupsError) as caught:
-            await CALLS[verb](client)
-        server.requests.clear()
-        assert_clean(caught.value)
-        if status >= 400:
-            assert "bad token ***" in str(caught.value)
 
 
 async def test_the_token_does_not_show_in_what_asyncio_says_in_debug_mode(ear: Ear) -> None:

@@ -3,9 +3,9 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 
 import pytest
+from helpers_spans import Spans
 
 from vpsbackups_async import BackupsClient, NotFoundError, RetryPolicy
 from vpsbackups_async._transport.telemetry import call_span, tag_attempt
@@ -14,44 +14,8 @@ from vpsbackups_async.errors import TransportError
 from vpsbackups_async.testing import Drop, FakeVPS, ServerFault
 
 trace = pytest.importorskip("opentelemetry.trace")
-sdk = pytest.importorskip("opentelemetry.sdk.trace")
-export = pytest.importorskip("opentelemetry.sdk.trace.export")
-in_memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-aiohttp_client = pytest.importorskip("opentelemetry.instrumentation.aiohttp_client")
 
 RETRY = RetryPolicy(attempts=3, backoff=ConstantBackoff(0), create_grace=0)
-
-
-class Spans:
-    """The spans that ended so far."""
-
-    def __init__(self) -> None:
-        self._exporter = in_memory.InMemorySpanExporter()
-        self.provider = sdk.TracerProvider()
-        self.provider.add_span_processor(export.SimpleSpanProcessor(self._exporter))
-
-    def all(self) -> "Sequence[sdk.ReadableSpan]":
-        return self._exporter.get_finished_spans()
-
-    def of_calls(self) -> "list[sdk.ReadableSpan]":
-        return [span for span in self.all() if span.name.startswith("vpsbackups ")]
-
-    def of_requests(self) -> "list[sdk.ReadableSpan]":
-        return [span for span in self.all() if span.kind is trace.SpanKind.CLIENT]
-
-    def text(self) -> str:
-        return "\n".join(span.to_json() for span in self.all())
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
-    """A provider for this test alone: the global one can be set only once a process."""
-    spans = Spans()
-    monkeypatch.setattr(trace, "get_tracer_provider", lambda: spans.provider)
-    instrumentor = aiohttp_client.AioHttpClientInstrumentor()
-    instrumentor.instrument(tracer_provider=spans.provider)
-    yield spans
-    instrumentor.uninstrument()
 
 
 # --- The spans of aiohttp's instrumentation -------------------------------------------------------

@@ -1,7 +1,6 @@
 """Connections: kept, shared, looked up, through a proxy, and by a session of the caller's own."""
 
 import asyncio
-import base64
 import gc
 import time
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from helpers_transport import (
     Resolver,
     at_once,
     certified,
-    closed_port,
     good,
     http,
     session_with,
@@ -423,15 +421,6 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
 
 
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment without proxies."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    return monkeypatch
-
-
 @pytest.mark.parametrize("proxy", [None, "env"])
 async def test_a_netrc_never_changes_the_header(
     netrc: None, environment: pytest.MonkeyPatch, proxy: str | None
@@ -457,103 +446,6 @@ async def test_a_session_that_reads_a_matching_netrc_is_refused_or_overruled(net
         assert server.requests == []
     assert "swordfish" not in str(caught.value)
     assert "vps_x" not in str(caught.value)
-
-
-@pytest.mark.parametrize("own_session", [False, True])
-@pytest.mark.parametrize("how", ["given", "env", "both cases"])
-async def test_requests_go_through_a_proxy(
-    environment: pytest.MonkeyPatch, how: str, own_session: bool
-) -> None:
-    async with RawServer().running() as proxy:
-        if how != "given":
-            environment.setenv("http_proxy" if how == "env" else "HTTP_PROXY", proxy.url)
-        session = aiohttp.ClientSession() if own_session else None
-        client = BackupsClient(
-            "vps_x",
-            base_url="http://backups.test",
-            allow_insecure=True,
-            session=session,
-            proxy=proxy.url if how == "given" else "env",
-        )
-        async with client:
-            await client.list().collect()
-        if session is not None:
-            await session.close()
-        assert proxy.requests[0].startswith(b"GET http://backups.test/api/v1/backups/ HTTP/1.1")
-        assert b"Authorization: Bearer vps_x\r\n" in proxy.requests[0]
-
-
-async def test_the_environment_may_exempt_a_host_from_the_proxy(
-    environment: pytest.MonkeyPatch,
-) -> None:
-    async with RawServer().running() as server, RawServer().running() as proxy:
-        environment.setenv("HTTP_PROXY", proxy.url)
-        environment.setenv("NO_PROXY", "127.0.0.1")
-        async with BackupsClient("vps_x", base_url=server.url, proxy="env") as client:
-            await client.list().collect()
-        assert (len(server.requests), len(proxy.requests)) == (1, 0)
-
-
-@pytest.mark.parametrize("set_one", [False, True])
-async def test_without_being_asked_for_the_environments_proxy_is_not_used(
-    environment: pytest.MonkeyPatch, set_one: bool
-) -> None:
-    async with RawServer().running() as server, RawServer().running() as proxy:
-        if set_one:
-            environment.setenv("HTTP_PROXY", proxy.url)
-        how = None if set_one else "env"
-        async with BackupsClient("vps_x", base_url=server.url, proxy=how) as client:
-            await client.list().collect()
-        assert (len(server.requests), len(proxy.requests)) == (1, 0)
-
-
-async def test_a_proxys_password_goes_to_the_proxy_and_is_not_shown() -> None:
-    async with RawServer().running() as proxy:
-        given = f"http://user:swordfish@127.0.0.1:{proxy.port}"
-        client = BackupsClient(
-            "vps_x", base_url="http://backups.test", allow_insecure=True, proxy=given
-        )
-        async with client:
-            await client.list().collect()
-            assert "swordfish" not in repr(vars(client)) + repr(vars(client._session))
-        credentials = base64.b64encode(b"user:swordfish")
-        assert b"Proxy-Authorization: Basic " + credentials in proxy.requests[0]
-
-
-async def test_a_proxy_that_refuses_a_tunnel_is_named() -> None:
-    async with RawServer(lambda _: http(407, b"")).running() as proxy:
-        async with BackupsClient(
-            "vps_x", base_url="https://backups.test", proxy=proxy.url, retry=at_once(2)
-        ) as client:
-            with pytest.raises(TransportError, match="proxy refused with status 407") as caught:
-                await client.create(1)
-        assert caught.value.sent is False
-        assert len(proxy.requests) == 2
-        assert all(request.startswith(b"CONNECT backups.test:443") for request in proxy.requests)
-        assert all(b"vps_x" not in request for request in proxy.requests)
-
-
-@pytest.mark.parametrize("proxy", ["nonsense", "socks5://127.0.0.1:1080", "http://[::1"])
-async def test_a_proxy_that_cannot_be_one_is_no_foreign_error(proxy: str) -> None:
-    async with RawServer().running() as server:
-        client = BackupsClient("vps_x", base_url=server.url, proxy=proxy, retry=at_once(1))
-        async with client:
-            with pytest.raises((ConfigurationError, TransportError)):
-                await client.list().collect()
-        assert server.requests == []
-
-
-async def test_a_proxy_that_is_not_there_is_a_transport_error() -> None:
-    client = BackupsClient(
-        "vps_x",
-        base_url="http://127.0.0.1:9",
-        proxy=f"http://127.0.0.1:{closed_port()}",
-        retry=at_once(2),
-    )
-    async with client:
-        with pytest.raises(TransportError) as caught:
-            await client.create(1)
-    assert (caught.value.sent, caught.value.attempts) == (False, 2)
 
 
 # --- TLS -----------------------------------------------------------------------------------------

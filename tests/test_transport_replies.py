@@ -392,6 +392,14 @@ def test_what_a_base_url_must_not_hold_is_refused_without_showing_it(given: str)
     assert "hidden" not in f"{caught.value} {caught.value!r}"
 
 
+@pytest.mark.parametrize(
+    "host", ["xn--", "xn--a", "xn--a.example", "xn--999999999.example", "a.xn--zzzzzzzz99.example"]
+)
+def test_a_base_url_whose_host_cannot_be_decoded_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url"):
+        BackupsClient("vps_x", base_url=f"https://{host}/")
+
+
 @pytest.mark.parametrize("off", [False, True, 0, "off", "/etc/ssl/ca.pem"])
 def test_the_check_of_certificates_has_no_off_switch(off: Any) -> None:
     with pytest.raises(ConfigurationError, match="ssl_context"):

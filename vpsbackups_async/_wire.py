@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from attrs import define, field, frozen
@@ -38,7 +38,15 @@ API_ROOT: Final = "/api/v1"
 
 T = TypeVar("T")
 
+Mask: TypeAlias = Callable[[str], str]
+"""Masks the secrets in a text of the server's that enters an error."""
+
 Kind = Literal["list", "create", "delete", "restore"]
+
+
+def unmasked(text: str) -> str:
+    """The text as it is, where there is no secret to mask."""
+    return text
 
 
 class Policy(NamedTuple):
@@ -156,19 +164,21 @@ def decipher(
     path: str = "",
     attempts: int = 1,
     now: datetime | None = None,
+    mask: Mask = unmasked,
 ) -> ApiError:
     """The typed error for an answer whose status is no success.
 
     `headers` must look names up without regard to case. A date in `Retry-After` is measured against
-    the answer's own `Date`, or against `now` (default: the current time) where it has none.
+    the answer's own `Date`, or against `now` (default: the current time) where it has none. `mask`
+    is applied to every text of the server's.
     """
     kind = _BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
     detail, field_errors = _error_words(body)
     return kind(
         status,
-        detail,
-        field_errors,
-        request_id(headers),
+        mask(detail),
+        {mask(name): [mask(text) for text in texts] for name, texts in field_errors.items()},
+        request_id(headers, mask),
         method,
         path,
         attempts,
@@ -176,9 +186,9 @@ def decipher(
     )
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
+def request_id(headers: Mapping[str, str], mask: Mask) -> str | None:
     """The id of the request in the response headers, None if there is none."""
-    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
+    return next((mask(headers[name]) for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
 
 
 def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
@@ -276,7 +286,8 @@ class Response:
     """A successful response, and its request.
 
     `body` is empty if it could not be read and the status alone shows the success. `attempts` is
-    the number of attempts that the request took.
+    the number of attempts that the request took. `mask` is for what enters an error: what the body
+    says is handed out as it is.
     """
 
     status: int
@@ -284,16 +295,17 @@ class Response:
     body: bytes = field(repr=False)
     request: Request
     attempts: int = 1
+    mask: Mask = field(default=unmasked, repr=False)
 
     def invalid(self, reason: str, place: str = "") -> InvalidResponseError:
         """The error to raise if the body is not what the API documents."""
         return InvalidResponseError(
-            reason,
-            place,
+            self.mask(reason),
+            self.mask(place),
             self.status,
             self.request.method,
             API_ROOT + self.request.path,
-            request_id(self.headers),
+            request_id(self.headers, self.mask),
         )
 
 
@@ -365,14 +377,11 @@ def _has_known_fields_only(body: bytes, doc: "_PageDoc") -> bool:
 
 def _plain_page(response: Response) -> Page[Backup]:
     """The page decoded by the converter."""
-    data = _json(response)
-    doc: _PageDoc = _structure(
-        response, {"results": data} if isinstance(data, list) else data, _PageDoc
-    )
-    page = _page(doc)
-    if page.count is not None and page.count < 0:
-        raise response.invalid(f"expected a number of items, got {page.count}", "count")
-    return page
+    doc: _PageDoc = _structure(response, _PageDoc)
+    page_count = None if doc.count is _ABSENT else doc.count
+    if page_count is not None and page_count < 0:
+        raise response.invalid(f"expected a number of items, got {page_count}", "count")
+    return _page(doc)
 
 
 def _page(doc: _PageDoc) -> Page[Backup]:
@@ -386,7 +395,7 @@ def _page(doc: _PageDoc) -> Page[Backup]:
 
 def read_backup(response: Response) -> Backup:
     """The backup in a create's response; raises `InvalidResponseError` if it is invalid."""
-    backup: Backup = _structure(response, _json(response), Backup)
+    backup: Backup = _structure(response, Backup)
     return backup
 
 
@@ -429,23 +438,30 @@ BACKUPS: Final = Listing(
 """The list of backups, of all servers or filtered by the query."""
 
 
-def _json(response: Response) -> Any:
+def _structure(response: Response, kind: type) -> Any:
+    """The value of this class in the body; raises `InvalidResponseError` if it is invalid."""
+    value = _value_or_error(response, kind)
+    if isinstance(value, InvalidResponseError):
+        raise value  # from here, as a traceback may show local variables: no body is one
+    return value
+
+
+def _value_or_error(response: Response, kind: type) -> Any:
     try:
-        return msgspec.json.decode(response.body)
+        data = msgspec.json.decode(response.body)
     except _BAD_JSON as error:
-        reason = str(error)
-    kind = response.headers.get("Content-Type") or "no content type"
-    start = _text_of_html(response.body[:200])
-    raise response.invalid(f"the body is not JSON: {reason} ({kind}, it begins with {start!r})")
-
-
-def _structure(response: Response, data: object, kind: type) -> Any:
+        content = response.headers.get("Content-Type") or "no content type"
+        start = _text_of_html(response.body[:200])
+        return response.invalid(
+            f"the body is not JSON: {error} ({content}, it begins with {start!r})"
+        )
+    if kind is _PageDoc and isinstance(data, list):
+        data = {"results": data}
     codec = _codec()
     try:
         return codec.converter(_PageDoc).structure(data, kind)
     except Exception as error:  # noqa: BLE001  # a group of the hooks' errors
-        reason, place = codec.reason_and_place(error)
-    raise response.invalid(reason, place)
+        return response.invalid(*codec.reason_and_place(error))
 
 
 def _codec() -> ModuleType:

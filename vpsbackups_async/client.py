@@ -21,15 +21,16 @@ from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
 from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._lists.walk import MAX_PAGES
-from vpsbackups_async._transport.address import Secret, check_base_url
+from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
+from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._waiting.hub import WaitHub
-from vpsbackups_async._waiting.waiter import Waiter
+from vpsbackups_async._waiting.waiter import Waiter, shown_status
 from vpsbackups_async._web.asgi import ASGIApp, with_lifespan
 from vpsbackups_async._web.jobs import Jobs
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
@@ -96,9 +97,10 @@ class BackupsClient:
     - `session` is an `aiohttp.ClientSession` of your own, `connector` an aiohttp connector (its own
       resolver, a Unix socket); what is yours is used and never closed, and clients may share it.
     - `ssl_context` is for a CA of your own.
-    - `proxy` is a URL, or "env" for the usual variables (`.netrc` is never read).
-    - `allow_insecure` allows a plain `http://` URL to another machine, where anybody on the way can
-      read the token; to this machine (loopback) it is always allowed.
+    - `proxy` is an http(s) URL (without a scheme, http is meant), or "env" for the usual variables:
+      `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (`.netrc` is never read).
+    - `allow_insecure` allows a plain `http://` URL to another machine, or through a proxy on one,
+      where anybody on the way can read the token; to this machine (loopback) it is always allowed.
     - `max_response_bytes` is the largest decoded body of a reply, in bytes.
     - `on_event` is called with each event of `vpsbackups_async.events`, in the event loop; what it
       raises is logged.
@@ -125,12 +127,12 @@ class BackupsClient:
     ) -> None:
         # Wrapped before anything can fail: a traceback may show this frame's locals.
         token = Secret.wrap(os.environ.get("VPS_API_TOKEN", "") if token is None else token)
+        base_url = Secret(base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL)
+        proxy = None if proxy is None else Secret.wrap(str(proxy))
         check_int("max_response_bytes", max_response_bytes)
         if on_event is not None:
             check_plain_function("on_event", on_event)
-        root = check_base_url(
-            base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL, allow_insecure=allow_insecure
-        )
+        root = check_base_url(base_url, allow_insecure=allow_insecure, token=token)
         self._session = Session(
             token.checked(),
             root,
@@ -141,25 +143,30 @@ class BackupsClient:
             connector=connector,
             ssl_context=ssl_context,
             proxy=proxy,
+            allow_insecure=allow_insecure,
             max_response_bytes=max_response_bytes,
         )
         self._transport = Transport(self._session, timeouts, retry)
         # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
         # that was never closed could then no longer close its connections.
-        self._lists = Lists(partial(fetch_page, self._transport), root)
+        self._lists = Lists(partial(fetch_page, self._transport), root, self._session.mask)
         self._finder = Finder(self._lists)
         # Waits and creates look again and again while a list fails: with retries of their own, they
         # leave the budget to the caller's calls.
         looking = Transport(self._session, timeouts, retry, RetryBudget(retry.budget))
-        self._looks = Lists(partial(fetch_page, looking), root)
+        self._looks = Lists(partial(fetch_page, looking), root, self._session.mask)
         looker = Finder(self._looks)
         self._hub = WaitHub(
             looker.search, patience=timeouts.attempt, closed_for=self._session.closed_for
         )
         self._creator = Creator(
-            self._transport, looker, partial(_wait_for_other, self._hub), retry, emitter(on_event)
+            self._transport,
+            looker,
+            partial(_wait_for_other, self._hub, self._session.mask),
+            retry,
+            emitter(on_event),
         )
-        self._jobs = Jobs()
+        self._jobs = Jobs(self._session.mask)
 
     def __repr__(self) -> str:
         # A traceback with locals also calls it if `__init__` fails.
@@ -337,6 +344,7 @@ class BackupsClient:
             on_poll=on_poll,
             on_unknown=on_unknown,
             appear_grace=appear_grace,
+            mask=self._session.mask,
         )
         return await self._hub.wait(waiter)
 
@@ -373,7 +381,9 @@ class BackupsClient:
         if check:
             backup = await self.get(backup_id, server_id=server_id)
             if not backup.is_completed:
-                raise NotRestorableError(backup.ref, backup.status)
+                ref, status = backup.ref, shown_status(backup, self._session.mask)
+                del backup  # a traceback may show local variables
+                raise NotRestorableError(ref, status)
         try:
             reply = await self._transport.send(request)
         except VPSBackupsError as error:
@@ -498,7 +508,15 @@ def _ref(backup: BackupRef | int) -> BackupRef:
     return ref
 
 
-async def _wait_for_other(hub: WaitHub, running: Backup, timeout: float | None) -> Backup:
-    return await hub.wait(
-        Waiter(running.ref, running, backoff=_OTHERS_BACKOFF, timeout=timeout, appear_grace=0.0)
+async def _wait_for_other(
+    hub: WaitHub, mask: _wire.Mask, running: Backup, timeout: float | None
+) -> Backup:
+    waiter = Waiter(
+        running.ref,
+        running,
+        backoff=_OTHERS_BACKOFF,
+        timeout=timeout,
+        appear_grace=0.0,
+        mask=mask,
     )
+    return await hub.wait(waiter)

@@ -197,6 +197,10 @@ class DetailedBackup(Backup):
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
+def _without_text(link: str | None) -> str:
+    return repr(link and "…")
+
+
 @frozen
 class Page(Generic[T]):
     """One page of a list: its items, and what the server said about the other pages.
@@ -207,8 +211,9 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     count: int | None = None
-    next: str | None = None
-    previous: str | None = None
+    # Not shown: a server may say the token there, and tracebacks may show a page.
+    next: str | None = field(default=None, repr=_without_text)
+    previous: str | None = field(default=None, repr=_without_text)
 
 
 @frozen

@@ -19,6 +19,7 @@ from vpsbackups_async._lists.prefetch import Fetch
 from vpsbackups_async._lists.seen import Identified
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async._transport.calls import OnRetry
+from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
 from vpsbackups_async.errors import BadRequestError, VPSBackupsError
@@ -108,9 +109,10 @@ async def fetch_page(
 class Lists:
     """Opens walks through the lists of one client, below the API's `root`."""
 
-    def __init__(self, fetch: FetchPage, root: URL) -> None:
+    def __init__(self, fetch: FetchPage, root: URL, mask: Redactor) -> None:
         self._fetch = fetch
         self._root = root
+        self._mask = mask
         self._links: dict[str, NextLinks] = {}
         self._open_walks: set[Walk[Any]] = set()
         self.ignored_filters: set[str] = set()
@@ -137,7 +139,7 @@ class Lists:
         links = self._links.get(listing.path)
         if links is None:
             url = URL(f"{self._root}{listing.path}", encoded=True)
-            links = self._links[listing.path] = NextLinks(url)
+            links = self._links[listing.path] = NextLinks(url, self._mask)
         hooks = Hooks(on_response, on_retry) if on_response or on_retry else _NO_HOOKS
         fetch: Fetch[T] = partial(self._fetch, listing, hooks)
         if size is not None:

@@ -58,10 +58,14 @@ class Route:
             self._asked = set()
         self._asked.add(_key(query))
         if _key(following) in self._asked:
-            raise PaginationError("a link leads back to a page that was read", page.next)
+            raise PaginationError(
+                "a link leads back to a page that was read",
+                self._links.shown(page.next or following),
+            )
         if self.pages >= self._max_pages:
             raise PaginationError(
-                f"the list has more than {self._max_pages} pages", page.next or following
+                f"the list has more than {self._max_pages} pages",
+                self._links.shown(page.next or following),
             )
         return following
 
@@ -74,7 +78,7 @@ class Route:
             raise PaginationError(
                 f"the server counts {page.count} items, but gives neither a link to the rest "
                 "nor further pages",
-                query,
+                self._links.shown(query),
             )
         return urlencode({**dict(parse_qsl(query)), "page": self.pages + 1})
 

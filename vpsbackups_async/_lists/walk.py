@@ -164,7 +164,8 @@ class Walk(Generic[T]):
         try:
             self._query = following = self._route.after(query, page)
         except PaginationError as error:
-            self._problem, following = error, query
+            # Without its traceback: the frames hold the page with its link.
+            self._problem, following = error.with_traceback(None), query
         else:
             if self._ahead is not None and following is not None and not self._closed:
                 self._ahead.start(predict(following, page.count, self._route.first_size))

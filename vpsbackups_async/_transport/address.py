@@ -1,68 +1,49 @@
-"""The address that requests go to, the token they carry, and the proxy between."""
+"""The address that requests go to, and the proxy between."""
 
 import ipaddress
-from typing import NoReturn, Self, SupportsIndex
+from typing import Final, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
+from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async._wire import API_ROOT
 from vpsbackups_async.errors import ConfigurationError
 
-__all__ = ["Secret", "build_url", "check_base_url", "proxy_url"]
+__all__ = ["Proxy", "build_url", "check_base_url", "find_proxy", "is_internal"]
 
 
-class Secret(str):
-    """A str whose repr is masked, so that tracebacks with local variables do not show it."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("a token is not pickled: make the client where it is used")
-
-    @classmethod
-    def wrap(cls, value: object) -> "Secret":
-        """The value as a secret, without surrounding space; empty if it is no str. Never raises."""
-        return cls(value.strip()) if isinstance(value, str) else cls()
-
-    def checked(self) -> Self:
-        """The token itself; raises `ConfigurationError`, without showing it, if it is unusable."""
-        if not self:
-            raise ConfigurationError(
-                "there is no token: pass token=... (a str) or set VPS_API_TOKEN"
-            )
-        if not (self.isascii() and self.isprintable()) or " " in self:
-            raise ConfigurationError(
-                "the token holds a space, a control character or a non-ASCII character: "
-                "copy it again from the panel"
-            )
-        return self
+# --- The API -------------------------------------------------------------------------------------
 
 
-def check_base_url(value: str | URL, *, allow_insecure: bool) -> URL:
+def check_base_url(value: Secret, *, allow_insecure: bool, token: Secret) -> URL:
     """The API's root (`…/api/v1`) for a base URL with or without that path.
 
-    `allow_insecure` permits http to hosts other than loopback. Raises `ConfigurationError` for
-    anything but an http(s) URL without user, query and fragment, and for http where not permitted.
+    `allow_insecure` permits http to hosts other than loopback. Raises `ConfigurationError`, which
+    does not show the value, for anything but an http(s) URL without user, query, fragment and the
+    token, and for http where not permitted.
     """
-    try:
-        url = URL(value)
-    except (ValueError, TypeError):
-        url = URL()
-    if url.scheme not in {"http", "https"} or not url.host:
-        shown = "the one given" if "@" in str(value) else repr(value)
-        raise ConfigurationError(f"base_url must be an http(s) URL with a host, not {shown}")
+    # No raw value is a local variable here: a traceback may show those.
+    root = _root(value, allow_insecure=allow_insecure, token=token)
+    if isinstance(root, str):
+        raise ConfigurationError(f"base_url (or VPS_API_URL) {root}")
+    return root
+
+
+def _root(value: Secret, *, allow_insecure: bool, token: Secret) -> URL | str:
+    """The API's root, or what is wrong with the value."""
+    url = _parsed(value)
+    if url is None or url.scheme not in {"http", "https"}:
+        return "must be an http(s) URL with a host"
+    if token.is_in(str(url)):
+        return "must not hold the token: pass that as token=..."
     if url.user is not None or url.password is not None:
-        raise ConfigurationError("base_url must not hold a user or password: pass token=...")
+        return "must not hold a user or password: pass token=..."
     if url.query_string or url.fragment:
-        shown = str(url.with_query(None).with_fragment(None))
-        raise ConfigurationError(f"base_url must have no query and no fragment, only {shown!r}")
+        return "must have no query and no fragment"
     if url.scheme == "http" and not allow_insecure and not _is_loopback(url.host or ""):
-        raise ConfigurationError(
-            f"base_url {str(url)!r} would send the token unencrypted: use https, "
+        return (
+            "begins with http:// and would send the token unencrypted: use https, "
             "or pass allow_insecure=True if the network is trusted"
         )
     path = url.raw_path.rstrip("/")
@@ -73,6 +54,17 @@ def check_base_url(value: str | URL, *, allow_insecure: bool) -> URL:
     return url.with_path(path, encoded=True)
 
 
+def _parsed(value: str) -> URL | None:
+    """The URL if it has a host, else None."""
+    try:
+        url = URL(value)
+        # An `xn--` host that cannot be decoded raises UnicodeError, which is a ValueError.
+        is_usable = bool(url.host) and url.port != 0
+    except ValueError:
+        return None
+    return url if is_usable else None
+
+
 def _is_loopback(host: str) -> bool:
     if host.rstrip(".") == "localhost":
         return True
@@ -80,6 +72,17 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_internal(host: str) -> bool:
+    """Whether the host has a meaning only in the server's own network.
+
+    Such are loopback and private addresses, and names without a dot, as containers have.
+    """
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host
 
 
 def build_url(root: URL, path: str, query: str) -> URL:
@@ -93,9 +96,58 @@ def build_url(root: URL, path: str, query: str) -> URL:
     )
 
 
-def proxy_url(proxy: Secret | None, root: URL) -> Secret | None:
-    """The URL of the proxy, None for none; `env` reads the usual variables, but never .netrc."""
-    if proxy != "env":
-        return proxy
-    found = None if proxy_bypass(root.host or "") else getproxies().get(root.scheme)
-    return Secret(found) if found else None
+# --- The proxy -----------------------------------------------------------------------------------
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Proxy(NamedTuple):
+    """A proxy: its URL, and the password in it, empty if it has none."""
+
+    url: Secret
+    password: Secret
+
+
+def find_proxy(given: Secret | None, root: URL, *, allow_insecure: bool) -> Proxy | None:
+    """The proxy for requests to the API; None for none.
+
+    "env" reads the usual variables as the standard library does, and `ALL_PROXY`, but never .netrc.
+    A URL without a scheme means http. Raises `ConfigurationError`, which does not show the value,
+    for what is no http(s) URL, and where a proxy on another machine would see the token of an http
+    API, unless `allow_insecure`.
+    """
+    source = "proxy"
+    if given == "env":
+        given, source = _from_environment(root), "the proxy of the environment"
+    if given is None:
+        return None
+    proxy = _proxy(given, root, allow_insecure=allow_insecure)
+    if isinstance(proxy, str):
+        raise ConfigurationError(f"{source} {proxy}")
+    return proxy
+
+
+def _from_environment(root: URL) -> Secret | None:
+    host, port = root.host or "", root.port or _PORTS[root.scheme]
+    # NO_PROXY may name a port, and then must be asked with one; an IPv6 address only without.
+    if proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
+        return None
+    found = getproxies()
+    return Secret.wrap(found.get(root.scheme) or found.get("all")) or None
+
+
+def _proxy(given: Secret, root: URL, *, allow_insecure: bool) -> Proxy | str:
+    """The proxy, or what is wrong with it."""
+    if given.lower().startswith("socks") and "://" in given:
+        return "must be an http:// or https:// URL: SOCKS proxies are not supported"
+    url = _parsed(given if "://" in given else f"http://{given}")
+    if url is None or url.scheme not in _PORTS:
+        return (
+            "must be an http:// or https:// URL with a host, such as http://user:password@host:3128"
+        )
+    if root.scheme == "http" and not allow_insecure and not _is_loopback(url.host or ""):
+        return (
+            "is on another machine and would see the token of an http:// API: use https, no proxy, "
+            "or pass allow_insecure=True if the proxy is trusted"
+        )
+    return Proxy(Secret(url), Secret(url.password or ""))

@@ -3,12 +3,13 @@
 Pure rules over values: no I/O, no event loop, no clock; only `RetryPolicy.pause` is random.
 """
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call
+from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call, proxy_failure
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
 from vpsbackups_async._transport.timeouts import Timeouts
-from vpsbackups_async._wire import API_ROOT, Policy, Response, decipher
+from vpsbackups_async._wire import API_ROOT, Mask, Policy, Response, decipher, unmasked
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
     ApiError,
@@ -115,17 +116,24 @@ def without_budget(error: VPSBackupsError) -> VPSBackupsError:
 
 
 class Rules(NamedTuple):
-    """The rules for calls with these timeouts and this retry policy."""
+    """The rules for calls with these timeouts and this retry policy.
+
+    `mask` masks the secrets in a text of the server's. `plain_proxy` is whether requests go through
+    a proxy that answers them itself, as one of an http API does.
+    """
 
     timeouts: Timeouts
     retry: RetryPolicy
+    mask: Mask = unmasked
+    plain_proxy: bool = False
 
     def after(self, call: Call, result: AttemptResult, situation: Situation) -> Step:
         """What follows from an attempt that was made; noted in `call`."""
         policy, status = call.request.policy, result.status
         if status is not None and status < 300 and (result.whole or policy.success_by_status):
             body = result.body if result.whole else b""
-            return Done(Response(status, result.headers, body, call.request, call.attempts))
+            request, attempts = call.request, call.attempts
+            return Done(Response(status, result.headers, body, request, attempts, self.mask))
         error = self._error_of(call, result)
         if call.ambiguous and policy.missing_means_done and isinstance(error, NotFoundError):
             # An earlier attempt did it, and only its answer was lost.
@@ -140,6 +148,7 @@ class Rules(NamedTuple):
         if not may_send_again(call.request.policy, error):
             return Fail(error)
         call.last_error = error
+        call.failures += 1
         call.ambiguous = call.ambiguous or is_ambiguous(error)
         # A 429 while other calls succeed is pacing, not failure: it costs no attempt.
         paced = isinstance(error, RateLimitedError) and situation.accepted > call.accepted
@@ -203,7 +212,7 @@ class Rules(NamedTuple):
             pause = closed_for
         else:
             elapsed = situation.now - call.started
-            pause = self.retry.pause(error, Attempt(call.attempts, elapsed, call.pause))
+            pause = self.retry.pause(error, Attempt(call.failures, elapsed, call.pause))
         call.pause = pause
         if situation.now + pause > call.deadline:
             return Fail(self._deadline(call, "leaves no time for another attempt"))
@@ -215,7 +224,7 @@ class Rules(NamedTuple):
         """The error for an attempt that was no success."""
         request, status, failure = call.request, result.status, result.failure
         if status is not None and status >= 300:
-            return _refusal(call, status, result)
+            return self._refusal(call, status, result)
         if result.late:
             call.ambiguous = call.ambiguous or result.sent
             return self._deadline(call, "passed")
@@ -230,24 +239,34 @@ class Rules(NamedTuple):
         kind = RequestTimeoutError if failure.cause == "timeout" else TransportError
         return call.error(kind, failure.words, result.sent)
 
+    def _refusal(self, call: Call, status: int, result: AttemptResult) -> VPSBackupsError:
+        """The error for an answer whose status is no success."""
+        headers, mask = result.headers, self.mask
+        if self._is_of_proxy(status, headers):
+            return ConfigurationError(proxy_failure(status).words)
+        if status < 400:
+            location = mask(headers.get("Location", "")) or None
+            words = f"the server redirects with {status} to {location!r}"
+            return call.error(UnexpectedRedirectError, words, True, location)
+        return decipher(
+            status,
+            headers,
+            result.body,
+            method=call.request.method,
+            path=API_ROOT + call.request.path,
+            attempts=call.attempts,
+            mask=mask,
+        )
+
+    def _is_of_proxy(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether the answer is about the proxy's own user and password, not about the token."""
+        if status == 401 and self.plain_proxy:  # as tinyproxy answers to a wrong password
+            words = headers.get("Server", "") + headers.get("WWW-Authenticate", "")
+            return "proxy" in words.lower()
+        return status == 407
+
     def _deadline(self, call: Call, how: str) -> DeadlineExceededError:
         words = f"the deadline of {self.timeouts.deadline:g} s {how}"
         error = call.error(DeadlineExceededError, words, call.ambiguous)
         error.__cause__ = call.last_error
         return error
-
-
-def _refusal(call: Call, status: int, result: AttemptResult) -> VPSBackupsError:
-    """The error for an answer whose status is no success."""
-    if status < 400:
-        location = result.headers.get("Location") or None
-        words = f"the server redirects with {status} to {location!r}"
-        return call.error(UnexpectedRedirectError, words, True, location)
-    return decipher(
-        status,
-        result.headers,
-        result.body,
-        method=call.request.method,
-        path=API_ROOT + call.request.path,
-        attempts=call.attempts,
-    )

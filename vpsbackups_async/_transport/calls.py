@@ -8,7 +8,14 @@ from attrs import define, field
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import VPSBackupsError
 
-__all__ = ["AttemptFailure", "AttemptResult", "Call", "OnRetry", "SendState"]
+__all__ = [
+    "AttemptFailure",
+    "AttemptResult",
+    "Call",
+    "OnRetry",
+    "SendState",
+    "proxy_failure",
+]
 
 E = TypeVar("E", bound=VPSBackupsError)
 
@@ -27,6 +34,19 @@ class AttemptFailure(NamedTuple):
 
     words: str
     cause: Literal["connection", "timeout", "untrusted", "misuse", "too large"] = "connection"
+
+
+def proxy_failure(status: int) -> AttemptFailure:
+    """The failure where a proxy refused a tunnel, or a request, with this status."""
+    if status in {401, 407}:
+        words = (
+            f"the proxy asks for another user or password (status {status}): "
+            "pass proxy='http://user:password@host:port'"
+        )
+        return AttemptFailure(words, "misuse")
+    words = f"the proxy does not connect to the host of base_url (status {status})"
+    for_good = 400 <= status < 500 and status not in {408, 429}
+    return AttemptFailure(words, "misuse" if for_good else "connection")
 
 
 _NO_ANSWER: Final = AttemptFailure("no answer")
@@ -71,9 +91,10 @@ class Call:
     """One call so far. Times are in seconds of loop time.
 
     `accepted` is the session's count of answers without overload when the call last looked.
-    `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`. `pause` is
-    the last pause. `ambiguous` is whether any attempt may have been carried out. `on_retry` is
-    called before each attempt but the first.
+    `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`, `failures`
+    those that failed, also where the limiter let none begin. `pause` is the last pause. `ambiguous`
+    is whether any attempt may have been carried out. `on_retry` is called before each attempt but
+    the first.
     """
 
     request: Request
@@ -84,6 +105,7 @@ class Call:
     on_retry: OnRetry | None = None
     attempts: int = 0
     counted: int = 0
+    failures: int = 0
     pause: float | None = None
     ambiguous: bool = False
     last_error: VPSBackupsError | None = None

@@ -15,14 +15,14 @@ from aiohttp.http_exceptions import ContentEncodingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from vpsbackups_async._transport.address import Secret
-from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult
+from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, proxy_failure
 from vpsbackups_async._transport.connections import (
     Connections,
     HeadReader,
     UnfitConnectionError,
 )
 from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
+from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._transport.telemetry import tag_attempt
 from vpsbackups_async._wire import Policy, Request
 
@@ -40,7 +40,7 @@ class Channel(NamedTuple):
     """
 
     session: ClientSession
-    token: Secret
+    mask: Redactor
     url: Callable[[str, str], URL]
     headers: CIMultiDict[str]
     body_headers: CIMultiDict[str]
@@ -69,10 +69,6 @@ _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
         aiohttp.ClientPayloadError,
         lambda error: _undecodable(error) or "the connection ended in the middle of the answer",
     ),
-    (
-        aiohttp.ClientHttpProxyError,
-        lambda error: f"the proxy refused with status {error.status}",
-    ),
     (TimeoutError, str),
     (
         aiohttp.ClientResponseError,
@@ -91,8 +87,10 @@ def _undecodable(error: BaseException | None) -> str | None:
     return None
 
 
-def _described(error: Exception) -> AttemptFailure:
+def _described(error: Exception, mask: Redactor) -> AttemptFailure:
     """The failure for an exception of aiohttp or of a given session's own hooks."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return proxy_failure(error.status)
     words = next(words(error) for kind, words in _WORDS if isinstance(error, kind))
     cause: Literal["connection", "timeout", "untrusted", "misuse"] = "connection"
     if isinstance(error, TimeoutError):
@@ -105,7 +103,7 @@ def _described(error: Exception) -> AttemptFailure:
         error, aiohttp.ClientError | OSError
     ):
         cause = "misuse"
-    return AttemptFailure(words, cause)
+    return AttemptFailure(mask(words), cause)
 
 
 class _Failed(Exception):  # noqa: N818  # never leaves this module
@@ -133,8 +131,9 @@ class Exchange(AttemptResult):
     only a middleware can see whether the request was written.
     """
 
-    __slots__ = ("_connections", "_policy", "_reused")
+    __slots__ = ("_connections", "_mask", "_policy", "_reused")
     _connections: Connections
+    _mask: Redactor
     _policy: Policy
     _reused: bool
 
@@ -156,8 +155,8 @@ class Exchange(AttemptResult):
                 except UnfitConnectionError:  # aiohttp closed it; the next one may be fit
                     continue
                 break
-        except (aiohttp.ClientError, OSError) as error:
-            failed = _Failed(_described(error))
+        except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
+            failed = _Failed(_described(error, self._mask))
             if self._reused:
                 self._connections.kept_open = False
         else:
@@ -189,6 +188,7 @@ class Exchange(AttemptResult):
         """Send the request and read its answer; what goes wrong becomes `failure`."""
         self._connections, self._policy = channel.connections, request.policy
         response: aiohttp.ClientResponse | None = None
+        self._mask = channel.mask
         try:
             response = await channel.session.request(
                 request.method,
@@ -206,7 +206,7 @@ class Exchange(AttemptResult):
         except _Failed as failed:
             self.failure = failed.failure
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
-            self.failure = _described(error)
+            self.failure = _described(error, channel.mask)
         finally:
             if response is not None and not (self.whole and response.status < 300):
                 self._clean_up(response, channel)
@@ -241,16 +241,11 @@ class Exchange(AttemptResult):
         self.whole = self.size <= cap
 
     def _clean_up(self, response: aiohttp.ClientResponse, channel: Channel) -> None:
-        """Finish an answer that is not whole or no success, and take the token out of it."""
+        """Finish an answer that is not whole or no success."""
         if not self.whole:
             response.close()
         if response.status >= 300:
-            # A debug page may show the headers of the request, and a redirect the token.
-            token = channel.token
-            self.body = self.body[:_ERROR_BODY_BYTES].replace(token.encode(), b"***")
-            self.headers = CIMultiDict(
-                (name, value.replace(token, "***")) for name, value in response.headers.items()
-            )
+            self.body = self.body[:_ERROR_BODY_BYTES]
         elif self.size > channel.max_bytes:
             words = f"the answer is larger than {channel.max_bytes} bytes"
             self.failure = AttemptFailure(words, "too large")

@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
-from vpsbackups_async._transport.address import Secret, build_url, proxy_url
+from vpsbackups_async._transport.address import build_url, find_proxy
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.connections import Connections
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
@@ -30,6 +30,7 @@ from vpsbackups_async._transport.opening import (
     open_session,
 )
 from vpsbackups_async._transport.retry import RetryBudget, RetryLog
+from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._wire import retry_after
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 
@@ -63,8 +64,9 @@ class Session:
     how many seconds an idle connection is kept, `budget` the retries that all calls have in
     reserve, None for no limit.
 
-    Raises `ConfigurationError` for an `ssl_context` that is none, and for a limiter that lets more
-    requests through than the caller's connector has connections for.
+    Raises `ConfigurationError` for an `ssl_context` that is none, a proxy that cannot be used or
+    trusted, and a limiter that lets more requests through than the caller's connector has
+    connections for.
     """
 
     def __init__(
@@ -78,7 +80,8 @@ class Session:
         given: ClientSession | None,
         connector: Connector | None,
         ssl_context: ssl_module.SSLContext | None,
-        proxy: str | None,
+        proxy: Secret | None,
+        allow_insecure: bool,
         max_response_bytes: int,
     ) -> None:
         self.root = root
@@ -100,7 +103,11 @@ class Session:
         self._given = given
         self._connector = connector
         self._keepalive = keepalive
-        self._proxy = None if proxy is None else Secret(proxy)  # it may hold a password
+        self._proxy = find_proxy(proxy, root, allow_insecure=allow_insecure)
+        self.plain_proxy = self._proxy is not None and root.scheme == "http"
+        """Whether requests go through a proxy that may answer them itself."""
+        self.mask = Redactor(token, *([] if self._proxy is None else [self._proxy.password]))
+        """Masks the secrets in what comes from the server; for errors and logs, not for data."""
         self._max_bytes = max_response_bytes
         # Each URL caches what aiohttp asks it for, such as the Host header. Not a method: a client
         # in a reference cycle with its session would outlive its event loop.
@@ -129,7 +136,6 @@ class Session:
         return self._deadlines
 
     def _open_channel(self) -> Channel:
-        self._proxy = proxy_url(self._proxy, self.root)
         headers: CIMultiDict[str] = CIMultiDict(
             {"Authorization": Secret(f"Bearer {self._token}"), "Accept": "application/json"}
         )
@@ -137,12 +143,12 @@ class Session:
         body_headers["Content-Type"] = "application/json"
         return Channel(
             self._given or open_session(self._keepalive, self._connector),
-            self._token,
+            self.mask,
             self._url,
             headers,
             body_headers,
             self._ssl,
-            self._proxy,
+            None if self._proxy is None else self._proxy.url,
             self._max_bytes,
             Connections(),
         )

@@ -45,7 +45,7 @@ class Transport:
         self.timeouts = timeouts
         self.budget = session.budget if budget is None else budget
         self._retry = retry
-        self._rules = Rules(timeouts, retry)
+        self._rules = Rules(timeouts, retry, session.mask, session.plain_proxy)
         self._connect = timeout_of(timeouts.connect)
 
     def __repr__(self) -> str:
@@ -95,7 +95,9 @@ class Transport:
                 status = result.status
                 if result.whole and status is not None and status < 300:
                     self.budget.earn()
-                    return Response(status, result.headers, result.body, request, call.attempts)
+                    return Response(
+                        status, result.headers, result.body, request, call.attempts, session.mask
+                    )
                 step = rules.after(call, result, self._situation(call, deadlines))
             if isinstance(step, Done):
                 if step.earns_budget:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from vpsbackups_async._lists.wanted import Key, Wanted
+from vpsbackups_async._wire import Mask, unmasked
 from vpsbackups_async.backoff import Attempt, Backoff, delay_of
 from vpsbackups_async.errors import (
     BackupDisappearedError,
@@ -18,7 +19,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup, BackupRef, BackupStatus
 
-__all__ = ["Batch", "Look", "Waiter"]
+__all__ = ["Batch", "Look", "Waiter", "shown_status"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -34,15 +35,22 @@ of ours. Anything else, such as a failure of a test, ends the callback's own wai
 """
 
 
+def shown_status(backup: Backup, mask: Mask) -> BackupStatus:
+    """The status of the backup for an error or a log: the text of an unknown one is masked."""
+    status = backup.status
+    return status if status.is_known else BackupStatus(mask(str(status)))
+
+
 class Waiter:
     """One wait: what it waits for, when it is next due, and what it has seen.
 
     `due` is the time of its next look, `look` the one that it waits for once that time has come.
     `limit` is the time at which it ends even if a look is under way. `error` is why its last look
-    failed, None if it did not.
+    failed, None if it did not. `mask` masks the secrets in a status that is the server's own text.
     """
 
     __slots__ = (
+        "_mask",
         "appear_grace",
         "backoff",
         "backup",
@@ -74,8 +82,10 @@ class Waiter:
         on_poll: Callable[[Attempt], object] | None = None,
         on_unknown: Literal["wait", "raise"] = "wait",
         appear_grace: float = 60.0,
+        mask: Mask = unmasked,
     ) -> None:
         loop = asyncio.get_running_loop()
+        self._mask = mask
         self.ref = ref
         self.backup = known
         self.listed = False
@@ -100,7 +110,7 @@ class Waiter:
     @property
     def last_status(self) -> BackupStatus | None:
         """The last status that a list showed, else that of the backup which the caller gave."""
-        return None if self.backup is None else self.backup.status
+        return None if self.backup is None else shown_status(self.backup, self._mask)
 
     def elapsed(self) -> float:
         """The seconds since the wait began."""
@@ -165,7 +175,7 @@ class Waiter:
     def see(self, backup: Backup) -> None:
         """Note the backup as a list showed it."""
         status = backup.status
-        is_new = not self.listed or self.last_status != status
+        is_new = not self.listed or self.backup is None or self.backup.status != status
         self.backup, self.listed, self.misses, self.error = backup, True, 0, None
         if status.is_completed:
             self._teach(backup)
@@ -176,10 +186,11 @@ class Waiter:
         if status.is_failed:
             self.fail(BackupFailedError(self.ref, status, self.elapsed(), backup=backup))
         elif not status.is_known and is_new:
-            logger.warning("backup %s has the unknown status %r", backup.id, str(status))
+            shown = self.last_status
+            logger.warning("backup %s has the unknown status %r", backup.id, str(shown))
             if self.on_unknown == "raise":
                 reason = "its status is not known to this library"
-                self.fail(WaitError(self.ref, status, self.elapsed(), reason))
+                self.fail(WaitError(self.ref, shown, self.elapsed(), reason))
 
     def _teach(self, backup: Backup) -> None:
         """Tell a strategy that learns how long the backup took."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from vpsbackups_async.errors import ConfigurationError, VPSBackupsError
@@ -20,9 +20,10 @@ The client ends its waits first, so that a job that waits can still fail with th
 
 
 class Jobs:
-    """The background jobs of one client."""
+    """The background jobs of one client; `mask` masks the secrets in what they return."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Callable[[str], str]) -> None:
+        self._mask = mask
         # The event loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -44,7 +45,8 @@ class Jobs:
             return
         error = task.exception()
         if error is None:
-            logger.info("background job %s is done%s", name, _result_text(task.result()))
+            shown = self._mask(_result_text(task.result()))
+            logger.info("background job %s is done%s", name, shown)
         elif isinstance(error, VPSBackupsError):
             logger.warning("background job %s failed: %s", name, error)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from vpsbackups_async._transport.address import Secret
+from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
