@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PASSWORD = "canary-4f1d9a"
+from helpers_secrets import REDIS_CANARY
+
+PASSWORD = REDIS_CANARY
 
 
 def find_server() -> str | None:

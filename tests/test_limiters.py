@@ -13,14 +13,19 @@ from typing import Any
 
 import pytest
 from helpers_redis import PASSWORD, RedisServer, find_server, free_port, running_redis, start_client
+from helpers_secrets import Ear, assert_clean, holds
+from helpers_spans import Spans
 
 from vpsbackups_async import (
     AdaptiveLimiter,
+    Attempt,
     BackupsClient,
     ConfigurationError,
+    ExponentialBackoff,
     Observation,
     RetryPolicy,
     TransportError,
+    VPSBackupsError,
     WrongEventLoopError,
 )
 from vpsbackups_async.backoff import ConstantBackoff
@@ -315,22 +320,50 @@ async def test_a_cost_is_a_positive_int(raw: Any, cost: Any) -> None:
         ("timeout", 0),
         ("key", ""),
         ("key", 5),
+        ("key", "\udc80"),
+        ("rate", 1e-300),
+        ("rate", 1e300),
+        ("period", 5e-324),
+        ("period", 1e300),
     ],
 )
 def test_a_bad_argument_is_named(name: str, value: Any) -> None:
     options = {"rate": 1, name: value}
-    with pytest.raises(ValueError, match=name):
-        RedisLimiter("redis://localhost", **options)
+    with pytest.raises(ValueError, match=name) as caught:
+        RedisLimiter(f"redis://:{PASSWORD}@localhost", **options)
+    assert_secret(caught.value)
 
 
 @pytest.mark.parametrize(
     "given",
-    [f"http://:{PASSWORD}@localhost", f"redis://:{PASSWORD}@localhost:port", None, object()],
+    [
+        f"http://:{PASSWORD}@localhost",
+        f"redis://:{PASSWORD}@localhost:port",
+        f"redis://:{PASSWORD}@localhost?unknown=1",
+        f"redis://:{PASSWORD}@localhost?db=x",
+        f"redis://:{PASSWORD}@[localhost",
+        None,
+        object(),
+    ],
 )
 def test_what_is_no_redis_is_refused_without_showing_it(given: Any) -> None:
     with pytest.raises(ConfigurationError, match="redis://") as caught:
         RedisLimiter(given, rate=1)
     assert_secret(caught.value)
+
+
+async def test_a_client_with_an_unknown_option_is_refused_when_it_is_first_used() -> None:
+    client = redis.Redis.from_url(f"redis://:{PASSWORD}@localhost?unknown=1")
+    inner = AdaptiveLimiter()
+    with pytest.raises(ConfigurationError, match="check its options") as caught:
+        await RedisLimiter(client, rate=1, inner=inner).acquire()
+    assert inner.running == 0
+    assert_secret(caught.value)
+
+
+def test_a_limiter_that_could_not_be_made_can_be_printed() -> None:
+    half_made = RedisLimiter.__new__(RedisLimiter)
+    assert "not made" in repr(half_made)
 
 
 def test_a_client_of_the_blocking_kind_is_refused() -> None:
@@ -391,8 +424,8 @@ def assert_secret(error: BaseException) -> None:
     ]
     assert frames
     for frame in frames:
-        assert PASSWORD not in repr(frame.f_locals)
-    assert PASSWORD not in f"{error} {error!r} {error.args!r}"
+        assert not holds(repr(frame.f_locals))
+    assert not holds(f"{error} {error!r} {error.args!r}")
     assert error.__cause__ is None
     assert error.__context__ is None
     again = pickle.loads(pickle.dumps(error))
@@ -480,6 +513,152 @@ async def test_a_call_goes_through_once_redis_is_back(
         server.start()
         assert (await call).server.id == 1
     assert len(fake.requests) == 1
+
+
+async def readonly(raw: Any) -> None:
+    await raw.replicaof("127.0.0.1", free_port())
+
+
+async def out_of_memory(raw: Any) -> None:
+    await raw.config_set("maxmemory", 1)
+
+
+async def without_replicas(raw: Any) -> None:
+    await raw.config_set("min-replicas-to-write", 1)
+
+
+TROUBLES = {"READONLY": readonly, "OOM": out_of_memory, "NOREPLICAS": without_replicas}
+
+
+@pytest.mark.parametrize("word", TROUBLES)
+async def test_a_redis_in_a_failover_or_out_of_memory_is_waited_for(
+    fake: FakeVPS, server: RedisServer, raw: Any, word: str
+) -> None:
+    """Redis 6 and 7 put the word of a command in a script into errors of different forms."""
+    retry = RetryPolicy(attempts=5_000, backoff=ConstantBackoff(0.02), budget=None)
+    try:
+        await TROUBLES[word](raw)
+        async with RedisLimiter(server.url, rate=50) as limiter:
+            with pytest.raises(LimiterUnreachableError, match=rf"cannot count now \({word}\)"):
+                await limiter.acquire()
+        limiter = RedisLimiter(server.url, rate=50)
+        async with (
+            limiter,
+            BackupsClient(fake.token, base_url=fake.url, limiter=limiter, retry=retry) as client,
+        ):
+            call = asyncio.create_task(client.create(1))
+            await asyncio.sleep(0.05)
+            assert not call.done()
+            await healthy(raw)
+            assert (await call).server.id == 1
+    finally:
+        await healthy(raw)
+    assert len(fake.requests) == 1
+
+
+async def healthy(raw: Any) -> None:
+    await raw.config_set("maxmemory", 0)
+    await raw.config_set("min-replicas-to-write", 0)
+    await raw.replicaof("NO", "ONE")
+
+
+async def refused(limiter: RedisLimiter) -> None:
+    """Take starts until one is refused: the script must have run for longer than it should."""
+    while True:
+        await limiter.acquire()
+
+
+@pytest.mark.parametrize("what", ["down", "refused", *TROUBLES])
+async def test_the_password_of_redis_shows_nowhere_whatever_goes_wrong(
+    ear: Ear, spans: Spans, server: RedisServer, raw: Any, what: str
+) -> None:
+    port = free_port() if what == "down" else server.port
+    limiter = RedisLimiter(
+        f"redis://{'x' if what == 'refused' else ''}:{PASSWORD}@127.0.0.1:{port}", rate=50
+    )
+    retry = RetryPolicy(attempts=2, backoff=ConstantBackoff(0))
+    try:
+        if what in TROUBLES:
+            await TROUBLES[what](raw)
+        async with (
+            limiter,
+            BackupsClient("vps_x", base_url="https://h", limiter=limiter, retry=retry) as client,
+        ):
+            for call in (client.list().first, lambda: client.create(1), lambda: client.delete(1)):
+                with pytest.raises(VPSBackupsError, match="Redis") as caught:
+                    await call()
+                assert assert_clean(caught.value) > 10
+            assert_clean(client)
+            assert_clean(limiter)
+    finally:
+        await healthy(raw)
+    assert not holds(spans.text())
+
+
+async def test_a_redis_that_is_busy_with_a_script_is_waited_for(
+    server: RedisServer, raw: Any
+) -> None:
+    await raw.config_set("lua-time-limit", 1)
+    async with (
+        redis.Redis.from_url(server.url) as other,
+        RedisLimiter(server.url, rate=50) as limiter,
+    ):
+        await limiter.acquire()
+        endless = asyncio.create_task(other.eval("while true do end", 0))
+        try:
+            with pytest.raises(LimiterUnreachableError, match=r"cannot count now \(BUSY\)"):
+                await refused(limiter)
+        finally:
+            await raw.script_kill()
+            await asyncio.wait([endless])
+            assert endless.exception() is not None
+        await limiter.acquire()
+
+
+async def test_a_wait_goes_on_while_the_limiters_redis_is_out_of_memory(
+    fake: FakeVPS, server: RedisServer, raw: Any
+) -> None:
+    fake.complete_after = 0.2
+    limiter = RedisLimiter(server.url, rate=50)
+    retry = RetryPolicy(attempts=2, backoff=ConstantBackoff(0.02))
+    async with (
+        limiter,
+        BackupsClient(fake.token, base_url=fake.url, limiter=limiter, retry=retry) as client,
+    ):
+        backup = await client.create(1)
+        polls = asyncio.Event()
+        await out_of_memory(raw)
+        try:
+            waiting = asyncio.create_task(
+                client.wait(backup, backoff=ConstantBackoff(0.05), on_poll=lambda _: polls.set())
+            )
+            await polls.wait()
+            assert not waiting.done()
+        finally:
+            await healthy(raw)
+        assert (await waiting).is_completed
+
+
+@pytest.mark.virtual_time
+async def test_the_backoff_grows_while_redis_is_down() -> None:
+    numbers: list[int] = []
+
+    def backoff(attempt: Attempt) -> float:
+        numbers.append(attempt.number)
+        return ExponentialBackoff(1.0)(attempt)
+
+    class Down(AdaptiveLimiter):
+        async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+            raise LimiterUnreachableError("down")
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    client = BackupsClient("vps_x", limiter=Down(), retry=RetryPolicy(attempts=5, backoff=backoff))
+    async with client:
+        with pytest.raises(LimiterUnreachableError):
+            await client.list().collect()
+    assert numbers == [1, 2, 3, 4]
+    assert loop.time() - began == pytest.approx(1 + 2 + 4 + 8)
 
 
 # --- Processes ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Needs the `redis` extra: `pip install 'vpsbackups-async[redis]'`.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable
 from typing import Any, Final, Protocol, Self, TypeAlias
@@ -11,6 +12,7 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, Observation, closed_for, count_of
+from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async.errors import (
     ConfigurationError,
     TransportError,
@@ -74,12 +76,19 @@ _PASSING: Final = (
     redis_errors.TryAgainError,
     OSError,
 )
+_PASSING_WORDS: Final = frozenset({
+    "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY",
+    "TRYAGAIN",
+})  # fmt: skip
+"""Redis's words for what ends by itself or by a failover."""
+_SHORTEST_GAP: Final = 1e-9
+_LONGEST_GAP: Final = 1e9
 
 
 class LimiterUnreachableError(TransportError):
     """The Redis server of the limiter cannot be used now; nothing was sent to the API."""
 
-    hint = "Check that the Redis server of the limiter runs and can be reached"
+    hint = "Check that the Redis server of the limiter runs, can be reached and takes writes"
 
     def __init__(
         self, message: str, sent: bool = False, method: str = "", path: str = "", attempts: int = 1
@@ -114,11 +123,12 @@ class RedisLimiter:
     request polls. A process reserves at most the starts of 20 ms (at least one), so a process that
     is killed wastes no more than those. Times are the Redis server's.
 
-    `acquire` raises `LimiterUnreachableError` while Redis is down (a `TransportError`, which is
-    retried by the `RetryPolicy`), `ConfigurationError` if Redis refuses the user, the password or
-    the command, and `WrongEventLoopError` in another event loop than the first. Raises `ValueError`
-    for a number out of range or an empty `key`, `ConfigurationError` for a `redis` that is neither
-    a URL nor a client. Tested with Redis 6.2 and 7.0.
+    `acquire` raises `LimiterUnreachableError` while Redis is down, fails over or is out of memory
+    (a `TransportError`, which is retried by the `RetryPolicy`), `ConfigurationError` if Redis
+    refuses the user, the password or the command, and `WrongEventLoopError` in another event loop
+    than the first. Raises `ValueError` for a number out of range or a `key` that is empty or no
+    UTF-8, `ConfigurationError` for a `redis` that is neither a usable URL nor a client. Tested with
+    Redis 6.2 and 7.0.
 
     `limits` and `pyrate-limiter` do not fit: both count by each client's clock, and neither
     reserves the start that it tells a caller to wait for.
@@ -134,21 +144,21 @@ class RedisLimiter:
         inner: Limiter | None = None,
         timeout: float = 5.0,
     ) -> None:
-        check_number("rate", rate, above=0, unit="number of requests")
-        check_number("period", period, above=0)
+        if isinstance(redis, str):
+            redis = Secret(redis)  # it may hold a password, and a traceback may show what is here
+        self._gap = _gap(rate, period)
         check_number("timeout", timeout, above=0)
-        if not isinstance(key, str) or not key:
+        if not isinstance(key, str) or not key or not _is_utf8(key):
             raise ValueError(f"key must be a str that is not empty, not {key!r}")
         self._rate, self._period, self._key, self._timeout = rate, period, key, timeout
-        self._gap = period / rate
         self._most = max(1, int(_AHEAD / self._gap))
         self._inner: Limiter = AdaptiveLimiter() if inner is None else inner
         client = _client(redis)
         self._own = client is not redis
-        del redis  # a URL may hold a password, and a traceback may show what is here
         if client is None:
             raise ConfigurationError(
-                "redis must be a redis://, rediss:// or unix:// URL, or a redis.asyncio client"
+                "redis must be a redis://, rediss:// or unix:// URL with options that redis-py "
+                "knows, or a redis.asyncio client"
             )
         self._redis = client
         self._reserve: _Script = client.register_script(_RESERVE)
@@ -158,6 +168,8 @@ class RedisLimiter:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_redis"):  # a traceback with locals also calls it if `__init__` fails
+            return "<RedisLimiter, not made yet>"
         return (
             f"RedisLimiter(rate={self._rate}, period={self._period}, key={self._key!r}, "
             f"inner={self._inner!r})"
@@ -264,7 +276,7 @@ class RedisLimiter:
                     keys=[self._key], args=[f"{self._gap * 1e6:.3f}", number]
                 )
                 first = asyncio.get_running_loop().time() + int(delay) / 1e6
-        except (redis_errors.RedisError, redis_errors.RedisClusterException, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # redis-py raises TypeError for a bad option
             failure = _translated(error, self._timeout)
         if task and task.cancelling() > cancels:
             # Python 3.11's asyncio.wait_for, which redis sends with, can swallow a cancellation.
@@ -282,9 +294,30 @@ def _client(given: object) -> AnyRedis | None:
     if not isinstance(given, str):
         return None
     try:  # one immediate retry, for a connection that broke while it was idle
-        return Redis.from_url(given, retry=Retry(NoBackoff(), 1))
-    except (ValueError, redis_errors.RedisError):
+        client = Redis.from_url(given, retry=Retry(NoBackoff(), 1))
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # does no I/O, and takes all options
+    except Exception:  # noqa: BLE001  # TypeError, ValueError and others of redis-py
         return None
+    return client
+
+
+def _gap(rate: float, period: float) -> float:
+    """The seconds between two starts; raises `ValueError` for numbers out of range."""
+    check_number("rate", rate, above=0, unit="number of requests")
+    check_number("period", period, above=0)
+    gap = period / rate
+    if not _SHORTEST_GAP <= gap <= _LONGEST_GAP:
+        raise ValueError(f"rate={rate!r} in period={period!r} is not within what can be counted")
+    return gap
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _translated(error: Exception, timeout: float) -> VPSBackupsError:
@@ -297,9 +330,17 @@ def _translated(error: Exception, timeout: float) -> VPSBackupsError:
         return ConfigurationError(
             f"the Redis server of the limiter refuses its user or password ({_kind(error)})"
         )
+    if _kind(error) in _PASSING_WORDS:
+        return LimiterUnreachableError(
+            f"the Redis server of the limiter cannot count now ({_kind(error)})"
+        )
     if isinstance(error, _PASSING):
         return LimiterUnreachableError(
             f"the Redis server of the limiter is not available ({_kind(error)})"
+        )
+    if not isinstance(error, redis_errors.RedisError | redis_errors.RedisClusterException):
+        return ConfigurationError(
+            f"the Redis client of the limiter cannot be used ({_kind(error)}): check its options"
         )
     return ConfigurationError(
         f"the Redis server of the limiter refuses to count ({_kind(error)}): the key must be its "
@@ -307,7 +348,15 @@ def _translated(error: Exception, timeout: float) -> VPSBackupsError:
     )
 
 
+_ERROR_WORD: Final = re.compile(r"(?:^|: -)([A-Z]+)(?= |$)")
+
+
 def _kind(error: Exception) -> str:
-    """Redis's own word for the error (`WRONGTYPE`), else the class: the text may name a user."""
-    word = str(error).partition(" ")[0]
-    return word if word.isupper() and word.isalpha() else type(error).__name__
+    """Redis's own word for the error (`WRONGTYPE`), else the class: the text may name a user.
+
+    Redis 6 puts the error of a command in a script into one of its own: `ERR Error running script
+    (call to f_…): @user_script:14: @user_script: 14: -READONLY You can't write against…`.
+    """
+    words = _ERROR_WORD.findall(str(error))
+    code = getattr(error, "status_code", None)  # redis-py takes it out of some texts
+    return words[-1] if words else code or type(error).__name__
