@@ -364,9 +364,9 @@ async def test_a_create_on_a_closed_client_does_not_look_on(fake: FakeVPS) -> No
     fake.visible_after = 1e6
     fake.inject(Drop("after", method="POST"))
     client = client_of(fake, timeouts=Timeouts(attempt=1), retry=RetryPolicy(create_grace=300))
+    client._creator._longest = 2
     call = asyncio.create_task(client.create(1))
     await asyncio.sleep(1)
-    client._creator._longest = 2
     await client.close()
     began = loop.time()
     with pytest.raises(CreateOutcomeUnknownError):

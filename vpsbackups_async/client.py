@@ -16,6 +16,7 @@ from yarl import URL
 
 from vpsbackups_async import _wire
 from vpsbackups_async._checks import check_callable, check_int, check_number, check_plain_function
+from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
@@ -159,13 +160,10 @@ class BackupsClient:
         self._hub = WaitHub(
             looker.search, patience=timeouts.attempt, closed_for=self._session.closed_for
         )
-        self._creator = Creator(
-            self._transport,
-            looker,
-            partial(_wait_for_other, self._hub, self._session.mask),
-            retry,
-            emitter(on_event),
+        self._creates = Creates(
+            partial(_wait_for_other, self._hub, self._session.mask), emitter(on_event)
         )
+        self._creator = Creator(self._transport, looker, retry, self._creates)
         self._jobs = Jobs(self._session.mask)
 
     def __repr__(self) -> str:
@@ -363,7 +361,7 @@ class BackupsClient:
             if not missing_ok:
                 raise
         else:
-            self._creator.forget(backup_id)
+            self._creates.known.forget(backup_id)
 
     async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
@@ -458,10 +456,10 @@ class BackupsClient:
         try:
             # In this order, so that jobs whose waits end can say which backup they waited for, and
             # creates whose jobs are cancelled are waited for.
-            self._creator.stop()
+            self._creates.stop()
             await self._hub.close()
             await self._jobs.close()
-            await self._creator.close()
+            await self._creates.close()
             closed = ConfigurationError("this client was closed during a list")
             await self._lists.aclose(closed)
             await self._looks.aclose(closed)

@@ -25,7 +25,8 @@ class Creation:
     `sought` is whether a backup with the `marker` may be there from before. `unanswered` is whether
     the server may have carried out one of the `posts` requests; `pause` is the last pause before
     one, in seconds. The call waits for other backups until `wait_until`; a try of it begins at
-    `began` and ends by `end`, in loop time.
+    `began` and ends by `end`, in loop time. `longest` is how many seconds the client waits for it
+    when it is closed.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Creation:
         self.marker = marker
         self.sought = sought
         self.wait_until = math.inf  # for the ends of other backups
+        self.longest = math.inf
         self.sending = SendState()
         self.known_ids: frozenset[int] = frozenset()
         self.read_before = False

@@ -1,19 +1,15 @@
-"""Creates, one at a time on a server, which end also if their callers are cancelled."""
+"""Creates, one at a time on a server, with what is there already."""
 
 import asyncio
 import logging
 import math
-import weakref
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Final
 
-from attrs import evolve
-
 from vpsbackups_async import _tags, _wire
+from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creation import Creation, IfRunning
-from vpsbackups_async._creating.known import KnownBackups
-from vpsbackups_async._creating.maker import Maker, closing_error
+from vpsbackups_async._creating.maker import Maker
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.transport import Transport
@@ -27,7 +23,6 @@ from vpsbackups_async.errors import (
     WaitError,
     WaitTimeoutError,
 )
-from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.models import Backup, BackupStatus, BackupType
 
 __all__ = ["Creator", "IfRunning"]
@@ -37,34 +32,25 @@ logger = logging.getLogger("vpsbackups_async")
 _BETWEEN_ROUNDS: Final = ExponentialBackoff(1.0, maximum=120.0)
 """The pause where the list does not show how a running backup ended, or what runs at all."""
 
-WaitForEnd = Callable[[Backup, float | None], Awaitable[Backup]]
-"""Waits for a running backup, for so many seconds at most; None for no limit."""
-
 
 class Creator:
-    """Makes backups for one client, one at a time on a server."""
+    """Makes backups for one client, one at a time on a server.
+
+    What it shares with other creators of the client, whose timeouts and retries differ, is in
+    `creates`. `finder` looks at the lists.
+    """
 
     def __init__(
-        self,
-        transport: Transport,
-        finder: Finder,
-        wait: WaitForEnd,
-        retry: RetryPolicy,
-        emit: Callable[[Event], None],
+        self, transport: Transport, finder: Finder, retry: RetryPolicy, creates: Creates
     ) -> None:
         self._finder = finder
-        self._known = KnownBackups()
-        self._maker = Maker(transport, finder, retry, self._known)
-        self._wait = wait
-        self._emit = emit
+        self._creates = creates
+        self._known = creates.known
+        self._maker = Maker(transport, finder, retry, creates.known)
         self._deadline = transport.timeouts.deadline
         self._longest = transport.timeouts.attempt + max(
             retry.create_grace, retry.create_again_after or 0.0
         )
-        self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._open: dict[asyncio.Task[Backup], Creation] = {}
-        self._orphans: set[asyncio.Task[Backup]] = set()  # of those, whose callers were cancelled
-        self._stopped = False
 
     async def create(
         self,
@@ -76,8 +62,6 @@ class Creator:
         marker: bool | str = False,
     ) -> Backup:
         """The backup; see `BackupsClient.create`."""
-        if self._stopped:
-            raise closing_error()
         request = _wire.create_request(server_id, description)
         sought = not isinstance(marker, bool)
         text = _tags.check_marker(marker) if sought else _tags.new_marker() if marker else None
@@ -85,84 +69,19 @@ class Creator:
             description = _tags.with_marker(description, text)
             request = _wire.create_request(server_id, description)
         creation = Creation(request, server_id, description or "", if_running, text, sought=sought)
+        creation.longest = self._longest
         if if_running == "adopt" and timeout is None:
             timeout = self._deadline  # the refusals of a backup that no list shows must end
         if timeout is not None:
             creation.wait_until = asyncio.get_running_loop().time() + timeout
-        task = asyncio.create_task(self._create(creation), name=f"vpsbackups-create-{server_id}")
-        self._open[task] = creation
-        task.add_done_callback(self._open.pop)
-        try:
-            made = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                self._report(creation, task)
-            elif creation.is_committed:
-                creation.sending.no_more_attempts = True
-                self._orphans.add(task)
-                task.add_done_callback(partial(self._report, creation))
-            else:
-                task.cancel()
-                await asyncio.wait([task])
-            raise
-        except Exception as error:
-            self._emit(CreateEnded(server_id, error=error))
-            raise
-        self._emit(CreateEnded(server_id, made))
-        return made
-
-    def _report(self, creation: Creation, task: asyncio.Task[Backup]) -> None:
-        """Log what became of a create whose caller was cancelled, and emit it as an event."""
-        self._orphans.discard(task)
-        server_id, name = creation.server_id, task.get_name()
-        event = CreateEnded(server_id, caller_cancelled=True)
-        if task.cancelled():
-            cut = creation.unknown((), "it was cut short, for the client was closed")
-            event = evolve(event, error=cut)
-            how = f"was cut short: {cut}"
-        elif isinstance(error := task.exception(), Exception):
-            event = evolve(event, error=error)
-            how = f"failed: {error}"
-        elif error is None:
-            event = evolve(event, backup=task.result())
-            how = f"made backup {task.result().id}"
-        else:
-            return
-        logger.warning("%s, whose caller was cancelled, %s", name, how, extra={"event": event})
-        self._emit(event)
-
-    def stop(self) -> None:
-        """Refuse further creates, and further attempts of those that are open."""
-        self._stopped = True
-        for creation in self._open.values():
-            creation.sending.no_more_attempts = True
-
-    async def close(self) -> None:
-        """Wait for creates that the server may be carrying out, no longer than one can take.
-
-        Creates whose callers were cancelled are cancelled after that.
-        """
-        committed = {task for task, creation in self._open.items() if creation.is_committed}
-        if waited := committed | self._orphans:
-            await asyncio.wait(waited, timeout=self._longest)
-        left = tuple(self._orphans)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-    def forget(self, backup_id: int) -> None:
-        """Note that a backup was deleted: the API may give its id to a new one."""
-        self._known.forget(backup_id)
+        return await self._creates.run(creation, self._create)
 
     async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
         """The backup of a create that failed so; see `BackupsClient.settle`."""
-        async with self._lock(server_id):
+        async with self._creates.lock(server_id):
             return await self._maker.settle(error, server_id)
 
     # --- One at a time on a server ---------------------------------------------------------------
-
-    def _lock(self, server_id: int) -> asyncio.Lock:
-        return self._locks.setdefault(server_id, asyncio.Lock())
 
     async def _create(self, creation: Creation) -> Backup:
         """The backup, made while no other create of this client runs on the server.
@@ -173,7 +92,7 @@ class Creator:
         loop = asyncio.get_running_loop()
         while True:
             creation.begin(loop.time(), self._deadline)
-            lock = self._lock(creation.server_id)
+            lock = self._creates.lock(creation.server_id)
             held = await self._in_turn(creation, lock)
             try:
                 if there := self._answer(creation, held):
@@ -271,9 +190,9 @@ class Creator:
         """Wait for the end of another backup; False if no list shows it any more."""
         left = self._time_left(creation)
         try:
-            await self._wait(running, None if left == math.inf else left)
+            await self._creates.wait(running, None if left == math.inf else left)
         except WaitError as error:
-            if self._stopped or isinstance(error, WaitTimeoutError):
+            if self._creates.stopped or isinstance(error, WaitTimeoutError):
                 error.add_note(f"no backup of server {creation.server_id} was asked for")
                 raise
             logger.debug("the wait for the running backup ended: %s", error)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from vpsbackups_async import _tags, _wire
+from vpsbackups_async._creating.creates import closing_error
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
 from vpsbackups_async._creating.known import KnownBackups
@@ -23,14 +24,13 @@ from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
     ApiError,
-    ConfigurationError,
     CreateOutcomeUnknownError,
     InvalidResponseError,
     VPSBackupsError,
 )
 from vpsbackups_async.models import Backup
 
-__all__ = ["Maker", "closing_error"]
+__all__ = ["Maker"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -269,8 +269,3 @@ def _again(
     return CreateOutcomeUnknownError(
         candidates, error.server_id, error.description, reason, *error.args[4:]
     )
-
-
-def closing_error() -> ConfigurationError:
-    """The error of a create that was not sent because the client is closed."""
-    return ConfigurationError("this client is being closed: it creates no further backup")

@@ -1,0 +1,125 @@
+"""What the creates of one client share; they end also if their callers are cancelled."""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from attrs import evolve
+
+from vpsbackups_async._creating.creation import Creation
+from vpsbackups_async._creating.known import KnownBackups
+from vpsbackups_async.errors import ConfigurationError
+from vpsbackups_async.events import CreateEnded, Event
+from vpsbackups_async.models import Backup
+
+__all__ = ["Creates", "WaitForEnd", "closing_error"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+WaitForEnd = Callable[[Backup, float | None], Awaitable[Backup]]
+"""Waits for a running backup, for so many seconds at most; None for no limit."""
+
+
+class Creates:
+    """What the creates of one client share, whatever their timeouts and retries.
+
+    `wait` waits for a backup that runs already, `emit` is called with an event for each end of a
+    create. `known` has the backups that a later create cannot have made.
+    """
+
+    def __init__(self, wait: WaitForEnd, emit: Callable[[Event], None]) -> None:
+        self.wait = wait
+        self.known = KnownBackups()
+        self.stopped = False
+        """Whether no further create, and no further attempt of an open one, is sent."""
+        self._emit = emit
+        self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._open: dict[asyncio.Task[Backup], Creation] = {}
+        self._orphans: set[asyncio.Task[Backup]] = set()  # of those, whose callers were cancelled
+
+    def lock(self, server_id: int) -> asyncio.Lock:
+        """The lock of a server, on which one create runs at a time."""
+        return self._locks.setdefault(server_id, asyncio.Lock())
+
+    async def run(
+        self, creation: Creation, work: Callable[[Creation], Coroutine[Any, Any, Backup]]
+    ) -> Backup:
+        """The backup that the work gives; if the server may make one, it ends without its caller.
+
+        Raises `ConfigurationError` once the client is being closed.
+        """
+        if self.stopped:
+            raise closing_error()
+        server_id = creation.server_id
+        task = asyncio.create_task(work(creation), name=f"vpsbackups-create-{server_id}")
+        self._open[task] = creation
+        task.add_done_callback(self._open.pop)
+        try:
+            made = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                self._report(creation, task)
+            elif creation.is_committed:
+                creation.sending.no_more_attempts = True
+                self._orphans.add(task)
+                task.add_done_callback(partial(self._report, creation))
+            else:
+                task.cancel()
+                await asyncio.wait([task])
+            raise
+        except Exception as error:
+            self._emit(CreateEnded(server_id, error=error))
+            raise
+        self._emit(CreateEnded(server_id, made))
+        return made
+
+    def _report(self, creation: Creation, task: asyncio.Task[Backup]) -> None:
+        """Log what became of a create whose caller was cancelled, and emit it as an event."""
+        self._orphans.discard(task)
+        server_id, name = creation.server_id, task.get_name()
+        event = CreateEnded(server_id, caller_cancelled=True)
+        if task.cancelled():
+            cut = creation.unknown((), "it was cut short, for the client was closed")
+            event = evolve(event, error=cut)
+            how = f"was cut short: {cut}"
+        elif isinstance(error := task.exception(), Exception):
+            event = evolve(event, error=error)
+            how = f"failed: {error}"
+        elif error is None:
+            event = evolve(event, backup=task.result())
+            how = f"made backup {task.result().id}"
+        else:
+            return
+        logger.warning("%s, whose caller was cancelled, %s", name, how, extra={"event": event})
+        self._emit(event)
+
+    def stop(self) -> None:
+        """Refuse further creates, and further attempts of those that are open."""
+        self.stopped = True
+        for creation in self._open.values():
+            creation.sending.no_more_attempts = True
+
+    async def close(self) -> None:
+        """Wait for creates that the server may be carrying out, no longer than one can take.
+
+        Creates whose callers were cancelled are cancelled after that.
+        """
+        waited = {
+            task: creation.longest
+            for task, creation in self._open.items()
+            if creation.is_committed or task in self._orphans
+        }
+        if waited:
+            await asyncio.wait(waited, timeout=max(waited.values()))
+        left = tuple(self._orphans)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def closing_error() -> ConfigurationError:
+    """The error of a create that was not sent because the client is closed."""
+    return ConfigurationError("this client is being closed: it creates no further backup")
