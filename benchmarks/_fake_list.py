@@ -12,7 +12,7 @@ from attrs import evolve
 from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, Page, ServerRef
-from vpsbackups_async._lists.lists import Lists
+from vpsbackups_async._lists.lists import KnownLists, Lists
 from vpsbackups_async._lists.search import Search
 from vpsbackups_async._transport.secrets import Redactor
 
@@ -44,7 +44,7 @@ class FakeList:
 
     def search(self) -> Search:
         """A search in this list, by the same code that a client uses."""
-        return Search(Lists(self._fetch, URL("https://example.com"), Redactor()))
+        return Search(Lists(self._fetch, KnownLists(URL("https://example.com"), Redactor())))
 
     async def _fetch(self, listing: object, hooks: object, query: str) -> Any:
         self.requests += 1

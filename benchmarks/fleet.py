@@ -16,7 +16,7 @@ from yarl import URL
 
 from benchmarks._table import Verdict
 from vpsbackups_async import AdaptiveLimiter, BackupsClient, Progress
-from vpsbackups_async._lists.lists import Lists
+from vpsbackups_async._lists.lists import KnownLists, Lists
 from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.testing import FakeVPS, Latency
@@ -49,7 +49,8 @@ def ids(count: int) -> Iterator[int]:
 
 async def drive(count: int, client: InstantClient, **options: object) -> int:
     outcomes = 0
-    lists = Lists(None, URL("http://127.0.0.1"), Redactor())  # required, but nothing is listed
+    known = KnownLists(URL("http://127.0.0.1"), Redactor())
+    lists = Lists(None, known)  # required, but nothing is listed
     async for _ in Fleet(client, ids(count), concurrency=64, lists=lists).create(**options):
         outcomes += 1
     return outcomes

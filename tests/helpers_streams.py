@@ -11,7 +11,7 @@ from yarl import URL
 
 from vpsbackups_async import Backup, BackupStatus, BackupType, NotFoundError, Page, ServerRef
 from vpsbackups_async._lists.links import NextLinks
-from vpsbackups_async._lists.lists import Lists
+from vpsbackups_async._lists.lists import KnownLists, Lists
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async.testing import FakeVPS, SeenRequest
@@ -87,7 +87,8 @@ def walk_over(
 
 def lists_over(fetch: object) -> Lists:
     """The `Lists` of a client that gets its pages from `fetch(listing, on_response, query)`."""
-    return Lists(fetch, URL(LIST_URL).parent.parent, Redactor())  # type: ignore[arg-type]
+    known = KnownLists(URL(LIST_URL).parent.parent, Redactor())
+    return Lists(fetch, known)  # type: ignore[arg-type]
 
 
 class PagedIds:

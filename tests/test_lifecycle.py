@@ -8,15 +8,13 @@ import ssl
 import subprocess
 import sys
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import trustme
+from helpers_noise import Noise, complain_to, listening
 from helpers_transport import VERBS, RawServer, at_once, closed_port
 
 from vpsbackups_async import (
@@ -160,38 +158,6 @@ async def test_a_call_under_way_when_the_client_is_closed_ends_with_an_error_of_
 
 
 # --- Forgetting to close -------------------------------------------------------------------------
-
-
-class Noise:
-    """The warnings, and what the event loop complained about."""
-
-    def __init__(self) -> None:
-        self.warnings: list[warnings.WarningMessage] = []
-        self.complaints: list[dict[str, Any]] = []
-
-    def assert_one_warning_of_ours(self) -> None:
-        said = [f"{seen.category.__name__}: {seen.message}" for seen in self.warnings]
-        assert len(said) == 1, said
-        assert said[0].startswith("ResourceWarning: unclosed <BackupsClient of http://127.0.0.1:")
-        assert "async with BackupsClient(...)" in said[0]
-        assert self.complaints == []
-
-
-@contextmanager
-def listening() -> Iterator[Noise]:
-    noise = Noise()
-    gc.collect()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield noise
-        gc.collect()
-        noise.warnings = list(caught)
-
-
-def complain_to(noise: Noise) -> None:
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _, context: noise.complaints.append(context)
-    )
 
 
 async def test_a_client_that_is_dropped_unclosed_warns_once_in_our_name() -> None:

@@ -73,7 +73,7 @@ async def test_a_stalled_reader_that_leaves_leaves_nothing(framework: str, fake:
             try:
                 await reader.leave()
                 await standstill(fake)
-                assert len(site.client()._lists._open_walks) == 0
+                assert len(site.client()._lists._known.open_walks) == 0
             finally:
                 gc.enable()
         assert fake.count() == before < PAGES
@@ -96,7 +96,7 @@ async def test_a_client_that_leaves_cancels_the_page_that_is_under_way(
         await standstill(fake)
         assert [seen.status for seen in fake.requests] == [200, None]
         gc.collect()  # the traceback of the cancellation had it still
-        assert len(site.client()._lists._open_walks) == 0
+        assert len(site.client()._lists._known.open_walks) == 0
         fake.clear_faults()
         assert (await answer(site.port, LISTING))[0] == 200  # none the worse for it
 
@@ -113,7 +113,7 @@ async def test_an_aiohttp_handler_that_is_not_cancelled_notices_at_its_next_writ
         await until(lambda: site.client().stats.running == 0)
         await standstill(fake)
         assert [seen.status for seen in fake.requests] == [200, 200]
-        assert len(site.client()._lists._open_walks) == 0
+        assert len(site.client()._lists._known.open_walks) == 0
 
 
 @each_framework

@@ -19,7 +19,7 @@ from vpsbackups_async._checks import check_callable, check_int, check_number, ch
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
-from vpsbackups_async._lists.lists import Lists, backups_query, fetch_page
+from vpsbackups_async._lists.lists import KnownLists, Lists, backups_query, fetch_page
 from vpsbackups_async._lists.stream import BackupStream
 from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._transport.address import check_base_url
@@ -107,8 +107,11 @@ class BackupsClient:
       raises is logged.
 
     Raises `ConfigurationError` for a token, URL, proxy or `ssl_context` that cannot work, and
-    `ValueError` for numbers out of range.
+    `ValueError` for other arguments of the wrong kind or out of range.
     """
+
+    _parent: Self | None = None
+    """The client that is to be closed, if it is not this one."""
 
     def __init__(
         self,
@@ -131,6 +134,7 @@ class BackupsClient:
         base_url = Secret(base_url or os.environ.get("VPS_API_URL") or DEFAULT_URL)
         proxy = None if proxy is None else Secret.wrap(str(proxy))
         check_int("max_response_bytes", max_response_bytes)
+        _check_options(timeouts, retry)
         if on_event is not None:
             check_plain_function("on_event", on_event)
         root = check_base_url(base_url, allow_insecure=allow_insecure, token=token)
@@ -147,16 +151,11 @@ class BackupsClient:
             allow_insecure=allow_insecure,
             max_response_bytes=max_response_bytes,
         )
-        self._transport = Transport(self._session, timeouts, retry)
-        # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
-        # that was never closed could then no longer close its connections.
-        self._lists = Lists(partial(fetch_page, self._transport), root, self._session.mask)
-        self._finder = Finder(self._lists)
+        self._known_lists = KnownLists(root, self._session.mask)
         # Waits and creates look again and again while a list fails: with retries of their own, they
         # leave the budget to the caller's calls.
-        looking = Transport(self._session, timeouts, retry, RetryBudget(retry.budget))
-        self._looks = Lists(partial(fetch_page, looking), root, self._session.mask)
-        looker = Finder(self._looks)
+        self._looking_budget = RetryBudget(retry.budget)
+        looker = self._set_options(timeouts, retry)
         self._hub = WaitHub(
             looker.search, patience=timeouts.attempt, closed_for=self._session.closed_for
         )
@@ -165,6 +164,17 @@ class BackupsClient:
         )
         self._creator = Creator(self._transport, looker, retry, self._creates)
         self._jobs = Jobs(self._session.mask)
+
+    def _set_options(self, timeouts: Timeouts, retry: RetryPolicy) -> Finder:
+        """Send with these timeouts and retries; a finder for waits and creates that does so."""
+        self._timeouts, self._retry = timeouts, retry
+        self._transport = Transport(self._session, timeouts, retry)
+        looking = Transport(self._session, timeouts, retry, self._looking_budget)
+        # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
+        # that was never closed could then no longer close its connections.
+        self._lists = Lists(partial(fetch_page, self._transport), self._known_lists)
+        self._finder = Finder(self._lists)
+        return Finder(Lists(partial(fetch_page, looking), self._known_lists))
 
     def __repr__(self) -> str:
         # A traceback with locals also calls it if `__init__` fails.
@@ -432,6 +442,31 @@ class BackupsClient:
 
     # --- Life ----------------------------------------------------------------------------------
 
+    def with_options(
+        self, *, timeouts: Timeouts | None = None, retry: RetryPolicy | None = None
+    ) -> Self:
+        """A client that shares everything with this one but its timeouts and retries.
+
+        What is None stays as it is here. Connections, limiter, retry budget, waits, background
+        creates and jobs, `stats` and `on_event` are those of this client: a `keepalive` or `budget`
+        given here has no effect, and the looks of waits, which all share, keep the timeouts and
+        retries of the first client.
+
+        It costs no request and needs no closing: closing this client ends it, and its own `close`
+        and the end of its `async with` do nothing. So keep this client, and close it.
+
+        Raises `ValueError` for anything but `Timeouts` and a `RetryPolicy`.
+        """
+        timeouts = self._timeouts if timeouts is None else timeouts
+        retry = self._retry if retry is None else retry
+        _check_options(timeouts, retry)
+        other = object.__new__(type(self))  # of a subclass as well, with all that it added
+        vars(other).update(vars(self))
+        other._parent = self._parent or self
+        looker = other._set_options(timeouts, retry)
+        other._creator = Creator(other._transport, looker, retry, self._creates)
+        return other
+
     @property
     def stats(self) -> ClientStats:
         """What this client has done so far, and the state of its limiter; sends nothing."""
@@ -451,8 +486,11 @@ class BackupsClient:
         """End all waits, lists and background jobs, and close the connections.
 
         It waits for creates that the server may be carrying out, also those whose callers were
-        cancelled, so that their backups are known. Closing twice does no harm.
+        cancelled, so that their backups are known. Closing twice does no harm. On a client that
+        `with_options` gave it does nothing: close the one that was asked for it.
         """
+        if self._parent is not None:
+            return
         try:
             # In this order, so that jobs whose waits end can say which backup they waited for, and
             # creates whose jobs are cancelled are waited for.
@@ -461,8 +499,7 @@ class BackupsClient:
             await self._jobs.close()
             await self._creates.close()
             closed = ConfigurationError("this client was closed during a list")
-            await self._lists.aclose(closed)
-            await self._looks.aclose(closed)
+            await self._known_lists.aclose(closed)
         finally:
             await self._session.close()
 
@@ -480,13 +517,20 @@ class BackupsClient:
 
     def __del__(self) -> None:
         session = getattr(self, "_session", None)
-        if session is not None and session.abandon():
+        if session is not None and self._parent is None and session.abandon():
             warnings.warn(
                 f"unclosed {self!r}: use 'async with BackupsClient(...)' or await its close()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
+
+
+def _check_options(timeouts: object, retry: object) -> None:
+    if not isinstance(timeouts, Timeouts):
+        raise ValueError(f"timeouts must be Timeouts, not {timeouts!r}")
+    if not isinstance(retry, RetryPolicy):
+        raise ValueError(f"retry must be a RetryPolicy, not {retry!r}")
 
 
 def _known_and_ref(backup: object) -> tuple[Backup | None, BackupRef]:

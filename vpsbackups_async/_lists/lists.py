@@ -25,7 +25,7 @@ from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
 from vpsbackups_async.errors import BadRequestError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Page
 
-__all__ = ["PAGE_SIZE", "FetchPage", "Hooks", "ListQuery", "Lists", "backups_query"]
+__all__ = ["PAGE_SIZE", "FetchPage", "Hooks", "KnownLists", "ListQuery", "Lists", "backups_query"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -106,20 +106,47 @@ async def fetch_page(
     return listing.read(response)
 
 
-class Lists:
-    """Opens walks through the lists of one client, below the API's `root`."""
+class KnownLists:
+    """What one client knows of the lists below the API's `root`, and its open walks.
 
-    def __init__(self, fetch: FetchPage, root: URL, mask: Redactor) -> None:
-        self._fetch = fetch
+    `ignored_filters` are those that the server ignored when a page last told.
+    """
+
+    def __init__(self, root: URL, mask: Redactor) -> None:
+        self.open_walks: set[Walk[Any]] = set()
+        self.ignored_filters: set[str] = set()
+        self.warned_of_filters = False
+        self.taken_size = 0
+        self.refused_size = math.inf
         self._root = root
         self._mask = mask
         self._links: dict[str, NextLinks] = {}
-        self._open_walks: set[Walk[Any]] = set()
-        self.ignored_filters: set[str] = set()
+
+    def links(self, path: str) -> NextLinks:
+        """The links of the list at this path, which warn once of what they mend."""
+        links = self._links.get(path)
+        if links is None:
+            url = URL(f"{self._root}{path}", encoded=True)
+            links = self._links[path] = NextLinks(url, self._mask)
+        return links
+
+    async def aclose(self, error: VPSBackupsError) -> None:
+        """End all walks; a reader who goes on gets the error."""
+        for walk in tuple(self.open_walks):
+            await walk.aclose(error)
+
+
+class Lists:
+    """Opens walks through lists; `known` is shared by all that read the lists of one client."""
+
+    def __init__(self, fetch: FetchPage, known: KnownLists) -> None:
+        self._fetch = fetch
+        self._known = known
+
+    @property
+    def ignored_filters(self) -> set[str]:
         """The filters that the server ignored when a page last told."""
-        self._warned_of_filters = False
-        self._taken_size = 0
-        self._refused_size = math.inf
+        return self._known.ignored_filters
 
     def open(
         self,
@@ -136,57 +163,49 @@ class Lists:
         attempt before the next one; what that raises ends the walk.
         """
         listing, first, size = query.listing, query.text, query.page_size
-        links = self._links.get(listing.path)
-        if links is None:
-            url = URL(f"{self._root}{listing.path}", encoded=True)
-            links = self._links[listing.path] = NextLinks(url, self._mask)
         hooks = Hooks(on_response, on_retry) if on_response or on_retry else _NO_HOOKS
         fetch: Fetch[T] = partial(self._fetch, listing, hooks)
         if size is not None:
-            if size >= self._refused_size:
+            if size >= self._known.refused_size:
                 first = _without_page_size(first)
-            elif size > self._taken_size:
+            elif size > self._known.taken_size:
                 fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, size))
         return Walk(
             fetch,
             first,
-            links,
+            self._known.links(listing.path),
             keep=partial(self._matching, query) if query.filters else None,
             prefetch=prefetch,
             max_pages=max_pages,
-            open_walks=self._open_walks,
+            open_walks=self._known.open_walks,
         )
-
-    async def aclose(self, error: VPSBackupsError) -> None:
-        """End all walks; a reader who goes on gets the error."""
-        for walk in tuple(self._open_walks):
-            await walk.aclose(error)
 
     def _matching(self, query: ListQuery[T], page: Page[T]) -> Page[T]:
         """The page without the items that the filters exclude.
 
         A list of one server must never show a backup of another one: it may get deleted.
         """
-        items = page.items
+        items, known = page.items, self._known
         for name, value in query.filters.items():
             values = query.listing.filters[name]
             if values(page.items) - {value}:
-                self.ignored_filters.add(name)
+                known.ignored_filters.add(name)
                 items = tuple(item for item in items if values((item,)) == {value})
         if items is page.items:
-            if items and self.ignored_filters:
-                self.ignored_filters.difference_update(query.filters)
+            if items and known.ignored_filters:
+                known.ignored_filters.difference_update(query.filters)
             return page
-        if not self._warned_of_filters:
-            self._warned_of_filters = True
+        if not known.warned_of_filters:
+            known.warned_of_filters = True
             logger.warning("the server ignores list filters: they are applied here")
         return evolve(page, items=items, count=None)
 
     def _learn_of_size(self, size: int, *, taken: bool) -> None:
+        known = self._known
         if taken:
-            self._taken_size = max(size, self._taken_size)
+            known.taken_size = max(size, known.taken_size)
         else:
-            self._refused_size = min(size, self._refused_size)
+            known.refused_size = min(size, known.refused_size)
             logger.info("the server refuses page_size=%s: its lists are read without", size)
 
 
