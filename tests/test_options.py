@@ -1,7 +1,10 @@
 """A client with other timeouts and retries, which shares everything else with its parent."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from helpers_creating import client_of
@@ -119,6 +122,17 @@ def test_timeouts_must_be_timeouts_and_retries_a_policy(bad: object) -> None:
         BackupsClient("vps_x").with_options(retry=Timeouts())  # type: ignore[arg-type]
 
 
+async def test_one_that_is_no_longer_used_is_not_kept_by_those_made_from_it(fake: FakeVPS) -> None:
+    async with client_of(fake) as client:
+        between = client.with_options(retry=at_once(1))
+        seen = weakref.ref(between)
+        last = between.with_options(timeouts=Timeouts(attempt=5))
+        del between
+        gc.collect()
+        assert seen() is None
+        assert await last.list().first() is not None
+
+
 # --- What is shared ------------------------------------------------------------------------------
 
 
@@ -139,6 +153,24 @@ async def test_the_limiter_the_counters_and_the_budget_are_shared(fake: FakeVPS)
         with pytest.raises(ServerError):
             await client.list().first()
         assert fake.count() - before == 1  # the other one has used up the budget
+
+
+async def test_the_budget_of_looks_is_shared_too_and_apart_from_that_of_calls(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(ServerFault(502, method="GET"))
+    retry = RetryPolicy(attempts=3, backoff=ConstantBackoff(0), budget=2)
+    async with client_of(fake, retry=retry) as client:
+        requests = []
+        other = client.with_options(retry=RetryPolicy(attempts=3, backoff=ConstantBackoff(0)))
+        for one in (other, client):
+            with pytest.raises(ServerError):
+                await one.ensure(1, within=timedelta(hours=1))
+            requests.append(fake.count())
+        with pytest.raises(ServerError):
+            await client.list().first()
+        requests.append(fake.count())
+    assert requests == [3, 4, 7]
 
 
 async def test_creates_of_both_on_one_server_never_overlap(fake: FakeVPS) -> None:

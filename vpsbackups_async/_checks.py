@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from datetime import timedelta
 
 
 def check_int(name: str, value: object, least: int = 1) -> int:
@@ -32,6 +33,19 @@ def check_number(
     ):
         wanted = "zero or more" if above is None else f"above {above:g}"
         raise ValueError(f"{name} must be a finite {unit}, {wanted}, not {value!r}")
+    return value
+
+
+def check_description(value: object) -> None:
+    """Raise `ValueError` unless the value can be the description of a backup."""
+    if not isinstance(value, str | None):
+        raise ValueError(f"description must be a str or None, not {value!r}")
+
+
+def check_duration(name: str, value: object) -> timedelta:
+    """The value itself; raises `ValueError` unless it is a timedelta of more than zero."""
+    if not isinstance(value, timedelta) or value <= timedelta(0):
+        raise ValueError(f"{name} must be a timedelta of more than zero, not {value!r}")
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlia
 import msgspec
 from attrs import define, field, frozen
 
-from vpsbackups_async._checks import check_int
+from vpsbackups_async._checks import check_description, check_int
 from vpsbackups_async.errors import (
     ApiError,
     AuthenticationError,
@@ -104,9 +104,8 @@ def check_backup_type(value: object) -> BackupType:
 def create_request(server_id: int, description: str | None) -> Request:
     """A manual backup of a server; raises `ValueError` for a bad id or description."""
     body: dict[str, object] = {"server_id": check_int("server_id", server_id)}
+    check_description(description)
     if description is not None:
-        if not isinstance(description, str):
-            raise ValueError(f"description must be a str or None, not {description!r}")
         body["description"] = description
     return Request("create", _CREATE, "POST", "/backups/", body=_encode(body))
 

@@ -6,6 +6,7 @@ import ssl as ssl_module
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import aclosing
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, SupportsIndex, TypeVar
@@ -15,7 +16,13 @@ from attrs import frozen
 from yarl import URL
 
 from vpsbackups_async import _wire
-from vpsbackups_async._checks import check_callable, check_int, check_number, check_plain_function
+from vpsbackups_async._checks import (
+    check_callable,
+    check_duration,
+    check_int,
+    check_number,
+    check_plain_function,
+)
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
@@ -287,6 +294,39 @@ class BackupsClient:
         return await self._creator.create(
             server_id, description, if_running=if_running, timeout=timeout, marker=marker
         )
+
+    async def ensure(
+        self,
+        server_id: int,
+        *,
+        within: timedelta,
+        description: str | None = None,
+        running_within: timedelta = timedelta(hours=6),
+    ) -> Backup:
+        """A recent manual backup with this description: one that is there, or else a new one.
+
+        That is the newest one that is completed and younger than `within`, or runs and is younger
+        than `running_within` (so that one that is stuck does not count), by the clock of the
+        server (its `Date` header, without one this machine's). Descriptions are compared without
+        their tags; one with an unknown status counts as running. `within=timedelta(hours=20)` is
+        for nightly runs: with 24, a run that comes a minute early finds the backup of the day
+        before.
+
+        The server's manual backups are read completely first, so that a lost answer is settled
+        with certainty. A new backup has a marker made of the period, server and description;
+        periods are as long as `within`, counted from 1970. So it is safe to try again, in another
+        process too. If two processes create in the same moment, both give the backup with the
+        lowest id, and a WARNING names the other one; the server's list is read once more for that.
+        Otherwise it acts as `create` does, also if the caller is cancelled.
+
+        Raises what `create` raises, `PaginationError` where the list cannot be read completely
+        included; `ValueError` for bad arguments.
+        """
+        check_int("server_id", server_id)
+        check_duration("within", within)
+        check_duration("running_within", running_within)
+        self._session.open()
+        return await self._creator.ensure(server_id, description, within, running_within)
 
     async def settle(self, error: CreateOutcomeUnknownError) -> Backup:
         """The backup of a create that failed with this error, found by looking once more.

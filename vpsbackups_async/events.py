@@ -21,6 +21,9 @@ logger = logging.getLogger("vpsbackups_async")
 class CreateEnded:
     """A create ended: with the backup that was started, or with the error that was raised.
 
+    The backup may be one that was there already, where that is what was asked for (by `ensure`,
+    `if_running="adopt"` or a marker of the caller's own).
+
     `caller_cancelled` is True if the task that called `create` was cancelled meanwhile: the event
     is then the only place where the backup can be learned. If `close()` had to cut it short, the
     error is a `CreateOutcomeUnknownError`.

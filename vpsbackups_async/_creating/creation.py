@@ -1,60 +1,65 @@
 """One call of `create`, with all of its requests."""
 
 import asyncio
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from vpsbackups_async._creating.evidence import SentCreate, clock_offset
+from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset
 from vpsbackups_async._creating.looks import Look
+from vpsbackups_async._tags import with_marker
 from vpsbackups_async._transport.calls import SendState
-from vpsbackups_async._wire import Request
+from vpsbackups_async._wire import create_request
 from vpsbackups_async.errors import CreateOutcomeUnknownError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Creation", "IfRunning"]
+__all__ = ["Creation", "IfRunning", "first_of"]
+
+logger = logging.getLogger("vpsbackups_async")
 
 IfRunning = Literal["raise", "wait", "adopt"]
 
 
 class Creation:
-    """One call of `create`, with all of its requests.
+    """One call of `create` or `ensure`, with all of its requests.
 
     `description` is sent with its tags. `known_ids` and `read_before` are those of `SentCreate`.
-    `sought` is whether a backup with the `marker` may be there from before. `unanswered` is whether
-    the server may have carried out one of the `posts` requests; `pause` is the last pause before
-    one, in seconds. The call waits for other backups until `wait_until`; a try of it begins at
-    `began` and ends by `end`, in loop time. `longest` is how many seconds the client waits for it
-    when it is closed.
+    `sought` is whether a backup with the `marker` may be there from before; `need` is what `ensure`
+    asks for, at `now` by the server's clock. `unanswered` is whether the server may have carried
+    out one of the `posts` requests, `made` whether its backup is known; `pause` is the last pause
+    before one, in seconds. The call waits for other backups until `wait_until`; a try of it begins
+    at `began` and ends by `end`, in loop time. `longest` is how many seconds the client waits for
+    it when it is closed.
     """
 
     def __init__(
         self,
-        request: Request,
         server_id: int,
-        description: str,
-        if_running: IfRunning,
-        marker: str | None,
-        *,
-        sought: bool,
+        description: str | None,
+        if_running: IfRunning = "raise",
+        need: Need | None = None,
     ) -> None:
-        self.request = request
+        self.request = create_request(server_id, description)
         self.server_id = server_id
-        self.description = description
+        self.description = description or ""
         self.if_running = if_running
-        self.marker = marker
-        self.sought = sought
+        self.need = need
+        self.marker: str | None = None
+        self.sought = need is not None
         self.wait_until = math.inf  # for the ends of other backups
         self.longest = math.inf
         self.sending = SendState()
         self.known_ids: frozenset[int] = frozenset()
         self.read_before = False
         self.unanswered = False
+        self.made = False
         self.posts = 0
         self.pause: float | None = None
         self.began = self.end = 0.0
-        self._utc = datetime.now(UTC)
+        self._utc = self.now = datetime.now(UTC)
         self._at = asyncio.get_running_loop().time()
         self._offset: float | None = None
         self._offset_seen = 0.0
@@ -62,7 +67,13 @@ class Creation:
     @property
     def is_committed(self) -> bool:
         """Whether the server may be making the backup, or have made it."""
-        return self.sending.on_the_wire or self.unanswered
+        return self.sending.on_the_wire or self.unanswered or self.made
+
+    def mark(self, marker: str) -> None:
+        """Ask for a backup with this marker, in place of any other."""
+        self.marker = marker
+        self.description = with_marker(self.description, marker)
+        self.request = create_request(self.server_id, self.description)
 
     def begin(self, now: float, seconds: float) -> None:
         """Begin a try of so many seconds, also after an earlier one was refused."""
@@ -70,12 +81,29 @@ class Creation:
         self.posts, self.pause = 0, None
         self.sending.began.clear()
 
+    def see(self, look: Look) -> None:
+        """Note the server's time by a look; where none tells, it is taken to be ours."""
+        ours = self._utc_of(look.at)
+        offset = clock_offset(look.server_time, ours)
+        if offset is not None:
+            self._offset, self._offset_seen = offset, look.at
+        self.now = ours + timedelta(seconds=self._offset or 0.0)
+
+    def answer(self, verdict: Verdict) -> Backup | None:
+        """The backup that the create made, by this verdict; None if that is not known.
+
+        Where several calls ask for the same, each may be given what another one made.
+        """
+        if not self.sought or not verdict.several or not verdict.certain:
+            return verdict.answer
+        if self.need is not None:
+            return verdict.certain[0]  # one more look finds the first of them
+        return first_of(self.server_id, verdict.certain)
+
     def sent(self, look: Look | None = None) -> SentCreate:
         """The create as it is known now, with the server's clock by this look."""
         if look is not None:
-            offset = clock_offset(look.server_time, self._utc_of(look.at))
-            if offset is not None:
-                self._offset, self._offset_seen = offset, look.at
+            self.see(look)
         return SentCreate(
             self.server_id,
             self.description,
@@ -108,3 +136,16 @@ class Creation:
     def _utc_of(self, at: float) -> datetime:
         """The time by this machine's clock at a loop time; steady if that clock is set anew."""
         return self._utc + timedelta(seconds=at - self._at)
+
+
+def first_of(server_id: int, backups: Iterable[Backup]) -> Backup:
+    """The backup with the lowest id, which every caller is given; the others are logged."""
+    first, *others = sorted(backups, key=lambda backup: backup.id)
+    if others:
+        logger.warning(
+            "server %s has several backups where one was asked for: %s; the first is taken, delete "
+            "the others if they are not needed",
+            server_id,
+            [first.id, *(backup.id for backup in others)],
+        )
+    return first

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from vpsbackups_async import _tags, _wire
 from vpsbackups_async._creating.creates import Creates
-from vpsbackups_async._creating.creation import Creation, IfRunning
+from vpsbackups_async._creating.creation import Creation, IfRunning, first_of
+from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._creating.maker import Maker
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._transport.retry import RetryPolicy
@@ -19,7 +22,9 @@ from vpsbackups_async.errors import (
     BackupInProgressError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
+    ManualBackupLimitError,
     PaginationError,
+    VPSBackupsError,
     WaitError,
     WaitTimeoutError,
 )
@@ -43,10 +48,10 @@ class Creator:
     def __init__(
         self, transport: Transport, finder: Finder, retry: RetryPolicy, creates: Creates
     ) -> None:
-        self._finder = finder
+        self._looks = Looks(finder, creates.known, transport.timeouts.attempt)
         self._creates = creates
         self._known = creates.known
-        self._maker = Maker(transport, finder, retry, creates.known)
+        self._maker = Maker(transport, self._looks, retry, creates.known)
         self._deadline = transport.timeouts.deadline
         self._longest = transport.timeouts.attempt + max(
             retry.create_grace, retry.create_again_after or 0.0
@@ -62,18 +67,30 @@ class Creator:
         marker: bool | str = False,
     ) -> Backup:
         """The backup; see `BackupsClient.create`."""
-        request = _wire.create_request(server_id, description)
-        sought = not isinstance(marker, bool)
-        text = _tags.check_marker(marker) if sought else _tags.new_marker() if marker else None
-        if text is not None:
-            description = _tags.with_marker(description, text)
-            request = _wire.create_request(server_id, description)
-        creation = Creation(request, server_id, description or "", if_running, text, sought=sought)
+        creation = Creation(server_id, description, if_running)
+        creation.sought = not isinstance(marker, bool)
+        if creation.sought:
+            creation.mark(_tags.check_marker(marker))
+        elif marker:
+            creation.mark(_tags.new_marker())
         creation.longest = self._longest
         if if_running == "adopt" and timeout is None:
             timeout = self._deadline  # the refusals of a backup that no list shows must end
         if timeout is not None:
             creation.wait_until = asyncio.get_running_loop().time() + timeout
+        return await self._creates.run(creation, self._create)
+
+    async def ensure(
+        self,
+        server_id: int,
+        description: str | None,
+        within: timedelta,
+        running_within: timedelta,
+    ) -> Backup:
+        """The backup; see `BackupsClient.ensure`."""
+        need = Need(server_id, description or "", within, running_within)
+        creation = Creation(server_id, description, need=need)
+        creation.longest = self._longest
         return await self._creates.run(creation, self._create)
 
     async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
@@ -99,7 +116,7 @@ class Creator:
                     return there
                 running = self._running(creation, held)
                 if running is None:
-                    return await self._maker.make(creation)
+                    return await self._make(creation)
                 if creation.if_running == "adopt":
                     return self._known.give(running)
             except BackupInProgressError as error:
@@ -114,7 +131,7 @@ class Creator:
                 pause = _BETWEEN_ROUNDS(Attempt(rounds))
                 await asyncio.sleep(min(pause, self._time_left(creation)))
 
-    async def _in_turn(self, creation: Creation, lock: asyncio.Lock) -> tuple[Backup, ...]:
+    async def _in_turn(self, creation: Creation, lock: asyncio.Lock) -> Sequence[Backup]:
         """The backups of the server, as `_read` gives them, with the lock held.
 
         Raises `DeadlineExceededError` where the time of the call is over first.
@@ -135,7 +152,7 @@ class Creator:
                 raise _late(creation, "while the server's backups were read") from None
             raise
 
-    async def _read(self, creation: Creation) -> tuple[Backup, ...]:
+    async def _read(self, creation: Creation) -> Sequence[Backup]:
         """The backups of the server, if they decide what to do; notes what was there before.
 
         Raises `PaginationError` where the list cannot be read completely.
@@ -143,23 +160,29 @@ class Creator:
         if creation.if_running == "raise" and not creation.sought:
             return ()
         kind = BackupType.MANUAL if creation.if_running == "raise" else None
-        sweep = await self._finder.read_server(creation.server_id, kind)
-        manual = [backup for backup in sweep.items if backup.is_manual]
-        if sweep.complete:
-            self._known.list(creation.server_id, manual)
-        elif not self._answer(creation, manual) and not self._running(creation, sweep.items):
+        look = await self._looks.look(creation.server_id, kind)
+        if creation.need is not None:
+            creation.see(look)
+            creation.mark(creation.need.marker(creation.now))
+        manual = [backup for backup in look.backups if backup.is_manual]
+        if not look.complete and (
+            creation.need is not None
+            or not (self._answer(creation, manual) or self._running(creation, look.backups))
+        ):
             raise PaginationError(
                 f"the list of server {creation.server_id} could not be read completely, so that it "
                 "does not tell what is there: nothing was sent"
             )
         creation.known_ids = frozenset(backup.id for backup in manual)
         creation.read_before = True
-        return sweep.items
+        return look.backups
 
     def _answer(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
-        """The backup that an earlier try with the caller's own marker made."""
+        """The backup that is there already: of an earlier try with the same marker, or recent."""
         if not creation.sought or creation.marker is None:
             return None
+        if creation.need is not None:
+            return self._recent(creation, creation.need, held)
         made = [
             backup
             for backup in held
@@ -167,17 +190,35 @@ class Creator:
             and not backup.is_failed
             and _tags.same(_tags.marker_of(backup.description), creation.marker)
         ]
-        made.sort(key=lambda backup: backup.id)
-        if made[1:]:
-            logger.warning(
-                "server %s has several backups with the marker %r: %s; the first is taken",
-                creation.server_id,
-                creation.marker,
-                [backup.id for backup in made],
-            )
         if not made:
             return self._known.marked(creation.server_id, creation.marker)
-        return self._known.give(made[0], creation.marker)
+        return self._known.give(first_of(creation.server_id, made), creation.marker)
+
+    def _recent(self, creation: Creation, need: Need, held: Iterable[Backup]) -> Backup | None:
+        """The backup that `ensure` asks for; one that this client made may not be listed yet."""
+        known = {backup.id: backup for backup in held}
+        for marker in need.recent_markers(creation.now):
+            made = self._known.marked(creation.server_id, marker)
+            if made is not None:
+                known.setdefault(made.id, made)
+        newest = need.newest(known.values(), creation.now)
+        return None if newest is None else self._known.give(newest)
+
+    async def _make(self, creation: Creation) -> Backup:
+        """A new backup, or the one that `ensure` asks for and another process made meanwhile."""
+        try:
+            return await self._maker.make(creation)
+        except (BackupInProgressError, ManualBackupLimitError) as refusal:
+            if creation.need is None:
+                raise
+            try:
+                async with asyncio.timeout_at(creation.end):
+                    there = self._answer(creation, await self._read(creation))
+            except (VPSBackupsError, TimeoutError):
+                raise refusal from None
+            if there is None:
+                raise
+            return there
 
     def _running(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
         """The newest running backup, if the caller asked to mind it."""

@@ -16,7 +16,7 @@ __all__ = ["Look", "Looks"]
 
 
 class Look(NamedTuple):
-    """The manual backups of a server, as one read of its list showed them.
+    """The backups of a server, as one read of its list showed them.
 
     `server_time` is the server's time by its `Date` header, None if the response had none, and `at`
     the event loop's time then. `complete` is False if the list moved while it was read.
@@ -31,16 +31,16 @@ class Look(NamedTuple):
 class Looks:
     """Looks at the lists of servers, and notes what they show in `known`.
 
-    `patience` is the time in seconds that a look may take that only serves to explain a refusal.
+    `patience` is the time in seconds that looks may take which only explain how a call ended.
     """
 
     def __init__(self, finder: Finder, known: KnownBackups, patience: float) -> None:
         self._finder = finder
         self._known = known
-        self._patience = patience
+        self.patience = patience
 
-    async def look(self, server_id: int) -> Look:
-        """The manual backups of a server now, and the time on the server's clock."""
+    async def look(self, server_id: int, kind: BackupType | None = BackupType.MANUAL) -> Look:
+        """The manual backups of a server now, or all; and the time on the server's clock."""
         loop = asyncio.get_running_loop()
         server_time: datetime | None = None
         at = loop.time()
@@ -49,9 +49,9 @@ class Looks:
             nonlocal server_time, at
             server_time, at = date_of(response.headers), loop.time()
 
-        sweep = await self._finder.read_server(server_id, BackupType.MANUAL, on_response=note_time)
+        sweep = await self._finder.read_server(server_id, kind, on_response=note_time)
         if sweep.complete:
-            self._known.list(server_id, sweep.items)
+            self._known.list(server_id, (one for one in sweep.items if one.is_manual))
         return Look(sweep.items, server_time, at, sweep.complete)
 
     async def recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
@@ -59,7 +59,7 @@ class Looks:
         if not may_be_recognised(refusal):
             return refusal
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 sweep = await self._finder.read_server(server_id)
         except (VPSBackupsError, TimeoutError):
             return refusal

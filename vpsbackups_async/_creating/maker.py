@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from vpsbackups_async import _tags, _wire
 from vpsbackups_async._creating.creates import closing_error
@@ -17,7 +18,7 @@ from vpsbackups_async._creating.settling import (
     may_create_again,
     search,
 )
-from vpsbackups_async._lists.finder import Finder
+from vpsbackups_async._creating.twins import first_of_twins, warn_of_twins
 from vpsbackups_async._transport.attempts import is_ambiguous, without_budget
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
 from vpsbackups_async._transport.transport import Transport
@@ -38,14 +39,14 @@ logger = logging.getLogger("vpsbackups_async")
 class Maker:
     """Sends the creates of one client, and finds the backups of those without an answer.
 
-    `finder` looks at the lists; what it shows, and what creates were given, is noted in `known`.
+    `looks` looks at the lists; what that shows, and what creates were given, is noted in `known`.
     """
 
     def __init__(
-        self, transport: Transport, finder: Finder, retry: RetryPolicy, known: KnownBackups
+        self, transport: Transport, looks: Looks, retry: RetryPolicy, known: KnownBackups
     ) -> None:
         self._transport = transport
-        self._looks = Looks(finder, known, transport.timeouts.attempt)
+        self._looks = looks
         self._retry = retry
         self._known = known
 
@@ -62,12 +63,22 @@ class Maker:
             except VPSBackupsError as failure:
                 found = await self._after(creation, failure)
                 if found is not None:
-                    return self._known.give(found, creation.marker)
+                    return await self._given(creation, found)
             else:
-                if creation.unanswered:
-                    await self._warn_of_twins(creation, made)
                 self._check_marker(creation, made)
-                return self._known.give(made, creation.marker)
+                if creation.unanswered and creation.need is None:
+                    await warn_of_twins(creation, made, self._looks, self._known.is_given)
+                return await self._given(creation, made)
+
+    async def _given(self, creation: Creation, made: Backup) -> Backup:
+        """The backup, or for `ensure` the first of those that were made in the same moment."""
+        self._known.give(made, creation.marker)
+        if creation.need is None:
+            return made
+        creation.made = True
+        grace = self._retry.create_grace
+        first = await first_of_twins(creation, creation.need, made, self._looks, grace=grace)
+        return self._known.give(first, creation.marker)
 
     @property
     def _again_after(self) -> float:
@@ -115,8 +126,8 @@ class Maker:
         found = Search()
         verdict = judge(creation.sent(look), look.backups, self._known.is_given)
         found.take(verdict, complete=look.complete)
-        if verdict.answer is not None:
-            return self._found(verdict, verdict.answer)
+        if answer := creation.answer(verdict):
+            return self._found(verdict, answer)
         if found.candidates:
             reason = f"{failure.describe()}; {found.reason}"
             raise creation.unknown(found.candidates, reason) from failure
@@ -153,9 +164,8 @@ class Maker:
             raise creation.unknown((), failure.describe()) from failure
         logger.debug("looking for the backup of a create without an answer: %s", failure)
         found = await self._search(creation)
-        verdict = found.verdict
-        if verdict.answer is not None:
-            return self._found(verdict, verdict.answer)
+        if answer := creation.answer(found.verdict):
+            return self._found(found.verdict, answer)
         if found.certainly_nothing and not creation.sending.no_more_attempts:
             if isinstance(failure, ApiError) and failure.status < 500 and failure.status != 408:
                 creation.unanswered = False
@@ -175,17 +185,16 @@ class Maker:
 
     async def _search(self, creation: Creation) -> Search:
         """What looks at the server tell, for as long as the retry policy says."""
-
-        async def look() -> Look:
-            return await self._looks.look(creation.server_id)
-
         found = Search()
+
+        def take(look: Look) -> bool:
+            verdict = judge(creation.sent(look), look.backups, self._known.is_given)
+            found.take(verdict, complete=look.complete)
+            return verdict.several or verdict.answer is not None
+
+        look = partial(self._looks.look, creation.server_id)
         grace = max(self._retry.create_grace, self._again_after)
-        try:
-            async with asyncio.timeout_at(creation.end):
-                await search(found, creation.sent, look, is_given=self._known.is_given, grace=grace)
-        except TimeoutError:
-            pass  # `found` has what was seen until then
+        await search(found, look, take, grace=grace, end=creation.end)
         return found
 
     def _found(self, verdict: Verdict, backup: Backup) -> Backup:
@@ -200,25 +209,6 @@ class Maker:
                 backup.server.id,
             )
         return backup
-
-    async def _warn_of_twins(self, creation: Creation, made: Backup) -> None:
-        """Log if an earlier request of the same create made a backup after all."""
-        left = creation.end - asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(min(left, self._transport.timeouts.attempt)):
-                look = await self._looks.look(creation.server_id)
-        except (VPSBackupsError, TimeoutError):
-            return
-        verdict = judge(creation.sent(look), look.backups, self._known.is_given)
-        twins = [one.id for one in verdict.candidates if one.id != made.id]
-        if twins:
-            logger.warning(
-                "server %s got backup %s, but %s may be of the same create, which was carried out "
-                "late: delete one of them if so",
-                creation.server_id,
-                made.id,
-                twins,
-            )
 
     def _check_marker(self, creation: Creation, made: Backup) -> None:
         """Log if the server does not keep markers, by which the next create might be found."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from vpsbackups_async._creating.evidence import SentCreate, Verdict, judge
+from vpsbackups_async._creating.evidence import Verdict
 from vpsbackups_async._creating.looks import Look
 from vpsbackups_async.errors import (
     ConfigurationError,
@@ -80,19 +80,31 @@ class Search:
 
 async def search(
     found: Search,
-    describe: Callable[[Look], SentCreate],
     look_at_server: Callable[[], Awaitable[Look]],
+    take: Callable[[Look], bool],
     *,
-    is_given: Callable[[int], bool],
+    grace: float,
+    end: float,
+) -> None:
+    """Look until `take` says of a look that it is enough, or for `grace` seconds from the first.
+
+    The last look starts that long after the first one that succeeds. Looks that fail for a lasting
+    reason end after `grace` seconds, and with no grace there is one look. All ends at `end`, in
+    loop time. What was seen is noted in `found`.
+    """
+    try:
+        async with asyncio.timeout_at(end):
+            await _look_on(found, look_at_server, take, grace)
+    except TimeoutError:
+        pass  # `found` has what was seen until then
+
+
+async def _look_on(
+    found: Search,
+    look_at_server: Callable[[], Awaitable[Look]],
+    take: Callable[[Look], bool],
     grace: float,
 ) -> None:
-    """Look until the answer is known, or for `grace` seconds from the first look that succeeds.
-
-    The last look starts that long after the first one. Looks that fail for a lasting reason end
-    after `grace` seconds, and with no grace there is one look. What was seen is noted in `found`,
-    so that it is known where the search is cut short. `describe` gives the create as it is known by
-    a look.
-    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     until: float | None = None
@@ -112,9 +124,8 @@ async def search(
         else:
             until = now + grace if until is None else until
             found.seconds = now - began
-            found.take(judge(describe(look), look.backups, is_given), complete=look.complete)
             found.ended = now >= until
-            if found.ended or found.verdict.answer or found.verdict.several:
+            if take(look) or found.ended:
                 return
         rest = math.inf if until is None else until - loop.time()
         await asyncio.sleep(min(pause, rest) if rest > 0 else pause)

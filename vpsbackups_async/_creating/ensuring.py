@@ -1,0 +1,68 @@
+"""Which backups `ensure` takes for the one that is asked for; pure rules over values."""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from vpsbackups_async._tags import marker_of, same, text_of
+from vpsbackups_async.models import Backup
+
+__all__ = ["Need"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MARKER_LENGTH: Final = 16
+
+
+class Need(NamedTuple):
+    """What `ensure` asks for: a recent manual backup of a server with this description.
+
+    Descriptions are compared without their tags. Time is cut into periods as long as `within`,
+    counted from 1970: all calls with the same arguments in one period have the same marker, and a
+    backup with the marker of the present period is younger than `within`.
+    """
+
+    server_id: int
+    description: str
+    within: timedelta
+    running_within: timedelta
+
+    def marker(self, now: datetime) -> str:
+        """The marker of a backup that is made at this time by the server's clock."""
+        period = (now - _EPOCH) // self.within
+        length = self.within // timedelta(microseconds=1)
+        text = f"{period} {length} {self.server_id} {text_of(self.description)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:_MARKER_LENGTH]
+
+    def recent_markers(self, now: datetime) -> tuple[str, str]:
+        """The markers of backups that may be younger than `within`, this period's first."""
+        return self.marker(now), self.marker(now - self.within)
+
+    def fits(self, backup: Backup, now: datetime) -> bool:
+        """Whether the backup is what is asked for, at this time by the server's clock.
+
+        One with an unknown status counts as running, as it does for a wait.
+        """
+        if not backup.is_manual or backup.is_failed or backup.server.id != self.server_id:
+            return False
+        age = now - backup.created_at
+        marked = same(marker_of(backup.description), self.marker(now))
+        if not marked and text_of(backup.description) != text_of(self.description):
+            return False
+        if backup.is_completed:
+            return marked or age < self.within
+        return age < self.running_within
+
+    def newest(self, backups: Iterable[Backup], now: datetime) -> Backup | None:
+        """The newest backup that is what is asked for; None if there is none.
+
+        Where several with its marker were made in the same moment, it is the one with the lowest
+        id, as for those who made them.
+        """
+        fitting = [backup for backup in backups if self.fits(backup, now)]
+        newest = max(fitting, key=lambda backup: (backup.created_at, backup.id), default=None)
+        marker = None if newest is None else marker_of(newest.description)
+        if marker is None:
+            return newest
+        twins = (one for one in fitting if same(marker_of(one.description), marker))
+        return min(twins, key=lambda backup: backup.id)
