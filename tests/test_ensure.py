@@ -20,6 +20,7 @@ from vpsbackups_async import (
     ConstantBackoff,
     CreateOutcomeUnknownError,
     ManualBackupLimitError,
+    NotAttemptedError,
     PaginationError,
     RetryPolicy,
     ServerError,
@@ -523,3 +524,60 @@ async def test_two_creates_with_the_same_marker_and_a_lost_answer_give_the_first
         )
     assert [backup.id for backup in given] == [1, 1]
     assert any("[1, 2]" in line for line in warnings_in(caplog))
+
+
+# --- A fleet -------------------------------------------------------------------------------------
+
+
+@pytest.mark.fake_vps(servers=20, backups=0, backup_seconds=600)
+async def test_a_fleet_gives_each_server_its_backup(fake: FakeVPS) -> None:
+    for server_id in range(1, 6):
+        fake.add_backup(server_id, description="Nightly", created_at=hours_ago(fake, 1))
+    fake.inject(Latency(0.1))
+    progress: list[int] = []
+    async with client_of(fake) as client:
+        outcomes = [
+            outcome
+            async for outcome in client.fleet([*range(1, 21), 99], concurrency=4).ensure(
+                within=NIGHTLY,
+                description="Nightly",
+                on_progress=lambda now: progress.append(now.done),
+            )
+        ]
+        assert fake.peak == 4
+    given = {outcome.key: outcome.value.id for outcome in outcomes if outcome.value is not None}
+    assert {given[server_id] for server_id in range(1, 6)} == set(range(1, 6))
+    assert [outcome.key for outcome in outcomes if not outcome.ok] == [99]
+    assert len(given) == 20
+    assert len(posts(fake)) == 16
+    assert progress[-1] == 21
+
+
+async def test_a_fleet_stops_at_a_refused_token_or_the_first_failure(fake: FakeVPS) -> None:
+    fake.inject(ServerFault(501, query={"server_id": 1}))
+    retry = RetryPolicy(attempts=1, backoff=ConstantBackoff(0))
+    async with client_of(fake, retry=retry) as client:
+        fleet = client.fleet([1, 2, 3], concurrency=1)
+        stopped = [one async for one in fleet.ensure(within=HOUR, on_error="stop")]
+        fake.clear_faults()
+        fake.revoke()
+        refused = [one async for one in fleet.ensure(within=HOUR)]
+    for outcomes in (stopped, refused):
+        kinds = [type(outcome.error) for outcome in outcomes]
+        assert kinds.count(NotAttemptedError) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"within": 20},
+        {"within": HOUR, "running_within": 6},
+        {"within": HOUR, "description": 7},
+        {"within": HOUR, "on_error": "ignore"},
+    ],
+)
+async def test_a_fleet_refuses_bad_arguments_at_once(fake: FakeVPS, options: Any) -> None:
+    async with client_of(fake) as client:
+        with pytest.raises(ValueError, match="must be"):
+            client.fleet([1]).ensure(**options)
+    assert fake.requests == []

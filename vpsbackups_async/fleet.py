@@ -2,13 +2,20 @@
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import aclosing
+from datetime import timedelta
 from functools import partial
 from typing import Literal, Protocol
 
 from vpsbackups_async._bulk.fan_out import FanOut, OnError
 from vpsbackups_async._bulk.meter import Meter, OnProgress
 from vpsbackups_async._bulk.source import open_source
-from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._checks import (
+    check_callable,
+    check_description,
+    check_duration,
+    check_int,
+    check_number,
+)
 from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.servers import ServersReader
 from vpsbackups_async._wire import check_backup_type
@@ -29,6 +36,15 @@ class Verbs(Protocol):
     """What a fleet needs of a client."""
 
     async def create(self, server_id: int, *, description: str | None = None) -> Backup: ...
+
+    async def ensure(
+        self,
+        server_id: int,
+        *,
+        within: timedelta,
+        description: str | None = None,
+        running_within: timedelta = timedelta(hours=6),
+    ) -> Backup: ...
 
     async def wait(
         self, backup: Backup, *, backoff: Backoff | None = None, timeout: float | None = 3600.0
@@ -132,8 +148,7 @@ class Fleet:
 
         Raises `ValueError` for bad arguments, before anything is started.
         """
-        if not isinstance(description, str | None):
-            raise ValueError(f"description must be a str or None, not {description!r}")
+        check_description(description)
         if backoff is not None:
             check_callable("backoff", backoff)
         if timeout is not None:
@@ -159,6 +174,40 @@ class Fleet:
             on_error=on_error,
             follow=completed if wait else None,
             max_running=max_running,
+            halts=_refuses_all,
+        ).outcomes()
+
+    def ensure(
+        self,
+        *,
+        within: timedelta,
+        description: str | None = None,
+        running_within: timedelta = timedelta(hours=6),
+        on_error: OnError = "collect",
+        on_progress: OnProgress | None = None,
+    ) -> AsyncGenerator[Outcome[int, Backup]]:
+        """One outcome for each server: a recent backup, there already or new, or the error.
+
+        `within`, `description` and `running_within` are those of `BackupsClient.ensure`; the rest
+        is as for `create`. The backups may still run: wait for them with `fan_out(client.wait,
+        ...)`.
+
+        Raises `ValueError` for bad arguments, before anything is started.
+        """
+        check_description(description)
+        check_duration("within", within)
+        check_duration("running_within", running_within)
+        return FanOut(
+            partial(
+                self._client.ensure,
+                within=within,
+                description=description,
+                running_within=running_within,
+            ),
+            open_source(self._server_ids),
+            self._concurrency,
+            Meter(on_progress, self._server_ids),
+            on_error=on_error,
             halts=_refuses_all,
         ).outcomes()
 
