@@ -1,7 +1,8 @@
 """A server fast enough not to be the bottleneck: it runs under uvloop in its own process.
 
 It answers `GET /api/v1/backups/` with pages of `page_size` backups out of `total`. With `server_id`
-the list has exactly one full page. It answers each POST with a backup of the requested server.
+the list has exactly one full page. It answers each POST with a backup of the requested server, and
+each DELETE with a 204.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ _HEAD = (
     b"Vary: Accept\r\nAllow: GET, POST, HEAD, OPTIONS\r\n\r\n"
 )
 _TARGET = re.compile(rb"GET (\S+) ")
+_GONE = b"HTTP/1.1 204 No Content\r\nServer: nginx\r\nDate: Thu, 16 Jan 2025 15:45:00 GMT\r\n\r\n"
 _SERVER_ID = re.compile(rb'"server_id":\s*(\d+)')
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
@@ -100,6 +102,8 @@ class _Protocol(asyncio.Protocol):
             end += 4
             if found := _TARGET.match(self._unread):
                 answer = self._pages.get(found[1])
+            elif self._unread.startswith(b"DELETE "):
+                answer = _GONE
             else:
                 length = _LENGTH.search(self._unread, 0, end)
                 whole = end + (int(length[1]) if length else 0)

@@ -1,0 +1,204 @@
+"""S12 and S13: the instructions that a request takes, counted by valgrind's callgrind.
+
+A count repeats to about a thousandth, whatever else the machine does. Each side runs with few and
+with more requests, one at a time; the difference leaves out what its start takes.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks._server import serving
+from benchmarks._sides import TOKEN
+from benchmarks._table import Verdict
+
+_SERVER = 12345
+_FEW = 100
+_MORE = 500
+
+Do = Callable[[], Awaitable[object]]
+"""Sends one request and takes its answer apart."""
+
+LISTS = {"list of 1": 1, "list of 100": 100}
+VERBS = ("create", "delete", "a look of a wait")
+_TARGETS = {"list of 1": ("S12", 0.90), "list of 100": ("S13", 0.72)}
+_MOST_ABOVE_BARE = 55_000
+
+
+@asynccontextmanager
+async def _ours(url: str) -> AsyncIterator[Callable[[str], Do]]:
+    from vpsbackups_async import BackupRef, BackupsClient  # each side imports only its own library
+
+    async with BackupsClient(TOKEN, base_url=url) as client:
+
+        def do(work: str) -> Do:
+            async def list_all() -> None:
+                async for _ in client.list(server_id=_SERVER, page_size=LISTS[work]):
+                    pass
+
+            verbs: dict[str, Do] = {
+                "create": lambda: client.create(_SERVER),
+                "delete": lambda: client.delete(1),
+                "a look of a wait": lambda: client.wait(BackupRef(1, _SERVER)),
+            }
+            return list_all if work in LISTS else verbs[work]
+
+        yield do
+
+
+@asynccontextmanager
+async def _loop(url: str) -> AsyncIterator[Callable[[str], Do]]:
+    """A plain aiohttp loop, as a user would write it."""
+    import aiohttp
+
+    backups = f"{url}/api/v1/backups/"
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+
+        def do(work: str) -> Do:
+            async def list_all() -> None:
+                params = {"server_id": _SERVER, "page_size": LISTS[work]}
+                async with session.get(backups, params=params) as response:
+                    response.raise_for_status()
+                    for _ in (await response.json())["results"]:
+                        pass
+
+            async def create() -> object:
+                async with session.post(backups, json={"server_id": _SERVER}) as response:
+                    response.raise_for_status()
+                    return await response.json()
+
+            async def delete() -> None:
+                async with session.delete(f"{backups}1/") as response:
+                    response.raise_for_status()
+
+            async def look() -> object:
+                params = {"server_id": _SERVER, "page_size": 100}
+                async with session.get(backups, params=params) as response:
+                    response.raise_for_status()
+                    found = (await response.json())["results"]
+                    return next(one for one in found if one["id"] == 1)["status"]
+
+            verbs = {"create": create, "delete": delete, "a look of a wait": look}
+            return list_all if work in LISTS else verbs[work]
+
+        yield do
+
+
+@asynccontextmanager
+async def _bare(url: str) -> AsyncIterator[Callable[[str], Do]]:
+    """What no client on aiohttp can do without: the request, its bytes, and their decoding."""
+    import aiohttp
+    import msgspec
+
+    from vpsbackups_async import Backup
+
+    decoder = msgspec.json.Decoder(msgspec.defstruct("Doc", [("results", list[Backup])]))
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+
+        def do(work: str) -> Do:
+            target = f"{url}/api/v1/backups/?server_id={_SERVER}&page_size={LISTS[work]}"
+
+            async def list_all() -> None:
+                async with session.get(target) as response:
+                    decoder.decode(await response.read())
+
+            return list_all
+
+        yield do
+
+
+SIDES = {"ours": _ours, "loop": _loop, "bare": _bare}
+
+
+async def _send(side: str, url: str, work: str, requests: int) -> None:
+    async with SIDES[side](url) as doing:
+        do = doing(work)
+        for _ in range(requests):
+            await do()
+
+
+def _counted(side: str, url: str, work: str, requests: int, *, uvloop: bool) -> int:
+    """The instructions of a process that sends this many requests."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "callgrind.out"
+        order = {"side": side, "url": url, "work": work, "requests": requests}
+        subprocess.run(
+            [
+                *("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"),
+                *(sys.executable, "-m", "benchmarks.instructions"),
+                json.dumps({**order, "uvloop": uvloop}),
+            ],
+            check=True,
+            capture_output=True,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"},
+        )
+        with out.open(encoding="utf-8") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("totals:"))
+
+
+def _cost(verdict: Verdict, side: str, url: str, work: str, *, uvloop: bool) -> float:
+    """The instructions of one request."""
+    few, more = verdict.size(_FEW, 1), verdict.size(_MORE, 5)
+    first = _counted(side, url, work, few, uvloop=uvloop)
+    return (_counted(side, url, work, more, uvloop=uvloop) - first) / (more - few)
+
+
+def run(verdict: Verdict) -> None:
+    """Count lists beside a plain loop and bare aiohttp, and the other verbs beside the loop."""
+    if shutil.which("valgrind") is None:
+        print("not run: valgrind is not on the PATH (Debian's package valgrind)", flush=True)
+        return
+    with serving(total=1) as url:
+        if verdict.smoke:  # the start alone takes each process many seconds there
+            _count_list(verdict, url, "list of 1", uvloop=False)
+            return
+        for uvloop in (False, True):
+            for work in LISTS:
+                _count_list(verdict, url, work, uvloop=uvloop)
+            for work in VERBS:
+                ours = _cost(verdict, "ours", url, work, uvloop=uvloop)
+                loop = _cost(verdict, "loop", url, work, uvloop=uvloop)
+                verdict.note(_title(work, uvloop=uvloop), ours, loop, unit="instructions")
+
+
+def _count_list(verdict: Verdict, url: str, work: str, *, uvloop: bool) -> None:
+    ours, loop, bare = (_cost(verdict, side, url, work, uvloop=uvloop) for side in SIDES)
+    name, target = _TARGETS[work]
+    title = f"{name} {_title(work, uvloop=uvloop)}"
+    verdict.compare(title, ours, loop, target, loop=loop, peers={"bare": bare}, unit="instructions")
+    if LISTS[work] == 1:
+        verdict.record(
+            f"{title}, above bare aiohttp and msgspec",
+            measured=f"{ours - bare:,.0f} instructions",
+            target=f"<= {_MOST_ABOVE_BARE:,}",
+            met=ours - bare <= _MOST_ABOVE_BARE,
+            ours=ours - bare,
+            unit="instructions",
+        )
+
+
+def _title(work: str, *, uvloop: bool) -> str:
+    return f"{work}, {'uvloop' if uvloop else 'asyncio'}"
+
+
+def main() -> None:
+    """Send the requests that the command line asks for."""
+    order = json.loads(sys.argv[1])
+    if order.pop("uvloop"):
+        import uvloop
+
+        uvloop.run(_send(**order))
+    else:
+        asyncio.run(_send(**order))
+
+
+if __name__ == "__main__":
+    main()
