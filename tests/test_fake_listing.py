@@ -198,3 +198,57 @@ async def test_a_filter_can_be_ignored() -> None:
         assert (await ask(fake, "GET", f"{LIST}?server_id=x&backup_type=manual")).ids == []
         fake.ignores_filters = ["backup_type"]
         assert len((await ask(fake, "GET", f"{LIST}?server_id=1&backup_type=manual")).ids) == 2
+
+
+# --- The list of servers -------------------------------------------------------------------------
+
+SERVERS = "/api/v1/servers/"
+STATES: list[Any] = ["served", "forbidden", "missing"]
+
+
+@pytest.mark.parametrize("paging", ["page", "limit", "cursor", "none"])
+async def test_servers_are_paged_and_ordered_as_backups_are(paging: Any) -> None:
+    async with FakeVPS(servers=5, page_size=2, order="id", paging=paging) as fake:
+        first = await ask(fake, "GET", SERVERS)
+        pages = [first] if paging == "none" else await walk(fake, SERVERS)
+    assert ids(pages) == [1, 2, 3, 4, 5]
+    assert all(page.json.get("count") == (None if paging == "cursor" else 5) for page in pages)
+
+
+async def test_servers_can_be_added_changed_and_removed_while_the_server_runs() -> None:
+    async with FakeVPS(servers=2, backups=1) as fake:
+        assert fake.add_server(7, "seven", os=..., zone=1)["zone"] == 1
+        fake.add_server(1, status="stopped")
+        fake.remove_server(2)
+        found = (await ask(fake, "GET", SERVERS)).json["results"]
+        stopped = await ask(fake, "GET", f"{SERVERS}?status=stopped")
+        assert len(fake.backups) == 2
+        with pytest.raises(KeyError):
+            fake.remove_server(2)
+    assert [(server["id"], server["name"]) for server in found] == [
+        (7, "seven"),
+        (1, "server-0001"),
+    ]
+    assert "os" not in found[0]
+    assert stopped.ids == [1]
+
+
+async def test_a_status_that_is_none_is_refused_and_an_unknown_location_has_no_servers() -> None:
+    async with FakeVPS(servers=2, server_statuses={1: "moving"}) as fake:
+        known = await ask(fake, "GET", f"{SERVERS}?status=moving")
+        unknown = await ask(fake, "GET", f"{SERVERS}?status=lost")
+        nowhere = await ask(fake, "GET", f"{SERVERS}?location=nowhere")
+    assert known.ids == [1]
+    assert (unknown.status, list(unknown.json)) == (400, ["status"])
+    assert nowhere.json["count"] == 0
+
+
+async def test_the_calls_for_servers_and_account_can_be_refused_or_missing() -> None:
+    async with FakeVPS() as fake:
+        for path in (SERVERS, "/api/v1/account/me/"):
+            statuses = []
+            for calls in STATES:
+                fake.account_calls = calls
+                statuses.append((await ask(fake, "GET", path)).status)
+            assert statuses == [200, 403, 404]
+        assert (await ask(fake, "GET", LIST)).status == 200

@@ -127,7 +127,10 @@ def test_the_marker_sets_the_knobs_and_the_closest_one_wins(
 @pytest.mark.parametrize(
     ("marker", "words"),
     [
-        ("fake_vps(serverz=3, bakups=2)", "has no knob bakups, serverz; the knobs are backup_sec"),
+        (
+            "fake_vps(serverz=3, bakups=2)",
+            "has no knob bakups, serverz; the knobs are account_calls",
+        ),
         ("fake_vps(3)", "takes keywords only"),
     ],
 )

@@ -9,10 +9,25 @@ import attrs
 
 from .faults import Fault
 
-__all__ = ["JSON", "Knobs"]
+__all__ = ["ACCOUNT", "JSON", "Knobs"]
 
 JSON = dict[str, Any]
 RESTORE_STARTED = {"message": "Restore has been started. The server will be offline meanwhile."}
+
+ACCOUNT: JSON = {
+    "account": {
+        "email": "ada@example.com",
+        "first_name": "Ada",
+        "last_name": "Lovelace",
+        "company_name": "Example Ltd",
+        "created_at": "2024-01-15",
+    },
+    "token": {
+        "name": "nightly",
+        "permissions": ["servers:read", "backups:read", "backups:write"],
+        "created_at": "2024-02-01T09:30:00Z",
+    },
+}
 
 
 def _token(token: str | None) -> str:
@@ -56,6 +71,10 @@ class Knobs:
     rate_limit: float | None = None
     max_concurrent: int | None = None
     restore_reply: tuple[int, Any] = (202, RESTORE_STARTED)
+    account_calls: Literal["served", "forbidden", "missing"] = "served"
+    account_reply: Any = attrs.field(factory=lambda: ACCOUNT)
+    server_statuses: Mapping[int, str] = attrs.field(factory=dict)
+    server_locations: Mapping[int, str] = attrs.field(factory=dict)
     _faults: Iterable[Fault] = ()
     _seed: int = 0
     ssl_context: ssl.SSLContext | None = None

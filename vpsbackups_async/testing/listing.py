@@ -1,4 +1,4 @@
-"""The list endpoint with four styles of pagination, modelled on Django REST framework."""
+"""The lists with four styles of pagination, modelled on Django REST framework."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import bisect
 import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlencode
 
 import attrs
@@ -15,7 +15,7 @@ from .knobs import Knobs
 from .replies import JSON_TYPE, Answer, problem
 from .state import Account, Key
 
-__all__ = ["listing"]
+__all__ = ["bad_choice", "listing", "page"]
 
 BACKUP_TYPES = ("manual", "automatic")
 
@@ -59,18 +59,31 @@ def listing(account: Account, knobs: Knobs, query: dict[str, str], url: str) -> 
             return _bad_filter("server_id", "Enter a number.")
     if text := filters.get("backup_type"):
         if text not in BACKUP_TYPES:
-            message = f"Select a valid choice. {text} is not one of the available choices."
-            return _bad_filter("backup_type", message)
+            return bad_choice("backup_type", text)
         backup_type = text
     keys = account.keys(server_id, backup_type)
+    return page(keys, account.encoded, account.descending, knobs, query, url)
+
+
+def page(
+    keys: list[Key],
+    encoded: Callable[[Key], bytes],
+    descending: bool,
+    knobs: Knobs,
+    query: dict[str, str],
+    url: str,
+) -> Answer:
+    """The reply with the page that ``query`` asks for; ``keys`` are all that match, ascending."""
     try:
-        window = _STYLES[knobs.paging](keys, account.descending, knobs, query)
+        window = _STYLES[knobs.paging](keys, descending, knobs, query)
     except _BadPageError as bad:
         return problem(404, str(bad))
-    return Answer(200, _body(account, window, query, url), {"Content-Type": JSON_TYPE})
+    return Answer(200, _body(encoded, window, query, url), {"Content-Type": JSON_TYPE})
 
 
-def _body(account: Account, window: _Window, query: dict[str, str], url: str) -> bytes:
+def _body(
+    encoded: Callable[[Key], bytes], window: _Window, query: dict[str, str], url: str
+) -> bytes:
     head: list[str] = []
     if window.count is not None:
         head.append(f'"count":{window.count}')
@@ -80,8 +93,14 @@ def _body(account: Account, window: _Window, query: dict[str, str], url: str) ->
             head.append(f'"{name}":{json.dumps(link)}')
     head.append('"results":[')
     # Each backup caches its encoded JSON, so a page is built without encoding any again.
-    results = b",".join([account.encoded(key) for key in window.keys])
+    results = b",".join([encoded(key) for key in window.keys])
     return b"".join([b"{", ",".join(head).encode(), results, b"]}"])
+
+
+def bad_choice(name: str, text: str) -> Answer:
+    """The reply to a filter with a value that is none of its choices."""
+    message = f"Select a valid choice. {text} is not one of the available choices."
+    return _bad_filter(name, message)
 
 
 def _bad_filter(name: str, message: str) -> Answer:

@@ -15,6 +15,7 @@ from .faults import Fault
 from .knobs import JSON, Knobs
 from .listener import Listener
 from .seen import SeenRequest
+from .servers import server_json
 from .state import DAY, Account
 from .views import Api
 
@@ -68,6 +69,12 @@ class FakeVPS(Knobs):
         order: ``"id"``, ``"created_at"``, either with a minus for descending, or ``"random"``.
         next_base*: scheme, host and port for the links, such as ``"http://h"``; by default those
             of the request.
+    The list of servers, paged as that of backups, and the account:
+        account_calls*: how these two are answered: ``"served"``, ``"forbidden"`` (403), or
+            ``"missing"`` (404), as for a provider that has no such calls.
+        server_statuses*, server_locations*: the status and the location of each server by its id;
+            ``"active"`` and ``"us-west"`` for the others. See also `add_server`.
+        account_reply*: the JSON of the account and its token.
     Limits and faults:
         rate_limit*: requests per second; more get a 429 with ``Retry-After: 1``.
         max_concurrent*: requests at a time; more get a 429 with ``Retry-After: 1``.
@@ -181,6 +188,20 @@ class FakeVPS(Knobs):
             seen.matches(method, path) and (status is None or seen.status == status)
             for seen in self.requests
         )
+
+    def add_server(self, server_id: int, name: str | None = None, **fields: Any) -> JSON:
+        """Add a server, or change one, and return its JSON.
+
+        ``fields`` are more fields of its JSON, or other values for the usual ones; one that is
+        ``...`` is left out.
+        """
+        self._account.servers[server_id] = name or _name(server_id)
+        self._account.server_fields[server_id] = fields
+        return server_json(self._account, self, server_id)
+
+    def remove_server(self, server_id: int) -> None:
+        """Remove the server, not its backups. Raises KeyError if it does not exist."""
+        del self._account.servers[server_id]
 
     def add_backup(
         self,

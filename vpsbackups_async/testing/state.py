@@ -96,6 +96,7 @@ class Account:
         seed: int,
     ) -> None:
         self.servers = dict(servers)
+        self.server_fields: dict[int, JSON] = {}
         self.descending = order.startswith("-")
         self._order = order.lstrip("-")
         self._knobs = knobs

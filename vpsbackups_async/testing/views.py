@@ -10,6 +10,7 @@ from .knobs import Knobs
 from .listing import listing
 from .replies import HTML_TYPE, Answer, answer_json, problem
 from .seen import SeenRequest
+from .servers import servers_listing
 from .state import RUNNING, Account
 
 __all__ = ["Api"]
@@ -17,10 +18,13 @@ __all__ = ["Api"]
 STARTED = "Backup is being created. This may take several minutes depending on server size."
 _INTEGER = re.compile(r"\s*([+-]?\d+)(?:\.0*)?\s*", re.ASCII)
 _PATHS = (
-    ("backups", re.compile(r"/backups/", re.ASCII)),
-    ("backup", re.compile(r"/backups/(\d+)/", re.ASCII)),
-    ("restore", re.compile(r"/servers/(\d+)/restore/", re.ASCII)),
+    ("backups", re.compile(r"/backups/")),
+    ("backup", re.compile(r"/backups/([^/]+)/")),
+    ("restore", re.compile(r"/servers/([^/]+)/restore/")),
+    ("servers", re.compile(r"/servers/")),
+    ("account", re.compile(r"/account/me/")),
 )
+_ACCOUNT_CALLS = ("servers", "account")
 _MISSING = object()
 
 
@@ -49,18 +53,20 @@ class Api:
             "backups": {"GET": self._list, "POST": self._create},
             "backup": {"DELETE": self._delete},
             "restore": {"POST": self._restore},
+            "servers": {"GET": self._servers},
+            "account": {"GET": self._me},
         }
 
     def answer(self, seen: SeenRequest, base: str) -> Answer:
         """The answer to a request; ``base`` is the scheme, host and port it was sent to."""
         root = self._knobs.prefix.rstrip("/") + "/api/v1"
         tail = seen.path[len(root) :] if seen.path.startswith(root) else ""
-        name, ids = _route(tail)
+        name, ids = self._route(tail)
         if name is None:
-            if not tail.endswith("/") and _route(tail + "/")[0] is not None:
+            if not tail.endswith("/") and self._route(tail + "/")[0] is not None:
                 return _redirect_to_slash(seen)
             return Answer(404, b"<h1>Not Found</h1>", {"Content-Type": HTML_TYPE})
-        if refused := self._refuse(seen):
+        if refused := self._refuse(seen, name):
             return refused
         handlers = self._handlers[name]
         handler = handlers.get(seen.method)
@@ -68,20 +74,36 @@ class Api:
             allow = ", ".join([*handlers, "OPTIONS"])
             return problem(405, f'Method "{seen.method}" not allowed.', {"Allow": allow})
         try:
-            return handler(seen, base, *ids)
+            return handler(seen, base, *map(_id, ids))
         except _RefusedError as refusal:
             return refusal.answer
 
-    def _refuse(self, seen: SeenRequest) -> Answer | None:
+    def _route(self, tail: str) -> tuple[str | None, list[str]]:
+        for name, pattern in _PATHS:
+            if found := pattern.fullmatch(tail):
+                if self._knobs.account_calls == "missing" and name in _ACCOUNT_CALLS:
+                    break
+                return name, list(found.groups())
+        return None, []
+
+    def _refuse(self, seen: SeenRequest, name: str) -> Answer | None:
         if self.revoked or seen.headers.get("Authorization") != f"Bearer {self._knobs.token}":
             return problem(401, "Invalid token.", {"WWW-Authenticate": "Bearer"})
-        if self.forbidden:
+        calls = self._knobs.account_calls
+        if self.forbidden or (calls == "forbidden" and name in _ACCOUNT_CALLS):
             return problem(403, "You do not have permission to perform this action.")
         return None
 
     def _list(self, seen: SeenRequest, base: str) -> Answer:
         url = (self._knobs.next_base or base).rstrip("/") + seen.path
         return listing(self._account, self._knobs, seen.query, url)
+
+    def _servers(self, seen: SeenRequest, base: str) -> Answer:
+        url = (self._knobs.next_base or base).rstrip("/") + seen.path
+        return servers_listing(self._account, self._knobs, seen.query, url)
+
+    def _me(self, _seen: SeenRequest, _base: str) -> Answer:
+        return answer_json(200, self._knobs.account_reply)
 
     def _create(self, seen: SeenRequest, _base: str) -> Answer:
         fields = _fields(seen)
@@ -119,11 +141,10 @@ class Api:
         return Answer(status, body) if isinstance(body, bytes) else answer_json(status, body)
 
 
-def _route(tail: str) -> tuple[str | None, list[int]]:
-    for name, pattern in _PATHS:
-        if found := pattern.fullmatch(tail):
-            return name, [int(text) for text in found.groups()]
-    return None, []
+def _id(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise _RefusedError(problem(404, "Not found."))
+    return int(text)
 
 
 def _redirect_to_slash(seen: SeenRequest) -> Answer:
