@@ -16,7 +16,7 @@ from vpsbackups_async.backoff import (
     DecorrelatedJitterBackoff,
     ExponentialBackoff,
 )
-from vpsbackups_async.client import BackupsClient, BackupStream, ClientStats
+from vpsbackups_async.client import BackupsClient, BackupStream, ClientStats, ServerStream
 from vpsbackups_async.errors import (
     ApiError,
     AuthenticationError,
@@ -49,6 +49,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
+    Account,
     Backup,
     BackupRef,
     BackupStatus,
@@ -57,11 +58,13 @@ from vpsbackups_async.models import (
     Page,
     Progress,
     Restore,
+    Server,
     ServerRef,
     Sweep,
 )
 
 __all__ = [
+    "Account",
     "AdaptiveLimiter",
     "ApiError",
     "Attempt",
@@ -107,8 +110,10 @@ __all__ = [
     "ResponseTooLargeError",
     "Restore",
     "RetryPolicy",
+    "Server",
     "ServerError",
     "ServerRef",
+    "ServerStream",
     "Sweep",
     "Timeouts",
     "TransportError",

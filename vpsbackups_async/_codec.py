@@ -6,23 +6,26 @@ and names the place of a value that is invalid.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from contextlib import suppress
+from datetime import date, datetime
 from functools import cache
 from typing import Any, Final
 
 import msgspec
-from attrs import evolve
+from attrs import evolve, fields_dict
 from cattrs import Converter, transform_error
 from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 
 from vpsbackups_async.models import (
+    Account,
     Backup,
     BackupStatus,
     BackupType,
     DetailedBackup,
     DetailedServerRef,
+    Server,
     ServerRef,
     as_utc,
 )
@@ -37,8 +40,8 @@ _SERVER_FIELDS: Final = frozenset({"id", "name"})
 
 
 @cache
-def converter(page_doc: type) -> MsgspecJsonConverter:
-    """The converter for backups, refs and pages; `page_doc` is the class of a page in JSON.
+def converter(page_doc: Any) -> MsgspecJsonConverter:
+    """The converter for all values; `page_doc` is the generic class of a page in JSON.
 
     It refuses values of the wrong type: by default, cattrs turns null into "None" and "7" into 7.
     """
@@ -48,6 +51,11 @@ def converter(page_doc: type) -> MsgspecJsonConverter:
     for known in (BackupType, BackupStatus):
         codec.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
     codec.register_structure_hook(datetime, _when)
+    codec.register_structure_hook(date, lambda text, _: date.fromisoformat(_strict(text, str)[:10]))
+    codec.register_structure_hook_func(
+        lambda kind: kind == tuple[str, ...],
+        lambda value, _: tuple(_strict(text, str) for text in _list(value)),
+    )
     server_fields = make_dict_structure_fn(ServerRef, codec)
 
     def structure_server(value: Any, _: type) -> ServerRef:
@@ -87,29 +95,72 @@ def converter(page_doc: type) -> MsgspecJsonConverter:
         return {**fields, **backup.extra}
 
     codec.register_unstructure_hook(DetailedBackup, unstructure_detailed)
-    _add_page(codec, page_doc)
+    codec.register_structure_hook(Server, _taking_what_fits(codec, Server, ("id", "name")))
+    omitted = make_dict_unstructure_fn(
+        Server, codec, _cattrs_omit_if_default=True, extra=override(omit=True)
+    )
+    codec.register_unstructure_hook(Server, lambda server: {**omitted(server), **server.extra})
+    structure_account = _taking_what_fits(codec, Account)
+    codec.register_structure_hook(
+        Account, lambda value, kind: structure_account(_flat_account(value), kind)
+    )
+    _add_page(codec, page_doc[Backup], Backup)
+    _add_page(codec, page_doc[Server], Server)
     return codec
 
 
-def _add_page(codec: Converter, page_doc: type) -> None:
-    structure_backup = codec.get_structure_hook(Backup)
+def _taking_what_fits(codec: Converter, kind: Any, required: tuple[str, ...] = ()) -> Any:
+    """A hook that needs the required fields, takes the others that fit, and keeps the rest."""
+    types = {name: part.type for name, part in fields_dict(kind).items() if name not in required}
+    del types["extra"]
+    hooks = {name: codec.get_structure_hook(wanted) for name, wanted in types.items()}
+    left_out: Any = dict.fromkeys((*types, "extra"), override(omit=True))
+    required_fields: Any = make_dict_structure_fn(kind, codec, **left_out)
 
-    def structure_items(value: Any, kind: Any) -> tuple[Backup, ...]:
-        items: list[Backup] = []
+    def structure(value: Any, _: Any) -> Any:
+        made = required_fields(_object(value), kind)
+        done = {*required, *(name for name in types if value.get(name) is None)}
+        taken: dict[str, Any] = {}
+        for name in types.keys() - done:
+            with suppress(Exception):  # it is of another type, and kept as it came
+                taken[name] = hooks[name](value[name], types[name])
+        done.update(taken)
+        extra = {name: value[name] for name in value if name not in done}
+        return evolve(made, **taken, extra=extra)
+
+    return structure
+
+
+def _flat_account(value: Any) -> dict[str, Any]:
+    """The account's fields, with two of the token's among them."""
+    given = _object(value)
+    token = dict(_object(given.get("token") or {}))
+    named = {"token_name": token.pop("name", None), "permissions": token.pop("permissions", None)}
+    rest = {"token": token} if token else {}
+    return {**_object(given.get("account") or {}), **named, **rest}
+
+
+def _add_page(codec: Converter, page_doc: Any, item_kind: type[Any]) -> None:
+    structure_item = codec.get_structure_hook(item_kind)
+
+    def structure_items(value: Any, kind: Any) -> tuple[Any, ...]:
+        items: list[Any] = []
         for item in _list(value):
             try:
-                items.append(structure_backup(item, Backup))
+                items.append(structure_item(item, item_kind))
             except Exception as error:  # noqa: BLE001  # hooks may raise anything
                 # Stop at the first invalid item: cattrs' own hook collects the errors of all items,
                 # which can take gigabytes for an invalid body of one megabyte.
-                error.add_note(IterableValidationNote("", len(items), Backup))
+                error.add_note(IterableValidationNote("", len(items), item_kind))
                 raise IterableValidationError("", [error], kind) from None
         return tuple(items)
 
     page_fields: Callable[[Any, Any], Any] = make_dict_structure_fn(
         page_doc, codec, results=override(struct_hook=structure_items)
     )
-    codec.register_structure_hook(page_doc, lambda value, _: page_fields(_object(value), page_doc))
+    codec.register_structure_hook_func(
+        lambda kind: kind == page_doc, lambda value, _: page_fields(_object(value), page_doc)
+    )
 
 
 def _strict(value: Any, kind: Any) -> Any:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from vpsbackups_async._checks import check_description, check_int
 from vpsbackups_async.errors import (
@@ -26,11 +26,13 @@ from vpsbackups_async.errors import (
     ServerError,
 )
 from vpsbackups_async.models import (
+    Account,
     Backup,
     BackupRef,
     BackupType,
     Page,
     Restore,
+    Server,
     as_utc,
 )
 
@@ -41,7 +43,7 @@ T = TypeVar("T")
 Mask: TypeAlias = Callable[[str], str]
 """Masks the secrets in a text of the server's that enters an error."""
 
-Kind = Literal["list", "create", "delete", "restore"]
+Kind = Literal["list", "create", "delete", "restore", "account"]
 
 
 def unmasked(text: str) -> str:
@@ -69,7 +71,7 @@ class Policy(NamedTuple):
     """
 
 
-_LIST: Final = Policy(idempotent=True)
+_READ: Final = Policy(idempotent=True)
 _CREATE: Final = Policy(unreadable="accepted")
 _DELETE: Final = Policy(idempotent=True, success_by_status=True, missing_means_done=True)
 _RESTORE: Final = Policy(success_by_status=True)
@@ -121,6 +123,11 @@ def restore_request(server_id: int, backup_id: int) -> Request:
     path = f"/servers/{check_int('server_id', server_id)}/restore/"
     body = _encode({"backup_id": check_int("backup_id", backup_id)})
     return Request("restore", _RESTORE, "POST", path, body=body)
+
+
+def account_request() -> Request:
+    """The account that the token belongs to."""
+    return Request("account", _READ, "GET", "/account/me/")
 
 
 def _encode(body: dict[str, object]) -> bytes:
@@ -316,10 +323,10 @@ _ABSENT: Any = _Absent()
 
 
 @frozen(eq=False, repr=False)
-class _PageDoc:
+class _PageDoc(Generic[T]):
     """The JSON object of a page."""
 
-    results: tuple[Backup, ...]
+    results: tuple[T, ...]
     count: Annotated[int, msgspec.Meta(ge=0)] | None = _ABSENT
     next: str | None = _ABSENT
     previous: str | None = _ABSENT
@@ -357,7 +364,7 @@ def _fast_page(body: bytes) -> Page[Backup] | None:
     return _page(doc) if _has_known_fields_only(body, doc) else None
 
 
-def _has_known_fields_only(body: bytes, doc: "_PageDoc") -> bool:
+def _has_known_fields_only(body: bytes, doc: "_PageDoc[Backup]") -> bool:
     """Whether the page certainly has no unknown fields, which msgspec skips silently.
 
     It compares the number of commas in the body with the number that the known fields need, and
@@ -374,16 +381,16 @@ def _has_known_fields_only(body: bytes, doc: "_PageDoc") -> bool:
     return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * expiring
 
 
-def _plain_page(response: Response) -> Page[Backup]:
+def _plain_page(response: Response, kind: Any = _PageDoc[Backup]) -> Page[Any]:
     """The page decoded by the converter."""
-    doc: _PageDoc = _structure(response, _PageDoc)
+    doc: _PageDoc[Any] = _structure(response, kind)
     page_count = None if doc.count is _ABSENT else doc.count
     if page_count is not None and page_count < 0:
         raise response.invalid(f"expected a number of items, got {page_count}", "count")
     return _page(doc)
 
 
-def _page(doc: _PageDoc) -> Page[Backup]:
+def _page(doc: _PageDoc[T]) -> Page[T]:
     return Page(
         doc.results,
         None if doc.count is _ABSENT else doc.count,
@@ -396,6 +403,20 @@ def read_backup(response: Response) -> Backup:
     """The backup in a create's response; raises `InvalidResponseError` if it is invalid."""
     backup: Backup = _structure(response, Backup)
     return backup
+
+
+def read_account(response: Response) -> Account:
+    """The account in the response, with the token masked, should the API show it.
+
+    Raises `InvalidResponseError` if it is invalid.
+    """
+    account: Account = _structure(_masked(response), Account)
+    return account
+
+
+def _masked(response: Response) -> Response:
+    text = response.mask(response.body.decode("utf-8", "surrogateescape"))
+    return evolve(response, body=text.encode("utf-8", "surrogateescape"))
 
 
 def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
@@ -420,10 +441,12 @@ class Listing(NamedTuple, Generic[T]):
     path: str
     read: Callable[[Response], Page[T]]
     filters: Mapping[str, Callable[[Iterable[T]], set[Any]]]
+    refused_hint: str = ""
+    """What to do where there is no such list, or the token may not read it."""
 
     def request(self, query: str) -> Request:
         """The request for a page; `query` must be URL-encoded."""
-        return Request("list", _LIST, "GET", self.path, query)
+        return Request("list", _READ, "GET", self.path, query)
 
 
 BACKUPS: Final = Listing(
@@ -436,8 +459,20 @@ BACKUPS: Final = Listing(
 )
 """The list of backups, of all servers or filtered by the query."""
 
+SERVERS: Final[Listing[Server]] = Listing(
+    "/servers/",
+    lambda response: _plain_page(response, _PageDoc[Server]),
+    {
+        # A server whose status or location the API leaves out may be meant.
+        "status": lambda servers: {server.status for server in servers if server.status},
+        "location": lambda servers: {server.location for server in servers if server.location},
+    },
+    "Name the servers by their ids: this token is not given the list of the account's servers",
+)
+"""The list of the account's servers, all or filtered by the query."""
 
-def _structure(response: Response, kind: type) -> Any:
+
+def _structure(response: Response, kind: Any) -> Any:
     """The value of this class in the body; raises `InvalidResponseError` if it is invalid."""
     value = _value_or_error(response, kind)
     if isinstance(value, InvalidResponseError):
@@ -445,7 +480,7 @@ def _structure(response: Response, kind: type) -> Any:
     return value
 
 
-def _value_or_error(response: Response, kind: type) -> Any:
+def _value_or_error(response: Response, kind: Any) -> Any:
     try:
         data = msgspec.json.decode(response.body)
     except _BAD_JSON as error:
@@ -454,7 +489,7 @@ def _value_or_error(response: Response, kind: type) -> Any:
         return response.invalid(
             f"the body is not JSON: {error} ({content}, it begins with {start!r})"
         )
-    if kind is _PageDoc and isinstance(data, list):
+    if getattr(kind, "__origin__", None) is _PageDoc and isinstance(data, list):
         data = {"results": data}
     codec = _codec()
     try:
@@ -473,21 +508,21 @@ def _codec() -> ModuleType:
     return _codec
 
 
-V = TypeVar("V", Backup, BackupRef)
+V = TypeVar("V", Backup, BackupRef, Server)
 
 
-def to_json(value: Backup | BackupRef) -> bytes:
+def to_json(value: Backup | BackupRef | Server) -> bytes:
     """The value as one line of JSON in UTF-8, to store, log or stream.
 
-    A backup has the form that the API documents, with times in UTC, and keeps the fields that this
-    version of the library does not know. `from_json` reads the value back.
+    A backup or server has the form that the API documents, with times in UTC, and keeps the fields
+    that this version of the library does not know. `from_json` reads the value back.
     """
     text: bytes = _codec().converter(_PageDoc).dumps(value)
     return text
 
 
 def from_json(kind: type[V], text: bytes | str) -> V:
-    """The value that `to_json` wrote; `kind` is its class, `Backup` or `BackupRef`.
+    """The value that `to_json` wrote; `kind` is its class, `Backup`, `BackupRef` or `Server`.
 
     The text is checked as strictly as a response of the API, since stored text may come from
     anywhere. Raises `ValueError`, which names the place of the invalid value.
@@ -506,4 +541,4 @@ def from_json(kind: type[V], text: bytes | str) -> V:
     raise ValueError(f"that is not the JSON of a {kind.__name__}: {reason}")
 
 
-_PAGE_DECODER: Final = msgspec.json.Decoder(_PageDoc)
+_PAGE_DECODER: Final = msgspec.json.Decoder(_PageDoc[Backup])

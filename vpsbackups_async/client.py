@@ -26,8 +26,14 @@ from vpsbackups_async._checks import (
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
-from vpsbackups_async._lists.lists import KnownLists, Lists, backups_query, fetch_page
-from vpsbackups_async._lists.stream import BackupStream
+from vpsbackups_async._lists.lists import (
+    KnownLists,
+    Lists,
+    backups_query,
+    fetch_page,
+    servers_query,
+)
+from vpsbackups_async._lists.stream import BackupStream, ServerStream
 from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
@@ -53,6 +59,7 @@ from vpsbackups_async.errors import (
 from vpsbackups_async.events import OnEvent, emitter
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
+    Account,
     Backup,
     BackupRef,
     BackupType,
@@ -60,7 +67,7 @@ from vpsbackups_async.models import (
     Restore,
 )
 
-__all__ = ["BackupStream", "BackupsClient", "ClientStats"]
+__all__ = ["BackupStream", "BackupsClient", "ClientStats", "ServerStream"]
 
 T = TypeVar("T")
 
@@ -219,6 +226,31 @@ class BackupsClient:
         check_int("max_pages", max_pages)
         query = backups_query(server_id, backup_type, page_size)
         return BackupStream(self._lists, query, prefetch, max_pages)
+
+    def servers(
+        self,
+        *,
+        status: str | None = None,
+        location: str | None = None,
+        page_size: int | None = None,
+        prefetch: int = 0,
+    ) -> ServerStream:
+        """The servers of the account, read as you go; `page_size` and `prefetch` as for `list`.
+
+        `status` is the API's own word, such as `active`, and `location` a data centre (`us-west`).
+        Raises `ValueError` for values out of range. Reading it raises what reading `list` raises; a
+        403 or 404 where the token is not given this list: name the servers by their ids then.
+        """
+        check_int("prefetch", prefetch, 0)
+        return ServerStream(self._lists, servers_query(status, location, page_size), prefetch)
+
+    async def account(self) -> Account:
+        """The account that the token belongs to, and what the token may do.
+
+        Raises `ApiError`, `TransportError`, and `InvalidResponseError` for an answer that is no
+        account.
+        """
+        return _wire.read_account(await self._transport.send(_wire.account_request()))
 
     async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
         """The backup with this id, found by looking through the list, or one server's list.

@@ -5,13 +5,14 @@ I/O. All datetimes are timezone-aware and in UTC.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, Generic, Self, TypeVar
 
 from attrs import field, frozen
 
 __all__ = [
+    "Account",
     "Backup",
     "BackupRef",
     "BackupStatus",
@@ -20,6 +21,7 @@ __all__ = [
     "Page",
     "Progress",
     "Restore",
+    "Server",
     "ServerRef",
     "Sweep",
 ]
@@ -121,6 +123,44 @@ class ServerRef:
 class DetailedServerRef(ServerRef):
     """A server with fields beyond the two that the API documents."""
 
+    extra: Mapping[str, Any] = field(factory=dict, hash=False)
+
+
+@frozen
+class Server:
+    """One server of the account.
+
+    The API may leave out all but `id` and `name`; texts that it does not give are empty. `status`
+    is its own word, such as `active`, `stopped` or `suspended`, and `location` a data centre, such
+    as `us-west`. `extra` has all other fields, and those whose values are not of these types.
+    """
+
+    id: int
+    name: str
+    hostname: str = ""
+    status: str = ""
+    ip_address: str = ""
+    location: str = ""
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    extra: Mapping[str, Any] = field(factory=dict, hash=False)
+
+
+@frozen
+class Account:
+    """The account that the client's token belongs to, and what the token may do.
+
+    Texts that the API does not give are empty. `extra` has the other fields of the account, and
+    those of the token under `token`; the token itself is masked wherever the API may show it.
+    """
+
+    email: str = ""
+    first_name: str = ""
+    last_name: str = ""
+    company_name: str = ""
+    created_at: date | None = None
+    token_name: str = ""
+    permissions: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 

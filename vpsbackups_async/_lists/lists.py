@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 from attrs import evolve
 from yarl import URL
@@ -21,11 +22,14 @@ from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async._transport.calls import OnRetry
 from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async._transport.transport import Transport
-from vpsbackups_async._wire import BACKUPS, Listing, Response, check_backup_type
-from vpsbackups_async.errors import BadRequestError, VPSBackupsError
-from vpsbackups_async.models import Backup, BackupType, Page
+from vpsbackups_async._wire import BACKUPS, SERVERS, Listing, Response, check_backup_type
+from vpsbackups_async.errors import ApiError, BadRequestError, VPSBackupsError
+from vpsbackups_async.models import Backup, BackupType, Page, Server
 
-__all__ = ["PAGE_SIZE", "FetchPage", "Hooks", "KnownLists", "ListQuery", "Lists", "backups_query"]
+__all__ = [
+    "PAGE_SIZE", "FetchPage", "Hooks", "KnownLists", "ListQuery", "Lists", "backups_query",
+    "servers_query",
+]  # fmt: skip
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -54,8 +58,8 @@ _NO_HOOKS: Final = Hooks()
 class ListQuery(Generic[T]):
     """What a list is asked for: the endpoint, filters by parameter, how many items a page.
 
-    `text` is the query of the first page. The values of filters are ints and known words, so it
-    needs no encoding.
+    `text` is the encoded query of the first page. A `page_size` of None is the server's own; the
+    class raises `ValueError` for one out of range.
     """
 
     __slots__ = ("filters", "listing", "page_size", "text")
@@ -65,10 +69,10 @@ class ListQuery(Generic[T]):
     ) -> None:
         self.listing = listing
         self.filters = filters
-        self.page_size = page_size
-        pairs = [f"{name}={value}" for name, value in filters.items()]
-        if page_size is not None:
-            pairs.append(f"page_size={page_size}")
+        self.page_size = None if page_size is None else check_int("page_size", page_size)
+        pairs = [f"{name}={quote(str(value), safe='')}" for name, value in filters.items()]
+        if self.page_size is not None:
+            pairs.append(f"page_size={self.page_size}")
         self.text = "&".join(pairs)
 
 
@@ -83,9 +87,20 @@ def backups_query(
         filters["server_id"] = check_int("server_id", server_id)
     if backup_type is not None:
         filters["backup_type"] = str(check_backup_type(backup_type))
-    if page_size is not None:
-        page_size = check_int("page_size", page_size)
     return ListQuery(BACKUPS, filters, page_size)
+
+
+def servers_query(
+    status: str | None = None, location: str | None = None, page_size: int | None = None
+) -> ListQuery[Server]:
+    """The query for a list of servers; raises `ValueError` for values out of range."""
+    filters: dict[str, int | str] = {}
+    for name, value in (("status", status), ("location", location)):
+        if value is not None:
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name} must be a str that is not empty, not {value!r}")
+            filters[name] = value
+    return ListQuery(SERVERS, filters, page_size)
 
 
 class FetchPage(Protocol):
@@ -100,7 +115,12 @@ async def fetch_page(
     transport: Transport, listing: Listing[T], hooks: Hooks, query: str
 ) -> Page[T]:
     """One page by way of the transport."""
-    response = await transport.send(listing.request(query), on_retry=hooks.on_retry)
+    try:
+        response = await transport.send(listing.request(query), on_retry=hooks.on_retry)
+    except ApiError as error:
+        if error.status in {403, 404}:
+            error.hint = listing.refused_hint or error.hint
+        raise
     if hooks.on_response is not None:
         hooks.on_response(response)
     return listing.read(response)
@@ -109,15 +129,16 @@ async def fetch_page(
 class KnownLists:
     """What one client knows of the lists below the API's `root`, and its open walks.
 
-    `ignored_filters` are those that the server ignored when a page last told.
+    `ignored_filters` are those that the server ignored when a page last told. The sizes of pages
+    that it took and refused are by the path of the list.
     """
 
     def __init__(self, root: URL, mask: Redactor) -> None:
         self.open_walks: set[Walk[Any]] = set()
         self.ignored_filters: set[str] = set()
         self.warned_of_filters = False
-        self.taken_size = 0
-        self.refused_size = math.inf
+        self.taken_size: dict[str, int] = {}
+        self.refused_size: dict[str, int] = {}
         self._root = root
         self._mask = mask
         self._links: dict[str, NextLinks] = {}
@@ -166,10 +187,10 @@ class Lists:
         hooks = Hooks(on_response, on_retry) if on_response or on_retry else _NO_HOOKS
         fetch: Fetch[T] = partial(self._fetch, listing, hooks)
         if size is not None:
-            if size >= self._known.refused_size:
+            if size >= self._known.refused_size.get(listing.path, math.inf):
                 first = _without_page_size(first)
-            elif size > self._known.taken_size:
-                fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, size))
+            elif size > self._known.taken_size.get(listing.path, 0):
+                fetch = _SizedFetch(fetch, first, partial(self._learn_of_size, listing.path, size))
         return Walk(
             fetch,
             first,
@@ -190,7 +211,7 @@ class Lists:
             values = query.listing.filters[name]
             if values(page.items) - {value}:
                 known.ignored_filters.add(name)
-                items = tuple(item for item in items if values((item,)) == {value})
+                items = tuple(item for item in items if values((item,)) <= {value})
         if items is page.items:
             if items and known.ignored_filters:
                 known.ignored_filters.difference_update(query.filters)
@@ -200,12 +221,12 @@ class Lists:
             logger.warning("the server ignores list filters: they are applied here")
         return evolve(page, items=items, count=None)
 
-    def _learn_of_size(self, size: int, *, taken: bool) -> None:
+    def _learn_of_size(self, path: str, size: int, *, taken: bool) -> None:
         known = self._known
         if taken:
-            known.taken_size = max(size, known.taken_size)
+            known.taken_size[path] = max(size, known.taken_size.get(path, 0))
         else:
-            known.refused_size = min(size, known.refused_size)
+            known.refused_size[path] = min(size, known.refused_size.get(path, size))
             logger.info("the server refuses page_size=%s: its lists are read without", size)
 
 

@@ -13,9 +13,9 @@ from vpsbackups_async._lists.seen import Identified
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk, read_complete
 from vpsbackups_async._wire import to_json
 from vpsbackups_async.errors import ConfigurationError
-from vpsbackups_async.models import Backup, Page, Sweep
+from vpsbackups_async.models import Backup, Page, Server, Sweep
 
-__all__ = ["BackupStream", "Stream"]
+__all__ = ["BackupStream", "ServerStream", "Stream"]
 
 T = TypeVar("T", bound=Identified)
 
@@ -183,6 +183,10 @@ class BackupStream(Stream[Backup]):
         """
         pages = self.pages()
         return _lines(await anext(pages, None), pages)
+
+
+class ServerStream(Stream[Server]):
+    """A list of servers that is read as you go, as `BackupStream` is of backups."""
 
 
 async def _lines(

@@ -12,9 +12,9 @@ __all__ = ["Limiter", "LimiterState", "Observation", "check_limiter", "closed_fo
 class Observation:
     """How a request ended, for the `Limiter` that let it through.
 
-    `kind` is the endpoint (`list`, `create`, `delete`, `restore`), `cost` what was acquired for
-    the request, `status` the HTTP status (None if no answer came), `retry_after` the seconds that
-    the answer asked to wait (None if it did not), `elapsed` the seconds from `acquire` to the end.
+    `kind` is the endpoint (`list`, `create`, `delete`, `restore`, `account`), `cost` what was
+    acquired for the request, `status` the HTTP status (None if no answer came), `retry_after` the
+    seconds that the answer asked to wait (None if it did not), `elapsed` those from `acquire` on.
     """
 
     kind: str
