@@ -49,6 +49,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
+    ALL_SERVERS,
     Account,
     Backup,
     BackupRef,
@@ -64,6 +65,7 @@ from vpsbackups_async.models import (
 )
 
 __all__ = [
+    "ALL_SERVERS",
     "Account",
     "AdaptiveLimiter",
     "ApiError",

@@ -60,11 +60,13 @@ from vpsbackups_async.events import OnEvent, emitter
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Account,
+    AllServers,
     Backup,
     BackupRef,
     BackupType,
     Outcome,
     Restore,
+    Server,
 )
 
 __all__ = ["BackupStream", "BackupsClient", "ClientStats", "ServerStream"]
@@ -473,12 +475,16 @@ class BackupsClient:
         return _wire.read_restore(reply, server_id, backup_id)
 
     def fleet(
-        self, server_ids: Iterable[int] | AsyncIterable[int], *, concurrency: int | None = None
+        self,
+        server_ids: Iterable[int | Server] | AsyncIterable[int | Server] | AllServers,
+        *,
+        concurrency: int | None = None,
     ) -> Fleet:
         """The same verbs over many servers, `concurrency` of them at a time (None: 64).
 
-        `server_ids` is any iterable or async iterable; it is read lazily. Raises `ValueError` for
-        anything else, and for a `concurrency` below 1.
+        `server_ids` is any iterable or async iterable of ids or `Server` values, read lazily, or
+        `ALL_SERVERS`: every server of the account. Raises `ValueError` for anything else, None
+        included, and for a `concurrency` below 1.
         """
         return Fleet(self, server_ids, concurrency=concurrency, lists=self._lists)
 

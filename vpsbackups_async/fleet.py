@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from vpsbackups_async._bulk.fan_out import FanOut, OnError
 from vpsbackups_async._bulk.meter import Meter, OnProgress
-from vpsbackups_async._bulk.source import open_source
+from vpsbackups_async._bulk.source import Source, open_source
 from vpsbackups_async._checks import (
     check_callable,
     check_description,
@@ -16,8 +16,10 @@ from vpsbackups_async._checks import (
     check_int,
     check_number,
 )
-from vpsbackups_async._lists.lists import Lists
+from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, servers_query
 from vpsbackups_async._lists.servers import ServersReader
+from vpsbackups_async._lists.stream import ServerStream
+from vpsbackups_async._lists.whole import WholeServers
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import (
@@ -25,11 +27,13 @@ from vpsbackups_async.errors import (
     FleetError,
     WaitError,
 )
-from vpsbackups_async.models import Backup, BackupType, Outcome
+from vpsbackups_async.models import ALL_SERVERS, AllServers, Backup, BackupType, Outcome, Server
 
 __all__ = ["Fleet"]
 
 DEFAULT_CONCURRENCY = 64
+Servers: TypeAlias = Iterable[int | Server] | AsyncIterable[int | Server] | AllServers
+"""What names the servers of a fleet."""
 
 
 class Verbs(Protocol):
@@ -56,9 +60,14 @@ class Fleet:
 
     That many are read, or are having a backup started; a wait for a backup takes no place.
 
-    `server_ids` is any iterable or async iterable. It is read lazily, so a million ids are fine; an
-    iterator serves one verb once. An id out of range fails as an item of its own and does not stop
-    the rest; a server named twice is served twice.
+    `server_ids` is any iterable or async iterable of ids or `Server` values. It is read lazily, so
+    a million ids are fine; an iterator serves one verb once. An id out of range fails as an item of
+    its own and does not stop the rest; a server named twice is served twice.
+
+    `ALL_SERVERS` is every server of the account, and a stream of `BackupsClient.servers` those that
+    it lists. Each verb reads that list anew, and again if it moves meanwhile. After the outcomes of
+    all servers that were seen, `PaginationError` is raised if it was never complete, and
+    `ConfigurationError` if it has none; other errors of the list end it likewise.
 
     After the first 401 nothing more is sent: running items end, and the other servers are not
     attempted (`NotAttemptedError`). A 403 fails its own server only.
@@ -67,15 +76,15 @@ class Fleet:
     def __init__(
         self,
         client: Verbs,
-        server_ids: Iterable[int] | AsyncIterable[int],
+        server_ids: Servers,
         *,
         concurrency: int | None = None,
         lists: Lists,
     ) -> None:
         if concurrency is not None:
             check_int("concurrency", concurrency)
-        if not isinstance(server_ids, Iterable | AsyncIterable):
-            raise ValueError(f"server_ids must be iterable, not {server_ids!r}")
+        if not isinstance(server_ids, Iterable | AsyncIterable | AllServers):
+            raise ValueError(f"server_ids must be an iterable or ALL_SERVERS, not {server_ids!r}")
         self._client = client
         self._server_ids = server_ids
         self._concurrency = concurrency or DEFAULT_CONCURRENCY
@@ -84,7 +93,18 @@ class Fleet:
     def __repr__(self) -> str:
         ids = self._server_ids
         servers = f"{len(ids)} servers" if isinstance(ids, Sized) else "servers"
+        servers = repr(ids) if isinstance(ids, AllServers) else servers
         return f"<Fleet of {servers}, concurrency={self._concurrency}>"
+
+    def _source(self) -> Source[int]:
+        """The ids of the servers, read lazily."""
+        servers = self._server_ids
+        if servers is ALL_SERVERS:
+            query = servers_query(page_size=PAGE_SIZE)
+            return open_source(WholeServers(self._lists, query), _id_of)
+        if isinstance(servers, ServerStream):
+            return open_source(servers.whole(), _id_of)
+        return open_source(servers, _id_of)
 
     def list(
         self,
@@ -113,8 +133,8 @@ class Fleet:
         """
         kind = None if backup_type is None else check_backup_type(backup_type)
         meter = Meter(on_progress, self._server_ids)
-        source = open_source(self._server_ids)
-        return _flat(ServersReader(self._lists, kind, source, self._concurrency, meter))
+        reader = ServersReader(self._lists, kind, self._source(), self._concurrency, meter)
+        return _flat(reader)
 
     def create(
         self,
@@ -168,7 +188,7 @@ class Fleet:
 
         return FanOut(
             partial(self._client.create, description=description),
-            open_source(self._server_ids),
+            self._source(),
             self._concurrency,
             Meter(on_progress, self._server_ids),
             on_error=on_error,
@@ -204,12 +224,16 @@ class Fleet:
                 description=description,
                 running_within=running_within,
             ),
-            open_source(self._server_ids),
+            self._source(),
             self._concurrency,
             Meter(on_progress, self._server_ids),
             on_error=on_error,
             halts=_refuses_all,
         ).outcomes()
+
+
+def _id_of(server: int | Server) -> int:
+    return server.id if isinstance(server, Server) else server
 
 
 def _refuses_all(error: Exception) -> bool:

@@ -6,13 +6,15 @@ I/O. All datetimes are timezone-aware and in UTC.
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from enum import StrEnum
-from typing import Any, Generic, Self, TypeVar
+from enum import Enum, StrEnum
+from typing import Any, Final, Generic, Self, TypeVar
 
 from attrs import field, frozen
 
 __all__ = [
+    "ALL_SERVERS",
     "Account",
+    "AllServers",
     "Backup",
     "BackupRef",
     "BackupStatus",
@@ -144,6 +146,22 @@ class Server:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
+
+
+class AllServers(Enum):
+    """The type of `ALL_SERVERS`, which stands for every server of the account.
+
+    It must be named: a setting that is missing (None) never means all servers.
+    """
+
+    ALL_SERVERS = "ALL_SERVERS"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+ALL_SERVERS: Final = AllServers.ALL_SERVERS
+"""Every server of the account, for `BackupsClient.fleet`."""
 
 
 @frozen

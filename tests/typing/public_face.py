@@ -16,6 +16,8 @@ from typing import Any, assert_type
 import aiohttp
 
 from vpsbackups_async import (
+    ALL_SERVERS,
+    Account,
     AdaptiveLimiter,
     ApiError,
     Attempt,
@@ -48,7 +50,9 @@ from vpsbackups_async import (
     RequestTimeoutError,
     Restore,
     RetryPolicy,
+    Server,
     ServerRef,
+    ServerStream,
     Sweep,
     Timeouts,
     TransportError,
@@ -84,6 +88,30 @@ async def lists(client: BackupsClient) -> None:
     assert_type(sweep.complete, bool)
     assert_type([backup.id async for backup in client.list()], list[int])
     await client.list()  # type: ignore[misc]  # a stream is not awaited
+
+
+async def servers_and_account(client: BackupsClient) -> None:
+    """`servers` gives a stream of servers, which names the servers of a fleet."""
+    stream = client.servers(status="active", location="us-west", page_size=50, prefetch=2)
+    assert_type(stream, ServerStream)
+    async for server in stream:
+        assert_type(server, Server)
+        assert_type(server.created_at, datetime | None)
+        assert_type((server.id, server.name, server.status), tuple[int, str, str])
+    assert_type(await stream.snapshot(), Sweep[Server])
+    account = await client.account()
+    assert_type(account, Account)
+    assert_type(account.permissions, tuple[str, ...])
+    several: list[Fleet] = [
+        client.fleet(ALL_SERVERS),
+        client.fleet(stream),
+        client.fleet(await stream.collect()),
+        client.fleet([server async for server in stream]),
+    ]
+    assert_type(several[0].create(), AsyncGenerator[Outcome[int, Backup]])
+    client.fleet(None)  # type: ignore[arg-type]  # a missing setting is not every server
+    client.fleet(["12345"])  # type: ignore[list-item]  # wrong on purpose
+    assert_type(from_json(Server, "{}"), Server)
 
 
 async def one_backup(client: BackupsClient, backup: Backup) -> None:

@@ -3,10 +3,10 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sized
 from itertools import islice
 from operator import length_hint
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from vpsbackups_async.errors import VPSBackupsError
 
@@ -21,7 +21,8 @@ class Source(ABC, Generic[K]):
     error: Exception | None = None
     """The error that ended the reading early, None if there was none."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: Callable[[Any], K]) -> None:
+        self._key = key
         self._ahead: deque[K] = deque()
         self._exhausted = False
 
@@ -51,16 +52,16 @@ class Source(ABC, Generic[K]):
         ahead, self._ahead = self._ahead, deque()
         return ahead
 
-    def stop(self) -> list[asyncio.Task[list[K]]]:
-        """Stop reading; returns the cancelled tasks, which the caller must await."""
+    def stop(self) -> list[Awaitable[object]]:
+        """Stop reading; returns what the caller must await."""
         return []
 
 
 class _Source(Source[K]):
     """The items of an iterable, which are available at once."""
 
-    def __init__(self, items: Iterable[K]) -> None:
-        super().__init__()
+    def __init__(self, items: Iterable[Any], key: Callable[[Any], K]) -> None:
+        super().__init__(key)
         self._items = iter(items)
         self._sized = isinstance(items, Sized)
 
@@ -74,7 +75,7 @@ class _Source(Source[K]):
         if self._ahead:
             return [self._ahead.popleft()]
         try:
-            return [next(self._items)]
+            return [self._key(next(self._items))]
         except StopIteration:
             self._exhausted = True
         except Exception as error:  # noqa: BLE001  # the caller's iterator may raise anything
@@ -86,7 +87,8 @@ class _Source(Source[K]):
         while not self._exhausted and (missing := count - len(self._ahead)) > 0:
             before = len(self._ahead)
             try:
-                self._ahead.extend(islice(self._items, min(missing, _ITEMS_PER_TURN)))
+                some = islice(self._items, min(missing, _ITEMS_PER_TURN))
+                self._ahead.extend(map(self._key, some))
             except Exception as error:  # noqa: BLE001  # the caller's iterator may raise anything
                 self._exhausted, self.error = True, error
             else:
@@ -97,9 +99,10 @@ class _Source(Source[K]):
 class _AsyncSource(Source[K]):
     """The items of an async iterable; a task reads the next one ahead."""
 
-    def __init__(self, items: AsyncIterable[K]) -> None:
-        super().__init__()
+    def __init__(self, items: AsyncIterable[Any], key: Callable[[Any], K]) -> None:
+        super().__init__(key)
         self._items = aiter(items)
+        self._opened = self._items is not items  # an iterator that is given may be read further
         self._pending: asyncio.Task[list[K]] | None = None
         self._stopped = False
         self._wake: Callable[[], None] | None = None
@@ -139,7 +142,7 @@ class _AsyncSource(Source[K]):
 
     async def _read(self) -> list[K]:
         try:
-            return [await anext(self._items)]
+            return [self._key(await anext(self._items))]
         except StopAsyncIteration:
             self._exhausted = True
         except asyncio.CancelledError:
@@ -151,15 +154,29 @@ class _AsyncSource(Source[K]):
             self._exhausted, self.error = True, error
         return []
 
-    def stop(self) -> list[asyncio.Task[list[K]]]:
-        """Stop reading; returns the cancelled tasks, which the caller must await."""
+    def stop(self) -> list[Awaitable[object]]:
+        """Stop reading; returns what the caller must await."""
         self._stopped = True
-        if self._pending is None:
-            return []
-        self._pending.cancel()
-        return [self._pending]
+        if self._pending is not None:
+            self._pending.cancel()
+        return [self._close()]
+
+    async def _close(self) -> None:
+        if self._pending is not None:
+            await asyncio.gather(self._pending, return_exceptions=True)
+        if self._opened and isinstance(self._items, AsyncGenerator):
+            await self._items.aclose()
 
 
-def open_source(items: Iterable[K] | AsyncIterable[K]) -> Source[K]:
-    """A source that reads the items lazily; raises `TypeError` if they are not iterable."""
-    return _AsyncSource(items) if isinstance(items, AsyncIterable) else _Source(items)
+def _same(item: K) -> K:
+    return item
+
+
+def open_source(
+    items: Iterable[Any] | AsyncIterable[Any], key: Callable[[Any], K] = _same
+) -> Source[K]:
+    """A source that reads the items lazily, each as its key.
+
+    Raises `TypeError` if they are not iterable.
+    """
+    return _AsyncSource(items, key) if isinstance(items, AsyncIterable) else _Source(items, key)

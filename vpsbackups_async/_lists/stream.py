@@ -11,6 +11,7 @@ from vpsbackups_async._checks import check_int
 from vpsbackups_async._lists.lists import ListQuery, Lists
 from vpsbackups_async._lists.seen import Identified
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk, read_complete
+from vpsbackups_async._lists.whole import WholeServers
 from vpsbackups_async._wire import to_json
 from vpsbackups_async.errors import ConfigurationError
 from vpsbackups_async.models import Backup, Page, Server, Sweep
@@ -187,6 +188,10 @@ class BackupStream(Stream[Backup]):
 
 class ServerStream(Stream[Server]):
     """A list of servers that is read as you go, as `BackupStream` is of backups."""
+
+    def whole(self) -> WholeServers:
+        """The servers as they come, with an error at the end unless they are certainly all."""
+        return WholeServers(self._lists, self._query)
 
 
 async def _lines(
