@@ -358,7 +358,7 @@ async def test_a_token_refused_in_the_look_for_a_lost_answer_stops_the_fleet() -
     class Creates:
         begun = 0
 
-        async def create(self, server_id: int, *, description: str | None = None) -> Backup:
+        async def create(self, server_id: int, **options: object) -> Backup:
             self.begun += 1
             raise CreateOutcomeUnknownError(server_id=server_id) from AuthenticationError(401, "no")
 

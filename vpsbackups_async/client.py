@@ -24,6 +24,7 @@ from vpsbackups_async._checks import (
     check_plain_function,
 )
 from vpsbackups_async._creating.creates import Creates
+from vpsbackups_async._creating.creation import check_if_running
 from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import (
@@ -320,8 +321,7 @@ class BackupsClient:
         still, and other `ApiError` and `TransportError`; `ValueError` for bad arguments.
         """
         check_int("server_id", server_id)
-        if if_running not in {"raise", "wait", "adopt"}:
-            raise ValueError(f"if_running must be 'raise', 'wait' or 'adopt', not {if_running!r}")
+        check_if_running(if_running)
         if timeout is not None:
             check_number("timeout", timeout)
         self._session.open()

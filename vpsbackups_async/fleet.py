@@ -16,10 +16,12 @@ from vpsbackups_async._checks import (
     check_int,
     check_number,
 )
+from vpsbackups_async._creating.creation import IfRunning, check_if_running
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, servers_query
 from vpsbackups_async._lists.servers import ServersReader
 from vpsbackups_async._lists.stream import ServerStream
 from vpsbackups_async._lists.whole import WholeServers
+from vpsbackups_async._tags import check_marker
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import (
@@ -39,7 +41,15 @@ Servers: TypeAlias = Iterable[int | Server] | AsyncIterable[int | Server] | AllS
 class Verbs(Protocol):
     """What a fleet needs of a client."""
 
-    async def create(self, server_id: int, *, description: str | None = None) -> Backup: ...
+    async def create(
+        self,
+        server_id: int,
+        *,
+        description: str | None = None,
+        if_running: IfRunning = "raise",
+        timeout: float | None = None,
+        marker: bool | str = False,
+    ) -> Backup: ...
 
     async def ensure(
         self,
@@ -144,6 +154,8 @@ class Fleet:
         backoff: Backoff | None = None,
         timeout: float | None = 3600.0,
         max_running: int | None = None,
+        if_running: IfRunning = "raise",
+        marker: bool | str = False,
         on_error: OnError = "collect",
         on_progress: OnProgress | None = None,
     ) -> AsyncGenerator[Outcome[int, Backup]]:
@@ -160,6 +172,10 @@ class Fleet:
         outcome, or while `concurrency` outcomes are unread. The backups that run then are still
         waited for, so that at most their outcomes come on top of these.
 
+        `if_running` and `marker` are those of `BackupsClient.create`, for each server. With "wait",
+        `timeout` also bounds the wait for a backup that runs there already, during which the server
+        keeps its place; the `WaitTimeoutError` of that wait has the ref of that backup.
+
         With `on_error="stop"` nothing is started after the first failure, and after a 401 in any
         case: running items are finished, and the other servers end as `NotAttemptedError` whose
         `__cause__` is that failure. The ids are still read to their end; if they have none, leave
@@ -169,6 +185,9 @@ class Fleet:
         Raises `ValueError` for bad arguments, before anything is started.
         """
         check_description(description)
+        check_if_running(if_running)
+        if not isinstance(marker, bool):
+            check_marker(marker)
         if backoff is not None:
             check_callable("backoff", backoff)
         if timeout is not None:
@@ -187,7 +206,13 @@ class Fleet:
                 raise
 
         return FanOut(
-            partial(self._client.create, description=description),
+            partial(
+                self._client.create,
+                description=description,
+                if_running=if_running,
+                timeout=timeout if if_running == "wait" else None,
+                marker=marker,
+            ),
             self._source(),
             self._concurrency,
             Meter(on_progress, self._server_ids),

@@ -16,11 +16,17 @@ from vpsbackups_async._wire import create_request
 from vpsbackups_async.errors import CreateOutcomeUnknownError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Creation", "IfRunning", "first_of"]
+__all__ = ["Creation", "IfRunning", "check_if_running", "first_of"]
 
 logger = logging.getLogger("vpsbackups_async")
 
 IfRunning = Literal["raise", "wait", "adopt"]
+
+
+def check_if_running(value: object) -> None:
+    """Raise `ValueError` unless the value says what to do about a running backup."""
+    if value not in {"raise", "wait", "adopt"}:
+        raise ValueError(f"if_running must be 'raise', 'wait' or 'adopt', not {value!r}")
 
 
 class Creation:
