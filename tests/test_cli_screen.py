@@ -15,6 +15,7 @@ from helpers_cli import Terminal, TerminalHere
 from rich.console import Console
 
 from vpsbackups_async import Backup, Progress, from_json
+from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.screen import Screen
@@ -120,7 +121,7 @@ def test_the_table_has_colours_and_keeps_the_widths_of_its_first_rows() -> None:
         highlight=False,
         _environ={"TERM": "xterm"},  # wherever the tests run
     )
-    table = Table(screen, asking=True)
+    table = Table(screen, BACKUPS, asking=True)
     table.rows([backup(5), backup(6, status="in_progress", size_mb=None)])
     longer = {"id": 1_234_567_890, "name": "a-longer-name-than-before"}
     table.rows([backup(123_456_789, server=longer, status="failed"), backup(7, status="odd")])

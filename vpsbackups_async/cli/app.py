@@ -43,6 +43,7 @@ app = App(
 
 _COMMANDS: Final = {
     "list": Exit.FINE,
+    "servers": Exit.FINE,
     "show": Exit.FINE,
     "create": Exit.SOME_FAILED,
     "wait": Exit.SOME_FAILED,

@@ -1,28 +1,37 @@
-"""Backups as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
+"""Backups or servers as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
 
-A writer gets the backups a page at a time and keeps none of them, so that a list of any length can
-be written.
+A writer gets them a page at a time and keeps none, so that a list of any length can be written.
 """
 
 import csv
 import io
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Generic, Literal, TypeVar
 
 from attrs import frozen
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from vpsbackups_async._wire import to_json
-from vpsbackups_async.cli.ids import written
+from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.text import age, moment, safe, size
-from vpsbackups_async.models import Backup
+from vpsbackups_async.cli.text import safe
+from vpsbackups_async.models import Backup, Server
 
-__all__ = ["Form", "Writer", "json_line", "open_writer"]
+__all__ = [
+    "Column",
+    "Form",
+    "Layout",
+    "Table",
+    "Writer",
+    "form_of",
+    "json_line",
+    "open_writer",
+]
+
+T = TypeVar("T", bound=Backup | Server)
 
 Form = Literal["table", "json", "ndjson", "csv"]
 
@@ -31,33 +40,41 @@ _WIDE: Final = 100
 _GAP: Final = "  "
 
 
-class Writer(ABC):
-    """Writes backups to standard output."""
+def form_of(**flags: bool) -> Form:
+    """The form that the options ask for; raises `UsageError` if they exclude each other."""
+    chosen: list[Form] = [form for form in ("json", "ndjson", "csv") if flags[form]]
+    if len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+    return chosen[0] if chosen else "table"
+
+
+class Writer(ABC, Generic[T]):
+    """Writes backups or servers to standard output."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
     @abstractmethod
-    def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups, at least one."""
+    def rows(self, items: Sequence[T]) -> None:
+        """Write these, at least one."""
 
-    def end(self) -> None:  # noqa: B027  # most forms need no end
+    def end(self) -> None:
         """Write the end of the form, after the last row."""
 
 
-def open_writer(form: Form, screen: Screen) -> Writer:
+def open_writer(form: Form, screen: Screen, layout: "Layout[T]") -> Writer[T]:
     """The writer for this form; a table is written as plain lines if there is no terminal."""
     if form == "json":
         return _Json(screen)
     if form == "ndjson":
         return _Ndjson(screen)
     if form == "csv":
-        return _Csv(screen)
-    return Table(screen) if screen.out.is_terminal else _Lines(screen)
+        return _Csv(screen, layout)
+    return Table(screen, layout) if screen.out.is_terminal else _Lines(screen, layout)
 
 
 @frozen(eq=False)
-class _Column:
+class Column(Generic[T]):
     """A column of the table, as wide as its title and its texts in the first rows.
 
     `least` and `most` bound the width. A longer text is cut, unless the column is `whole`. One
@@ -66,7 +83,7 @@ class _Column:
     """
 
     title: str
-    text: Callable[[Backup], str]
+    text: Callable[[T], str]
     least: int = 0
     most: int = sys.maxsize
     shrinks_to: int = sys.maxsize
@@ -75,7 +92,7 @@ class _Column:
     rest: bool = False
     only: Literal["wide", "narrow"] | None = None
     """The terminals that show it; None is all of them."""
-    style: Callable[[Backup], str] = lambda _: ""
+    style: Callable[[T], str] = lambda _: ""
 
     def width(self, texts: Iterable[str]) -> int:
         """The width of the longest of these texts, within the bounds."""
@@ -90,58 +107,38 @@ class _Column:
         )
 
 
-def _type(backup: Backup) -> str:
-    return "auto" if backup.backup_type == "automatic" else safe(backup.backup_type)
+@frozen(eq=False)
+class Layout(Generic[T]):
+    """What is written of an item: the columns of a table, a plain line, and the fields of CSV."""
+
+    columns: Sequence[Column[T]]
+    plain: Callable[[T], str]
+    csv: Mapping[str, Callable[[T], object]]
 
 
-def _status_style(backup: Backup) -> str:
-    if backup.is_failed:
-        return "red"
-    return {"in_progress": "yellow", "completed": "green"}.get(str(backup.status), "")
-
-
-def _age(backup: Backup) -> str:
-    return age(backup.created_at, datetime.now(UTC))
-
-
-# An id is whole, since a cut id would be another id. TYPE, SIZE and AGE have a least width because
-# later rows may have longer texts than the first ones.
-_COLUMNS: Final = (
-    _Column("ID", lambda backup: str(backup.id), right=True, whole=True),
-    _Column("SERVER", lambda backup: str(backup.server.id), right=True, whole=True),
-    _Column("NAME", lambda backup: safe(backup.server.name), shrinks_to=12),
-    _Column("TYPE", _type, least=6),
-    _Column("STATUS", lambda backup: safe(backup.status), least=11, most=14, style=_status_style),
-    _Column("SIZE", lambda backup: size(backup.size_mb), least=8, right=True),
-    _Column("AGE", _age, least=4, only="narrow"),
-    _Column("CREATED (UTC)", lambda backup: moment(backup.created_at), only="wide"),
-    _Column("DESCRIPTION", lambda backup: safe(backup.description), least=8, rest=True),
-)
-
-
-class Table(Writer):
+class Table(Writer[T]):
     """Aligned columns, as wide as the first rows need them; longer texts in later rows are cut.
 
     With `asking` the table is part of a question, and goes to standard error.
     """
 
-    def __init__(self, screen: Screen, *, asking: bool = False) -> None:
+    def __init__(self, screen: Screen, layout: Layout[T], *, asking: bool = False) -> None:
         super().__init__(screen)
         self._console = screen.err if asking else screen.out
         left_out = "narrow" if self._console.width >= _WIDE else "wide"
-        self._columns = [column for column in _COLUMNS if column.only != left_out]
+        self._columns = [column for column in layout.columns if column.only != left_out]
         self._widths: list[int] = []
 
-    def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups, at least one, below the header."""
-        texts = [[column.text(backup) for column in self._columns] for backup in backups]
+    def rows(self, items: Sequence[T]) -> None:
+        """Write these, at least one, below the header."""
+        texts = [[column.text(item) for column in self._columns] for item in items]
         lines = []
         if not self._widths:
             titles = [column.title for column in self._columns]
             self._widths = self._fit([titles, *texts])
             lines.append(self._line(titles))
             lines[0].style = "bold"
-        lines += map(self._line, texts, backups)
+        lines += map(self._line, texts, items)
         self._screen.table(lines, self._console)
 
     def _fit(self, rows: list[list[str]]) -> list[int]:
@@ -159,9 +156,9 @@ class Table(Writer):
         widths[rest] = spare if spare >= rest.least else 0
         return list(widths.values())
 
-    def _line(self, texts: list[str], backup: Backup | None = None) -> Text:
+    def _line(self, texts: list[str], item: T | None = None) -> Text:
         line = Text(_GAP).join(
-            column.cell(text, width, "" if backup is None else column.style(backup))
+            column.cell(text, width, "" if item is None else column.style(item))
             for column, text, width in zip(self._columns, texts, self._widths, strict=True)
         )
         line.rstrip()
@@ -174,28 +171,21 @@ def _cut(text: str, width: int) -> str:
     return set_cell_size(text, width - 1) + "…" if width else ""
 
 
-class _Lines(Writer):
-    """One line for each backup: ref, type, status, MB and moment, one word each, then the texts."""
+class _Lines(Writer[T]):
+    """One plain line for each item."""
 
-    def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups."""
-        self._screen.result("\n".join(map(_plain, backups)))
+    def __init__(self, screen: Screen, layout: Layout[T]) -> None:
+        super().__init__(screen)
+        self._plain = layout.plain
 
-
-def _plain(backup: Backup) -> str:
-    status = safe(backup.status).replace(" ", "_") or "-"
-    kind = safe(backup.backup_type).replace(" ", "_") or "-"
-    megabytes = "-" if backup.size_mb is None else backup.size_mb
-    return (
-        f"{written(backup.ref):<14} {kind:<9} {status:<11} {megabytes:>7} "
-        f"{backup.created_at:%Y-%m-%dT%H:%M:%SZ}  {safe(backup.server.name):<16}  "
-        f"{safe(backup.description)}"
-    ).rstrip()
+    def rows(self, items: Sequence[T]) -> None:
+        """Write these."""
+        self._screen.result("\n".join(map(self._plain, items)))
 
 
-def json_line(backup: Backup) -> bytes:
-    """The backup as the API writes it, with escapes for what is not printable."""
-    line = to_json(backup)
+def json_line(item: Backup | Server) -> bytes:
+    """The item as the API writes it, with escapes for what is not printable."""
+    line = to_json(item)
     if line.isascii() and b"\x7f" not in line:
         return line
     text = line.decode("utf-8", "surrogatepass")
@@ -207,24 +197,24 @@ def _escaped(char: str) -> str:
     return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
-class _Ndjson(Writer):
+class _Ndjson(Writer[T]):
     """One JSON object on each line."""
 
-    def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups."""
-        self._screen.raw(b"\n".join(map(json_line, backups)) + b"\n")
+    def rows(self, items: Sequence[T]) -> None:
+        """Write these."""
+        self._screen.raw(b"\n".join(map(json_line, items)) + b"\n")
 
 
-class _Json(Writer):
+class _Json(Writer[T]):
     """One JSON array. It is closed at the end only, so that a partial list does not parse."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen)
         self._before = b"[\n"
 
-    def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups."""
-        self._screen.raw(self._before + b",\n".join(map(json_line, backups)))
+    def rows(self, items: Sequence[T]) -> None:
+        """Write these."""
+        self._screen.raw(self._before + b",\n".join(map(json_line, items)))
         self._before = b",\n"
 
     def end(self) -> None:
@@ -232,36 +222,20 @@ class _Json(Writer):
         self._screen.raw(b"[]\n" if self._before == b"[\n" else b"\n]\n")
 
 
-def _iso(when: datetime | None) -> str | None:
-    return None if when is None else f"{when:%Y-%m-%dT%H:%M:%SZ}"
-
-
-_CSV: Final[dict[str, Callable[[Backup], object]]] = {
-    "id": lambda backup: backup.id,
-    "server_id": lambda backup: backup.server.id,
-    "server_name": lambda backup: backup.server.name,
-    "backup_type": lambda backup: backup.backup_type,
-    "status": lambda backup: backup.status,
-    "size_mb": lambda backup: backup.size_mb,
-    "created_at": lambda backup: _iso(backup.created_at),
-    "expires_at": lambda backup: _iso(backup.expires_at),
-    "description": lambda backup: backup.description,
-}
-
-
-class _Csv(Writer):
+class _Csv(Writer[T]):
     """Comma-separated values with a header; texts are made safe only for a terminal."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, layout: Layout[T]) -> None:
         super().__init__(screen)
+        self._values = layout.csv
         self._text = io.StringIO()
         self._csv = csv.writer(self._text, lineterminator="\n")
-        self._csv.writerow(_CSV)
+        self._csv.writerow(self._values)
         self._shown = safe if screen.out.is_terminal else str
 
-    def rows(self, backups: Sequence[Backup]) -> None:
-        """Write these backups."""
-        self._csv.writerows(map(self._fields, backups))
+    def rows(self, items: Sequence[T]) -> None:
+        """Write these."""
+        self._csv.writerows(map(self._fields, items))
         self.end()
 
     def end(self) -> None:
@@ -270,6 +244,6 @@ class _Csv(Writer):
         self._text.seek(0)
         self._text.truncate()
 
-    def _fields(self, backup: Backup) -> list[object]:
-        values = (value(backup) for value in _CSV.values())
+    def _fields(self, item: T) -> list[object]:
+        values = (value(item) for value in self._values.values())
         return [self._shown(value) if isinstance(value, str) else value for value in values]

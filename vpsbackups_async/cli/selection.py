@@ -13,11 +13,11 @@ from vpsbackups_async.cli.text import since
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Progress
 
-__all__ = ["PAGE", "Best", "Selection", "batches", "moment_of"]
+__all__ = ["PAGE", "PAGES_AHEAD", "Best", "Selection", "batches", "moment_of"]
 
 PAGE: Final = 100
 """The largest page that the API gives, and how many rows are written at once."""
-_PAGES_AHEAD: Final = 4
+PAGES_AHEAD: Final = 4
 _MOST_SORTED: Final = 10_000
 """The largest `--limit` of a sorted list: up to twice as many backups are held in memory."""
 
@@ -128,7 +128,7 @@ async def _pages(
         server_id=server_id,
         backup_type=selection.backup_type,
         page_size=PAGE if enough is None else min(PAGE, max(1, enough)),
-        prefetch=_PAGES_AHEAD if enough is None else 0,
+        prefetch=PAGES_AHEAD if enough is None else 0,
     )
     async with aclosing(stream.pages()) as pages:
         async for page in pages:

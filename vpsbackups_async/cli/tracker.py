@@ -9,6 +9,7 @@ from typing import Final, Self, TypeVar
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
+from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
@@ -48,7 +49,7 @@ class Tracker:
         self._planned = planned
         self._running = {ref.id: ref for ref in running}
         self._failures = Failures(self._screen)
-        self._table = Table(self._screen) if self._screen.out.is_terminal else None
+        self._table = Table(self._screen, BACKUPS) if self._screen.out.is_terminal else None
         self._started = self._completed = 0
         self._write_error: OSError | None = None
 

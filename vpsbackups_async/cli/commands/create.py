@@ -5,7 +5,6 @@ Piped, it writes ID:SERVER of each. Ctrl-C finishes and names what is under way.
 Usage: vpsbackups create [OPTIONS] SERVER...
 
   vpsbackups create 12345 12346 --description Nightly --wait
-  vpsbackups create --servers-from fleet.txt >started.txt
 """
 
 from typing import Annotated
@@ -17,6 +16,7 @@ from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Timeout, timeout_seconds
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.tracker import Tracker
+from vpsbackups_async.models import ALL_SERVERS
 
 __all__ = ["run"]
 
@@ -31,6 +31,7 @@ def run(
             help="the servers named there, too; - is stdin",
         ),
     ] = None,
+    all_servers: Annotated[Flag, Parameter("--all", help="every server of the account")] = False,
     description: Annotated[
         str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
     ] = None,
@@ -46,8 +47,10 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     ids = server_ids(servers, servers_from)
-    if not ids:
-        raise UsageError("no server is named: give ids, or --servers-from FILE")
+    if all_servers and ids:
+        raise UsageError("--all is every server: name none beside it")
+    if not (all_servers or ids):
+        raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
     if concurrency < 1:
         raise UsageError("--concurrency is one or more")
     if max_running is not None and max_running < 1:
@@ -58,7 +61,7 @@ def run(
     seconds = timeout_seconds(timeout)
     with Tracker(common, waits=wait, planned=len(ids)) as tracker:
         session = tracker.session
-        fleet = session.client.fleet(ids, concurrency=concurrency)
+        fleet = session.client.fleet(ALL_SERVERS if all_servers else ids, concurrency=concurrency)
 
         async def work() -> Exit:
             what = "Backing up" if wait else "Starting"

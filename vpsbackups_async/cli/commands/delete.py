@@ -19,6 +19,7 @@ from vpsbackups_async.cli.asking import Yes, agreed, check_asking
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import backup_refs, written
+from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.options import DEFAULTS, Common
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Table
@@ -55,7 +56,7 @@ def run(
             elif outcome.error is not None:
                 failures.add(f"backup {written(ref)}", outcome.error)
         if chosen and not yes:
-            Table(screen, asking=True).rows(chosen)
+            Table(screen, BACKUPS, asking=True).rows(chosen)
             if not agreed(f"Delete {_these(chosen)} for good?"):
                 screen.note("nothing was deleted")
                 chosen = []

@@ -16,12 +16,12 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
-from vpsbackups_async.cli.rows import Form, Writer, open_writer
+from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
 from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import FleetError
@@ -73,7 +73,7 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    form = _form(json=json, ndjson=ndjson, csv=csv)
+    form = form_of(json=json, ndjson=ndjson, csv=csv)
     selection = Selection(
         servers=server_ids(server or (), servers_from),
         backup_type=type,
@@ -87,16 +87,9 @@ def run(
         return session.do(_list(session, selection, form))
 
 
-def _form(**flags: bool) -> Form:
-    chosen: list[Form] = [form for form in ("json", "ndjson", "csv") if flags[form]]
-    if len(chosen) > 1:
-        raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
-    return chosen[0] if chosen else "table"
-
-
 async def _list(session: Session, selection: Selection, form: Form) -> int:
     failures = Failures(session.screen)
-    writer = open_writer(form, session.screen)
+    writer = open_writer(form, session.screen, BACKUPS)
     output = _Output(writer)
     best = Best(selection)
     left = sys.maxsize if selection.limit is None else selection.limit
@@ -132,7 +125,7 @@ def _goes_to_a_file() -> bool:
 class _Output:
     """Buffers rows: the first is written at once, the others with a page or after a moment."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer[Backup]) -> None:
         self._writer = writer
         self._rows: list[Backup] = []
         self._most = 1

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from vpsbackups_async.cli.asking import Yes, agreed, check_asking
 from vpsbackups_async.cli.ends import Exit, RefusedError
 from vpsbackups_async.cli.ids import one_ref, one_server
+from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.options import DEFAULTS, Common
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
@@ -48,7 +49,7 @@ def run(
             )
         named = f"server {server_id} ({safe(found.server.name)})"
         if not yes:
-            Table(session.screen, asking=True).rows([found])
+            Table(session.screen, BACKUPS, asking=True).rows([found])
             made = f"{age(found.created_at, datetime.now(UTC))} ago"
             session.screen.note(
                 f"This backup, made {made}, will replace all that is on {named} now."
