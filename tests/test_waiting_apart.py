@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import TypeVar
 
 import pytest
-from helpers_waiting import EVERY_10, one_try
+from helpers_waiting import EVERY_10, EVERY_LIST, FORBIDDEN, forbidden, one_try, timed
 
 from vpsbackups_async import (
     Attempt,
@@ -39,25 +37,6 @@ pytestmark = [
     pytest.mark.virtual_time,
     pytest.mark.fake_vps(servers=500, backups=0, backup_seconds=100),
 ]
-T = TypeVar("T")
-EVERY_LIST = {"server_id": None}
-"""The query that marks the list of all servers."""
-FORBIDDEN = b'{"detail": "You do not have permission to perform this action."}'
-
-
-def forbidden(server_id: int | None) -> Reply:
-    """A 403 for the list of one server, or for that of all servers."""
-    return Reply(403, FORBIDDEN, method="GET", query={"server_id": server_id})
-
-
-async def timed(work: Awaitable[T]) -> tuple[T | BaseException, float]:
-    """What the work gave or raised, and after how many seconds."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    try:
-        return await work, loop.time() - began
-    except Exception as error:  # the test looks at it
-        return error, loop.time() - began
 
 
 # --- A list that fails ---------------------------------------------------------------------------

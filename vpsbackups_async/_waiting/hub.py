@@ -54,7 +54,7 @@ class WaitHub:
             show=self._show,
             end=self._end,
             attempted=self._attempted,
-            refuse=self._refuse,
+            refused=self._look_now,
         )
         self._due = Calendar(operator.attrgetter("due"))
         self._limits = Calendar(operator.attrgetter("limit"))
@@ -264,7 +264,7 @@ class WaitHub:
         if isinstance(error, _FATAL):
             self._refuse(error)
         elif isinstance(error, PermissionDeniedError):
-            self._refuse(error, lambda waiter: waiter.ref.server_id == look.server_id)
+            self._refuse(error, lambda waiter: waiter.server_id == look.server_id)
         elif now >= self._warned_at + _WARNING_SECONDS:
             waits = list(self._all())
             failing = sum(waiter.error is not None for waiter in waits)
@@ -272,6 +272,13 @@ class WaitHub:
                 self._warned_at = now
                 words = "looks fail for %d of %d waits, which go on: %s"
                 logger.warning(words, failing, len(waits), error)
+
+    def _look_now(self) -> None:
+        """Look for all waiters, due or not: each one's own list tells whether it is refused."""
+        waiters = [one for one in self._all() if one.look is None and not one.future.done()]
+        for waiter in waiters:
+            self._due.discard(waiter)
+        self._looks.begin(waiters, Batch(asyncio.get_running_loop().time()))
 
     def _refuse(
         self, error: VPSBackupsError, whose: Callable[[Waiter], bool] = lambda _: True

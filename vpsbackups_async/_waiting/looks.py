@@ -4,14 +4,15 @@ import asyncio
 import itertools
 from collections.abc import (
     AsyncGenerator,
+    Awaitable,
     Callable,
     Collection,
     Container,
-    Coroutine,
     Iterable,
 )
 from contextlib import aclosing
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, by_server
 from vpsbackups_async._lists.wanted import Key, Wanted
@@ -39,7 +40,8 @@ class Looks:
     """Begins looks and carries them out.
 
     `known` has the ids of all backups that are waited for. `show` is called with each finding of a
-    look, `end` with a look that ended and its last finding, `refuse` with the 403 of all lists.
+    look, `end` with a look that ended and its last finding. `refused` is called when a 403 of the
+    list of all servers was followed by those of servers' lists, and by no other answer.
     `attempted` is called with a look and the error of an attempt that another one follows, or with
     None for an attempt that got an answer.
     """
@@ -52,14 +54,14 @@ class Looks:
         show: Callable[[Look, Finding], None],
         end: Callable[[Look, Finding], None],
         attempted: Callable[[Look, VPSBackupsError | None], None],
-        refuse: Callable[[VPSBackupsError], None],
+        refused: Callable[[], None],
     ) -> None:
         self._search = search
         self._known = known
         self._show = show
         self._end = end
         self._attempted = attempted
-        self._refuse = refuse
+        self._refused = refused
         self._under_way: dict[int | None, Look] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,7 +84,7 @@ class Looks:
         if plan.sweep:
             look = Look(None, batch, {one.key: waiters[one.key] for one in plan.sweep})
             if self._claim(look):
-                self._start(self._sweep(look, plan.sweep), [look])
+                self._start(partial(self._sweep, look, plan.sweep), [look])
         self._at_servers(plan.servers, waiters, batch)
 
     def stop(self) -> list[asyncio.Task[None]]:
@@ -103,14 +105,16 @@ class Looks:
                 first.behind += waiters
         return first is look
 
-    def _start(self, work: Coroutine[Any, Any, None], looks: Collection[Look]) -> None:
+    def _start(self, work: Callable[[], Awaitable[None]], looks: Collection[Look]) -> None:
         task = asyncio.create_task(self._carried_out(work, looks), name="vpsbackups-look")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carried_out(self, work: Coroutine[Any, Any, None], looks: Collection[Look]) -> None:
+    async def _carried_out(
+        self, work: Callable[[], Awaitable[None]], looks: Collection[Look]
+    ) -> None:
         try:
-            await work
+            await work()
         except BaseException as error:
             # An error here must not leave a wait without an end.
             for waiter in [waiter for look in looks for waiter in look.concerned()]:
@@ -153,17 +157,19 @@ class Looks:
                 self._show(look, last)
         left = self._finish(look, last._replace(absent=absent))
         servers = by_server(one for one in last.left if one.key in left)
-        refusal = last.error if isinstance(last.error, PermissionDeniedError) else None
-        self._at_servers(servers, left, look.batch, refusal)
+        self._at_servers(
+            servers, left, look.batch, refused=isinstance(last.error, PermissionDeniedError)
+        )
 
     def _at_servers(
         self,
         wanted: dict[int, list[Wanted]],
         waiters: dict[Key, list[Waiter]],
         batch: Batch,
-        refusal: VPSBackupsError | None = None,
+        *,
+        refused: bool = False,
     ) -> None:
-        """Begin looks at servers' lists; `refusal` is the 403 of the list of all servers."""
+        """Begin looks at servers' lists; `refused` is whether the list of all was, by a 403."""
         looks: dict[int | None, Look] = {}
         mine: dict[int, list[Wanted]] = {}
         for server_id, those in wanted.items():
@@ -171,13 +177,10 @@ class Looks:
             if self._claim(look):
                 looks[server_id], mine[server_id] = look, those
         if looks:
-            self._start(self._servers(looks, mine, refusal), looks.values())
+            self._start(partial(self._servers, looks, mine, refused=refused), looks.values())
 
     async def _servers(
-        self,
-        looks: dict[int | None, Look],
-        wanted: dict[int, list[Wanted]],
-        refusal: VPSBackupsError | None,
+        self, looks: dict[int | None, Look], wanted: dict[int, list[Wanted]], *, refused: bool
     ) -> None:
         """Look at servers' lists, each of which ends its own look."""
 
@@ -189,9 +192,8 @@ class Looks:
             async for finding in findings:
                 look = looks[finding.server_id]
                 self._show(look, finding)
-                if not isinstance(finding.error, PermissionDeniedError):
-                    refusal = None
+                refused = refused and isinstance(finding.error, PermissionDeniedError)
                 left = self._finish(look, finding)
                 self.begin(itertools.chain.from_iterable(left.values()), look.batch)
-        if refusal is not None:
-            self._refuse(refusal)
+        if refused:
+            self._refused()

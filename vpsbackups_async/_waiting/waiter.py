@@ -112,6 +112,13 @@ class Waiter:
         """The last status that a list showed, else that of the backup which the caller gave."""
         return None if self.backup is None else shown_status(self.backup, self._mask)
 
+    @property
+    def server_id(self) -> int | None:
+        """The server of the backup, as the ref gives it or a list has shown it."""
+        if self.ref.server_id is None and self.listed and self.backup is not None:
+            return self.backup.server.id
+        return self.ref.server_id
+
     def elapsed(self) -> float:
         """The seconds since the wait began."""
         return self.future.get_loop().time() - self.started
@@ -125,7 +132,7 @@ class Waiter:
         # A new backup may be listed late, so its first look need not prove that it is absent.
         proof = self.listed or self.number > 1 or self.elapsed() >= self.appear_grace
         manual = self.backup is not None and self.backup.is_manual
-        return Wanted(self.ref.id, self.ref.server_id, manual, proof)
+        return Wanted(self.ref.id, self.server_id, manual, proof)
 
     def plan(self, now: float, *, was_due: bool = True) -> None:
         """Set the time of the next look; asks the waiter's own strategy, which may raise.
