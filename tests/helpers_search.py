@@ -47,8 +47,8 @@ def newest_first(count: int) -> list[Backup]:
 class Listing:
     """A list in memory; `asked` has the server of each request, None for a page of the whole.
 
-    `retried` are the errors of failed attempts before each request is answered; with `ignores` a
-    server's list is the whole one.
+    `retried` are the errors of failed attempts before each request is answered, `seconds` after it
+    was sent; with `ignores` a server's list is the whole one.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Listing:
         self.moves = moves
         self.ignores = ignores
         self.retried: list[VPSBackupsError] = []
+        self.seconds = 0.0
         self.refuse = refuse
         self.asked: list[int | None] = []
         self.options: list[dict[str, str]] = []
@@ -80,7 +81,7 @@ class Listing:
         self.asked.append(server_id)
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.seconds)
         self.at_once -= 1
         for failure in self.retried:
             if hooks.on_retry is not None:
@@ -136,7 +137,6 @@ class Watcher:
         report = Report()
         known = {one.id for one in wanted}
         plan = self.search.plan(wanted)
-        assert not plan.paused
         left = await self._take(report, self.search.sweep(plan.sweep, known, on_attempt=unheard))
         servers = by_server([*itertools.chain(*plan.servers.values()), *left])
         await self._take(report, self.search.servers(servers, known, on_attempt=unheard))

@@ -227,10 +227,31 @@ async def test_a_list_that_moved_proves_nothing_and_few_are_asked_for_at_their_s
     assert sorted(one for one in watcher.listing.asked if one) == [60, 61]
 
 
-async def test_a_list_that_moved_says_nothing_of_many_or_of_those_without_a_server() -> None:
+async def test_a_list_that_moved_leaves_a_few_of_many_to_their_servers_in_turn() -> None:
     watcher = Watcher(Listing(newest_first(20), moves=True))
-    report = await watcher.look(wanted(range(30, 60)))
-    assert (report.absent, report.errors, watcher.listing.asked) == (set(), {}, [None] * 2)
+    asked: list[set[int | None]] = []
+    for _ in range(3):
+        report = await watcher.look([*wanted(range(30, 40)), *wanted([50], proof=False)])
+        asked.append({*watcher.listing.take_asked()} - {None})
+        assert (report.absent, report.errors) == (asked[-1], {})
+    assert asked == [{30, 31, 32, 33}, {34, 35, 36, 37}, {38, 39, 30, 31}]
+
+
+async def test_a_list_that_moved_leaves_as_many_to_their_servers_as_it_has_pages() -> None:
+    watcher = Watcher(Listing(newest_first(200), moves=True))
+    await watcher.look(wanted(range(201, 301)))
+    assert watcher.listing.asked == [None] * 20 + list(range(201, 221))
+
+
+async def test_backups_of_one_server_are_proved_absent_together() -> None:
+    watcher = Watcher(Listing([backup(2, 7), backup(1, 7)], moves=True))
+    report = await watcher.look([Wanted(number, 7 + number % 6) for number in range(10, 50)])
+    assert watcher.listing.asked == [None, 11, 12, 7, 8]
+    assert report.absent == {number for number in range(10, 50) if 7 + number % 6 not in {9, 10}}
+
+
+async def test_a_list_that_moved_says_nothing_of_those_without_a_server() -> None:
+    watcher = Watcher(Listing(newest_first(20), moves=True))
     report = await watcher.look(wanted([30], known=False))
     assert (report.absent, report.errors) == (set(), {})
 

@@ -112,6 +112,20 @@ async def test_whoever_looks_once_only_asks_whatever_failed_before() -> None:
         assert listing.take_asked() == [ref.server_id]
 
 
+async def test_whoever_looks_once_asks_no_more_servers_when_many_fail_and_none_works() -> None:
+    listing = Failing()
+    listing.fail([None, *range(1, 101)])
+    finder = Finder(lists_over(listing.fetch))
+    refs = [BackupRef(number, number) for number in range(1, 101)]
+    errors = [outcome.error async for outcome in finder.locate(refs)]
+    assert errors == [UNAVAILABLE] * 100
+    assert len(listing.asked) == 1 + 16
+    listing.fail([None, *range(2, 101)])
+    assert [outcome.ok async for outcome in Finder(lists_over(listing.fetch)).locate(refs)] == (
+        [True] + [False] * 99
+    )
+
+
 # --- Many servers --------------------------------------------------------------------------------
 
 
@@ -123,21 +137,33 @@ async def at_servers(listing: Failing, count: int = 40) -> Watcher:
     return watcher
 
 
-async def test_when_many_servers_fail_and_none_works_the_rest_is_asked_by_the_next_look() -> None:
+async def test_however_many_servers_fail_those_that_never_failed_are_asked() -> None:
     listing = Failing()
-    listing.fail(range(1, 21))
+    listing.fail(range(1, 36))
     watcher = await at_servers(listing)
-    assert watcher.shown == set()
-    assert [one for one in listing.take_asked() if one] == list(range(1, 17))
-    await watcher.look(wanted(range(1, 41)))
-    assert watcher.shown == set(range(21, 41))
+    assert watcher.shown == set(range(36, 41))
+    listing.take_asked()
+    await watcher.look(wanted(range(1, 46)))
+    asked = [one for one in listing.take_asked() if one]
+    assert set(asked[:10]) == set(range(36, 46))
+    assert watcher.shown == set(range(36, 46))
 
 
-async def test_one_server_that_works_shows_that_the_others_are_worth_asking() -> None:
+async def test_one_server_that_works_lets_the_others_be_tried_again() -> None:
     listing = Failing()
-    listing.fail(range(2, 36))
-    watcher = await at_servers(listing)
-    assert watcher.shown == {1, *range(36, 41)}
+    listing.fail(range(1, 101))
+    watcher = await at_servers(listing, 100)
+    await watcher.look(wanted(range(1, 101)))
+    listing.fail([None, *range(2, 101)])
+    await watcher.look(wanted(range(1, 101)))
+    tried = []
+    while 1 not in watcher.shown:
+        await asyncio.sleep(10)
+        await watcher.look(wanted(range(1, 101)))
+        tried.append(len(listing.take_asked()))
+    assert set(tried[:-1]) == {4}
+    assert len(tried) <= 25
+    assert tried[-1] >= 16
 
 
 @pytest.mark.parametrize("error", [PermissionDeniedError(403, "no"), NotFoundError(404, "none")])
@@ -148,27 +174,94 @@ async def test_servers_that_refuse_say_nothing_about_the_others(error: VPSBackup
     assert watcher.shown == set(range(36, 41))
 
 
-async def test_while_all_servers_fail_one_is_tried_at_a_time_until_it_works() -> None:
+async def test_while_no_server_works_those_that_failed_share_a_few_tries() -> None:
+    listing = Failing()
+    listing.fail(range(1, 101))
+    watcher = await at_servers(listing, 100)
+    assert len(listing.take_asked()) == 101
+    asked = []
+    for seconds in (0, 0, 2.5, 100):
+        await asyncio.sleep(seconds)
+        await watcher.look(wanted(range(1, 101), known=True))
+        asked.append(len([one for one in listing.take_asked() if one]))
+    assert asked == [4, 0, 1, 4]
+
+
+async def test_the_look_after_one_that_found_servers_to_work_again_asks_all() -> None:
     listing = Failing()
     listing.fail(range(1, 101))
     watcher = await at_servers(listing, 100)
     await watcher.look(wanted(range(1, 101)))
-    asked = []
-    for _ in range(4):
-        listing.take_asked()
-        await watcher.look(wanted(range(1, 101)))
-        asked.append(len(listing.take_asked()))
-    assert max(asked) == 1
-    listing.fail(range(1, 101))
-    await watcher.look(wanted([1], known=False))
-    assert planned(watcher, wanted([90])) == ([90], [], [])
     listing.fail([None])
-    for _ in range(8):
+    await asyncio.sleep(10)
+    for _ in range(2):
         await watcher.look(wanted(range(1, 101)))
     assert watcher.shown == set(range(1, 101))
-    listing.fail([])
+
+
+async def test_while_no_server_works_new_ones_go_by_a_whole_list_that_does() -> None:
+    listing = Failing()
+    listing.fail(range(1, 41))
+    watcher = await at_servers(listing)
+    listing.fail(range(1, 41))
     await watcher.look(wanted([1], known=False))
-    assert planned(watcher, wanted([40])) == ([], [40], [])
+    assert planned(watcher, wanted([90])) == ([90], [], [])
+    listing.fail([None, *range(1, 41)])
+    await watcher.look(wanted([90]))
+    assert planned(watcher, wanted([91])) == ([], [91], [])  # the whole list fails too
+
+
+async def test_while_no_server_works_each_list_gets_one_attempt() -> None:
+    listing = Failing()
+    listing.retried = [UNAVAILABLE]
+    listing.fail(range(1, 41))
+    watcher = await at_servers(listing)
+    listing.fail([])
+    report = await watcher.look(wanted([90], known=True))
+    assert report.errors == {90: UNAVAILABLE}
+
+
+async def test_a_long_sweep_whose_pages_come_slowly_goes_on_after_a_failed_attempt() -> None:
+    listing = Failing()
+    listing.seconds = 4
+    assert await sweep_retried(listing, UNAVAILABLE, pages=3)
+
+
+# --- The whole list ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "servers", "waits"),
+    [(120.0, 17, True), (120.0, 16, False), (121.0, 17, False)],
+    ids=["many servers", "few servers", "a long pause"],
+)
+async def test_a_pause_of_the_whole_list_is_waited_for_where_many_servers_were_asked_else(
+    seconds: float, servers: int, waits: bool
+) -> None:
+    listing = Failing()
+    watcher = Watcher(listing)
+    listing.fail([None], ServerError(503, "busy", retry_after=seconds))
+    those = wanted(range(101 - servers, 101))
+    await watcher.look(wanted(range(1, 101)))
+    listing.take_asked()
+    sweep, direct, paused = planned(watcher, those)
+    assert (len(sweep), len(direct), len(paused)) == (0, 0 if waits else servers, servers * waits)
+    await asyncio.sleep(seconds)
+    assert len(planned(watcher, those)[0]) == servers
+
+
+async def test_a_sweep_that_failed_late_is_followed_by_the_servers_lists_at_once() -> None:
+    listing = Failing()
+    watcher = Watcher(listing)
+    sweep = watcher.search.sweep(wanted(range(1, 101)), range(101), on_attempt=unheard)
+    listing.fail([None])
+    listing.seconds = 10.5
+    assert len((await anext(sweep)).left) == 100
+    await sweep.aclose()
+    listing.seconds = 9.5
+    sweep = Watcher(listing).search.sweep(wanted(range(1, 101)), range(101), on_attempt=unheard)
+    assert (await anext(sweep)).left == ()
+    await sweep.aclose()
 
 
 # --- A server that ignores the filter ------------------------------------------------------------
@@ -185,6 +278,17 @@ async def test_no_server_is_asked_once_one_gave_the_whole_list() -> None:
     await watcher.look(wanted([1]))
     (paused,) = watcher.search.plan(wanted([1])).paused
     assert paused.error is BUSY
+
+
+async def test_a_servers_list_that_is_the_whole_one_leaves_what_its_first_page_did_not_show() -> (
+    None
+):
+    watcher = Watcher(Listing(newest_first(100), ignores=True))
+    servers = watcher.search.servers({3: wanted([3])}, (3,), on_attempt=unheard)
+    finding = await anext(servers)
+    await servers.aclose()
+    assert [one.id for one in finding.left] == [3]
+    assert (finding.absent, finding.failed, finding.requests) == (set(), set(), 1)
 
 
 async def test_whoever_looks_once_finds_a_backup_in_the_whole_list_that_a_server_gives() -> None:
@@ -221,10 +325,11 @@ async def sweep_retried(
         ((UNAVAILABLE, UNAVAILABLE), 0, True),
         ((ServerError(503, "", retry_after=9.0),), 0, True),
         ((ServerError(503, "", retry_after=11.0),), 0, False),
-        ((ServerError(503, "", retry_after=11.0),), 1, True),
+        ((ServerError(503, "", retry_after=9.0),), 1, True),
+        ((ServerError(503, "", retry_after=11.0),), 1, False),
         ((SLOW, RateLimitedError(429, "", retry_after=99.0)), 0, True),
     ],
-    ids=["soon", "a short pause", "a long pause", "after a page", "a 429"],
+    ids=["soon", "a short pause", "a long pause", "soon after a page", "after a page", "a 429"],
 )
 async def test_a_list_that_asks_for_more_than_a_moment_is_left_to_the_next_look(
     errors: tuple[VPSBackupsError, ...], pages: int, goes_on: bool

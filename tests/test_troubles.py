@@ -10,7 +10,7 @@ from vpsbackups_async import (
     TransportError,
     VPSBackupsError,
 )
-from vpsbackups_async._lists.troubles import EVERY_SERVER, State, Troubles, pause_of
+from vpsbackups_async._lists.troubles import State, Troubles, pause_of
 
 DOWN = ServerError(500, "down")
 CUT = TransportError("cut", True, "GET", "/", 1)
@@ -74,10 +74,6 @@ def test_a_later_answer_that_asks_for_less_takes_nothing_back() -> None:
     assert troubles.standing(3, 600.0).state == State.FINE
 
 
-def test_a_pause_is_that_of_its_list_alone() -> None:
-    assert after(paused(600.0), server_id=EVERY_SERVER).standing(EVERY_SERVER, 1.0).state == 0
-
-
 def test_failures_that_no_longer_matter_are_forgotten() -> None:
     troubles = Troubles()
     troubles.failed(1, paused(3_000.0), 0.0)
@@ -86,3 +82,79 @@ def test_failures_that_no_longer_matter_are_forgotten() -> None:
     troubles.failed(1_001, DOWN, 1_000.0)
     assert len(troubles._of) == 2
     assert troubles.error(1) is not None
+
+
+class CountedTime(float):
+    """A time that counts how often it is compared."""
+
+    compared = 0
+
+    def __lt__(self, other: float) -> bool:
+        CountedTime.compared += 1
+        return float(self) < other
+
+
+def test_each_of_many_failures_costs_about_as_much_as_one_of_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CountedTime, "compared", 0)
+    troubles, now = Troubles(), CountedTime(0.0)
+    for server_id in range(1, 20_001):
+        troubles.failed(server_id, DOWN, now)
+    assert CountedTime.compared <= 4 * 20_000
+
+
+# --- When no server's list works -----------------------------------------------------------------
+
+
+def failing(count: int, error: VPSBackupsError = DOWN) -> Troubles:
+    """The lists of so many servers failed at the time 0."""
+    troubles = Troubles()
+    for server_id in range(1, count + 1):
+        troubles.failed(server_id, error, 0.0)
+    return troubles
+
+
+def test_sixteen_servers_that_fail_while_none_works_look_like_all() -> None:
+    assert not failing(15).none_works
+    assert failing(16).none_works
+    assert failing(16, CUT).none_works
+
+
+def test_one_server_that_works_shows_that_not_all_fail() -> None:
+    troubles = failing(40)
+    troubles.worked(99)
+    assert not troubles.none_works
+
+
+def test_refusals_and_failures_of_the_whole_list_say_nothing_about_servers() -> None:
+    assert not failing(40, PermissionDeniedError(403, "no")).none_works
+    troubles = failing(15)
+    for _ in range(9):
+        troubles.failed(None, DOWN, 0.0)
+        troubles.failed(7, DOWN, 0.0)
+    assert not troubles.none_works
+    troubles.worked(None)
+    troubles.failed(16, DOWN, 0.0)
+    assert troubles.none_works
+
+
+def test_failed_attempts_count_as_well() -> None:
+    troubles = Troubles()
+    for server_id in range(1, 17):
+        troubles.attempt_failed(server_id, DOWN)
+    assert troubles.none_works
+
+
+def test_lists_that_failed_share_four_tries_and_one_more_each_two_and_a_half_seconds() -> None:
+    troubles = failing(40)
+    assert [troubles.may_try(one, 10.0) for one in range(1, 7)] == [True] * 4 + [False] * 2
+    assert [troubles.may_try(5, now) for now in (12.4, 12.5, 12.6)] == [False, True, False]
+    assert troubles.may_try(99, 12.6)  # it never failed
+    troubles.worked(99)
+    assert all(troubles.may_try(one, 12.6) for one in range(1, 41))
+
+
+def test_a_pause_that_is_over_is_none() -> None:
+    assert [after(paused(60.0)).pause(3, now) for now in (0.0, 50.0, 70.0)] == [60.0, 10.0, 0.0]
+    assert after(paused(60.0)).pause(4, 0.0) == 0.0

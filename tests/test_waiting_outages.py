@@ -2,21 +2,28 @@
 
 import asyncio
 import gc
+import json
 from collections.abc import Sequence
+from datetime import datetime
 
+import attrs
 import pytest
-from helpers_waiting import EVERY_10, forbidden, one_try
+from helpers_waiting import EVERY_10, EVERY_LIST, forbidden, one_try, timed
 
 from vpsbackups_async import (
     Backup,
+    BackupDisappearedError,
     BackupRef,
     BackupsClient,
     ConstantBackoff,
+    InvalidResponseError,
     PermissionDeniedError,
+    WaitTimeoutError,
 )
 from vpsbackups_async._waiting.looks import Looks
 from vpsbackups_async._waiting.waiter import Batch, Waiter
-from vpsbackups_async.testing import FakeVPS
+from vpsbackups_async.testing import FakeVPS, Fault, Latency, SeenRequest, ServerFault
+from vpsbackups_async.testing.replies import Answer, Sendable
 
 pytestmark = [
     pytest.mark.virtual_time,
@@ -38,6 +45,63 @@ async def end(waits: Sequence[asyncio.Task[Backup]]) -> list[Backup | BaseExcept
     for wait in waits:
         wait.cancel()
     return await asyncio.gather(*waits, return_exceptions=True)
+
+
+# --- Every list but one fails --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [0, 3], ids=["due together", "due apart"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda server_id: ServerFault(500, method="GET", query={"server_id": server_id}),
+        lambda server_id: Latency(100_000, method="GET", query={"server_id": server_id}),
+    ],
+    ids=["500", "hangs"],
+)
+async def test_a_server_whose_own_list_works_is_served_while_all_others_fail(
+    fake: FakeVPS, fault: type[Fault], apart: float
+) -> None:
+    fake.backup_seconds = lambda made: 300 if made["server"]["id"] == HEALTHY else 10_000
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        others = await waits_of(client, range(1, 81))
+        fake.inject(fault(None), *map(fault, range(1, 81)))
+        await asyncio.sleep(apart)
+        done, seconds = await timed(client.wait(await client.create(HEALTHY), backoff=EVERY_10))
+        await end(others)
+    assert isinstance(done, Backup)
+    assert seconds <= 320
+
+
+async def test_a_server_whose_list_failed_once_is_found_again_among_many_that_fail(
+    fake: FakeVPS,
+) -> None:
+    fake.backup_seconds = lambda made: 100 if made["server"]["id"] == HEALTHY else 10_000
+    async with one_try(fake) as client:
+        others = await waits_of(client, range(1, 81))
+        for server_id in (None, *range(1, 81)):
+            fake.inject(ServerFault(500, method="GET", query={"server_id": server_id}))
+        fake.inject(ServerFault(500, times=1, method="GET", query={"server_id": HEALTHY}))
+        backup = await client.create(HEALTHY)
+        done, seconds = await timed(client.wait(backup, backoff=EVERY_10, timeout=1_000))
+        await end(others)
+    assert isinstance(done, Backup)
+    assert seconds <= 300
+
+
+async def test_lists_that_fail_are_asked_seldom_while_none_works(fake: FakeVPS) -> None:
+    """Also where each wait is due at a time of its own."""
+    async with one_try(fake) as client:
+        backups = [await client.create(server_id) for server_id in range(1, 101)]
+        fake.inject(ServerFault(500))
+        fake.requests.clear()
+        waits = []
+        for one in backups:
+            waits.append(asyncio.create_task(client.wait(one, backoff=EVERY_10, timeout=300)))
+            await asyncio.sleep(0.7)
+        ends = await asyncio.gather(*waits, return_exceptions=True)
+    assert {type(one) for one in ends} == {WaitTimeoutError}
+    assert fake.count() <= 400
 
 
 # --- A 403 ---------------------------------------------------------------------------------------
@@ -96,6 +160,206 @@ async def test_a_wait_by_id_alone_is_ended_by_the_403_of_the_server_that_was_sho
         ends = await asyncio.gather(waiting, unknown, return_exceptions=True)
     refused = [isinstance(one, PermissionDeniedError) for one in ends]
     assert refused == [server_id == 7, server_id is None]
+
+
+# --- Lists that hang -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [0, 0.1], ids=["due together", "due apart"])
+async def test_lists_that_hang_leave_places_for_those_that_answer(
+    fake: FakeVPS, apart: float
+) -> None:
+    fake.page_size = fake.max_page_size = 1  # so that each server is asked for its list
+    fake.backup_seconds = lambda made: 12 if made["server"]["id"] == HEALTHY else 10_000
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        others = []
+        for server_id in range(1, 71):
+            others += await waits_of(client, [server_id])
+            fake.add_backup(500)
+            fake.inject(Latency(100_000, method="GET", query={"server_id": server_id}))
+            await asyncio.sleep(apart)
+        healthy = await client.create(HEALTHY)
+        for _ in range(200):  # newer ones push it off the first pages
+            fake.add_backup(500)
+        done, seconds = await timed(client.wait(healthy, backoff=EVERY_10))
+        await end(others)
+    assert isinstance(done, Backup)
+    assert seconds <= 30
+
+
+async def test_the_looks_of_a_client_at_servers_lists_share_their_places(fake: FakeVPS) -> None:
+    fake.page_size = fake.max_page_size = 1
+    fake.backup_seconds = 10_000
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        others = []
+        for server_id in range(1, 101):
+            others += await waits_of(client, [server_id])
+            fake.add_backup(500)
+            await asyncio.sleep(0.2)
+        fake.inject(Latency(1.5, method="GET"))
+        await asyncio.sleep(100)
+        await end(others)
+    assert fake.peak <= 17
+
+
+async def test_lists_that_are_all_slow_are_soon_not_given_up_any_more(fake: FakeVPS) -> None:
+    fake.inject(Latency(8, method="GET"), ServerFault(500, method="GET", query=EVERY_LIST))
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        waits = await waits_of(client, range(1, 201), timeout=900)
+        ends = await asyncio.gather(*(timed(wait) for wait in waits))
+    assert all(isinstance(one, Backup) and seconds <= 240 for one, seconds in ends)
+    cut = [seen.number for seen in fake.requests if seen.status is None]
+    assert len(cut) <= 20
+    assert cut[-1] < fake.requests[-1].number - 300
+
+
+async def test_a_list_that_failed_seldom_comes_before_those_that_fail_always(
+    fake: FakeVPS,
+) -> None:
+    fake.backup_seconds = lambda made: 200 if made["server"]["id"] == HEALTHY else 10_000
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        others = await waits_of(client, range(1, 81))
+        fake.inject(
+            *(
+                Latency(100_000, method="GET", query={"server_id": one})
+                for one in (None, *range(81))
+            )
+        )
+        healthy = await client.create(HEALTHY)
+        waiting = asyncio.create_task(timed(client.wait(healthy, backoff=EVERY_10)))
+        await asyncio.sleep(100)
+        fake.inject(ServerFault(500, times=1, method="GET", query={"server_id": HEALTHY}))
+        done, seconds = await waiting
+        await end(others)
+    assert isinstance(done, Backup)
+    assert seconds <= 200 + 10 + 30
+
+
+# --- The list of all servers ---------------------------------------------------------------------
+
+
+@attrs.frozen
+class Unreadable(Fault):
+    """Makes one backup in a list unreadable: its size is a text."""
+
+    backup_id: int
+
+    def strike(self, answer: Answer | None, _now: datetime, /) -> Sendable:
+        assert answer is not None
+        page = json.loads(answer.body)
+        for one in page["results"]:
+            if one["id"] == self.backup_id:
+                one["size_mb"] = "big"
+        return attrs.evolve(answer, body=json.dumps(page).encode())
+
+
+def unreadable(backup_id: int) -> Unreadable:
+    return Unreadable(backup_id, method="GET", when="after")
+
+
+async def test_a_backup_that_cannot_be_read_costs_the_waits_for_others_no_request(
+    fake: FakeVPS,
+) -> None:
+    async with one_try(fake) as client:
+        waits = await waits_of(client, range(1, 301))
+        odd = fake.add_backup(500)
+        fake.inject(unreadable(odd["id"]))
+        fake.requests.clear()
+        done = await asyncio.gather(*waits)
+    assert all(one.is_completed for one in done)
+    assert fake.count("GET") == 10 * 4
+
+
+async def test_a_wait_for_a_backup_that_cannot_be_read_says_so_and_spoils_no_other(
+    fake: FakeVPS,
+) -> None:
+    async with one_try(fake) as client:
+        waits = await waits_of(client, range(1, 51))
+        odd, beside = await client.create(60), fake.add_backup(60, status="in_progress", seconds=90)
+        fake.inject(unreadable(odd.id))
+        fake.requests.clear()
+        ends = await asyncio.gather(
+            *waits,
+            client.wait(BackupRef(beside["id"], 60), backoff=EVERY_10),
+            client.wait(odd, backoff=EVERY_10, timeout=200),
+            client.wait(BackupRef(odd.id), backoff=EVERY_10, timeout=200),
+            return_exceptions=True,
+        )
+    assert all(isinstance(one, Backup) for one in ends[:-2])
+    for one in ends[-2:]:
+        assert isinstance(one, WaitTimeoutError)
+        assert isinstance(one.__cause__, InvalidResponseError)
+        assert "size_mb" in str(one.__cause__)
+    assert fake.count("GET") <= 20 * 3
+
+
+async def test_a_list_of_one_server_with_a_backup_that_cannot_be_read_serves_the_others(
+    fake: FakeVPS,
+) -> None:
+    async with one_try(fake) as client:
+        backup = await client.create(1)
+        fake.inject(unreadable(fake.add_backup(1)["id"]))
+        assert (await client.wait(backup, backoff=EVERY_10)).is_completed
+
+
+@pytest.mark.parametrize("pause", [30, 100])
+async def test_one_503_of_the_whole_list_is_waited_for_where_many_servers_were_asked_else(
+    fake: FakeVPS, pause: float
+) -> None:
+    async with one_try(fake) as client:
+        waits = await waits_of(client, range(1, 301))
+        fake.inject(ServerFault(503, retry_after=pause, times=1, method="GET", query=EVERY_LIST))
+        fake.requests.clear()
+        done = [await timed(wait) for wait in waits]
+    assert all(isinstance(one, Backup) for one, _ in done)
+    assert max(seconds for _, seconds in done) <= 120
+    assert fake.count("GET") <= 1 + 10 * 3
+
+
+async def test_a_long_pause_of_the_whole_list_is_no_pause_of_servers_lists(fake: FakeVPS) -> None:
+    async with one_try(fake) as client:
+        waits = await waits_of(client, range(1, 31))
+        fake.inject(ServerFault(503, retry_after=600, method="GET", query=EVERY_LIST))
+        ends = await asyncio.gather(*(timed(wait) for wait in waits))
+    assert all(isinstance(one, Backup) and seconds <= 100.1 for one, seconds in ends)
+
+
+async def test_a_whole_list_that_hangs_on_its_second_page_delays_waits_by_one_request(
+    fake: FakeVPS,
+) -> None:
+    """Its first page has 100 backups, so that those of the first 50 servers are on the second."""
+    fake.backup_seconds = lambda made: 12 if made["server"]["id"] <= 50 else 10_000
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        fake.inject(Latency(100_000, method="GET", query={"page": 2}))
+        waits = await waits_of(client, range(1, 151))
+        ends = await asyncio.gather(*(timed(wait) for wait in waits[:50]))
+        await end(waits)
+    assert all(isinstance(one, Backup) and seconds <= 12 + 10 + 30.1 for one, seconds in ends)
+
+
+async def test_backups_that_vanish_from_a_list_that_always_moves_are_told_as_disappeared(
+    fake: FakeVPS,
+) -> None:
+    fake.backup_seconds = 10_000
+
+    def move(seen: SeenRequest) -> None:
+        if seen.method == "GET":
+            fake.add_backup(450)
+
+    async with one_try(fake) as client:
+        waits = await waits_of(client, range(1, 201))
+        vanishing = waits[:100]
+        await asyncio.sleep(15)
+        fake.on_request = move
+        for backup_id in [one["id"] for one in fake.backups if one["server"]["id"] <= 100]:
+            fake.remove_backup(backup_id)
+        fake.requests.clear()
+        ends = await asyncio.gather(*(timed(wait) for wait in vanishing), return_exceptions=True)
+        requests, looks = fake.count("GET"), max(seconds for _, seconds in ends) / 10
+        await end(waits)
+    assert {type(one) for one, _ in ends} == {BackupDisappearedError}
+    assert max(seconds for _, seconds in ends) <= 900
+    assert requests <= 3 * looks * 9
 
 
 # --- Looks that are stopped ----------------------------------------------------------------------

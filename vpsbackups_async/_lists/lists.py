@@ -19,7 +19,7 @@ from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import Fetch
 from vpsbackups_async._lists.seen import Identified
 from vpsbackups_async._lists.walk import MAX_PAGES, Walk
-from vpsbackups_async._transport.calls import OnRetry
+from vpsbackups_async._transport.calls import OnRetry, SendState
 from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._wire import BACKUPS, SERVERS, Listing, Response, check_backup_type
@@ -42,14 +42,15 @@ OnResponse = Callable[[Response], object]
 
 
 class Hooks(NamedTuple):
-    """Functions that are called while a page is fetched.
+    """What is called, or watches, while a page is fetched.
 
     `on_response` is called with the response, `on_retry` with the error of an attempt before the
-    next one; what that raises ends the fetch.
+    next one; what that raises ends the fetch. `send` watches the request.
     """
 
     on_response: OnResponse | None = None
     on_retry: OnRetry | None = None
+    send: SendState | None = None
 
 
 _NO_HOOKS: Final = Hooks()
@@ -80,6 +81,7 @@ def backups_query(
     server_id: int | None = None,
     backup_type: str | BackupType | None = None,
     page_size: int | None = None,
+    listing: Listing[Backup] = BACKUPS,
 ) -> ListQuery[Backup]:
     """The query for a list of backups; raises `ValueError` for values out of range."""
     filters: dict[str, int | str] = {}
@@ -87,7 +89,7 @@ def backups_query(
         filters["server_id"] = check_int("server_id", server_id)
     if backup_type is not None:
         filters["backup_type"] = str(check_backup_type(backup_type))
-    return ListQuery(BACKUPS, filters, page_size)
+    return ListQuery(listing, filters, page_size)
 
 
 def servers_query(
@@ -116,7 +118,8 @@ async def fetch_page(
 ) -> Page[T]:
     """One page by way of the transport."""
     try:
-        response = await transport.send(listing.request(query), on_retry=hooks.on_retry)
+        request = listing.request(query)
+        response = await transport.send(request, hooks.send, on_retry=hooks.on_retry)
     except ApiError as error:
         if error.status in {403, 404}:
             error.hint = listing.refused_hint or error.hint
@@ -177,14 +180,15 @@ class Lists:
         max_pages: int = MAX_PAGES,
         on_response: OnResponse | None = None,
         on_retry: OnRetry | None = None,
+        send: SendState | None = None,
     ) -> Walk[T]:
         """A walk through the list; nothing is sent before its first page is asked for.
 
         `on_response` is called with the response of each page, `on_retry` with the error of an
-        attempt before the next one; what that raises ends the walk.
+        attempt before the next one; what that raises ends the walk. `send` watches the requests.
         """
         listing, first, size = query.listing, query.text, query.page_size
-        hooks = Hooks(on_response, on_retry) if on_response or on_retry else _NO_HOOKS
+        hooks = Hooks(on_response, on_retry, send) if on_response or on_retry or send else _NO_HOOKS
         fetch: Fetch[T] = partial(self._fetch, listing, hooks)
         if size is not None:
             if size >= self._known.refused_size.get(listing.path, math.inf):

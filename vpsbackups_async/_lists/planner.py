@@ -12,17 +12,22 @@ from typing import Final, NamedTuple
 
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, ListQuery, Lists
-from vpsbackups_async._lists.troubles import EVERY_SERVER, Standing, State, Troubles, pause_of
+from vpsbackups_async._lists.troubles import Standing, State, Troubles, pause_of
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
+from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._wire import Response
 from vpsbackups_async.errors import RateLimitedError, VPSBackupsError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Finding", "OnAttempt", "Plan", "Planner", "by_server"]
+__all__ = ["RETRIED", "Finding", "OnAttempt", "Plan", "Planner", "by_server"]
 
-_RETRIED: Final = 10.0
-"""Seconds for which the first page of a list is tried again before its look has failed."""
+RETRIED: Final = 10.0
+"""Seconds for which a page of a list is tried again before its look has failed."""
+_WAITED_FOR: Final = 120.0
+"""Seconds of a pause of the whole list that many waits wait for, as a call does by default."""
+_FEW: Final = 16
+"""Servers that are asked for their lists in any case while the whole list pauses."""
 _IGNORED: Final = 600.0
 """Seconds for which a server that ignored `server_id` is not asked for filtered lists again."""
 _FINE: Final = Standing(State.FINE, 0)
@@ -80,20 +85,21 @@ class Planner:
         way, and one that asked to be left alone is not read at all.
         """
         now = asyncio.get_running_loop().time()
-        whole = self._standing(None, now) if heed_failures else _FINE
+        whole = self._whole(now) if heed_failures else _FINE
+        # While no server's list works, also those that never failed are left to one that does.
+        sweep_first = heed_failures and self.troubles.none_works and whole.failures == 0
         plan = Plan([], {}, [])
         either: list[Wanted] = []
         direct: list[Wanted] = []
         for one in wanted:
-            server = self._standing(one.server_id, now) if heed_failures else _FINE
-            if one.server_id is None or self.ignores_servers(now):
-                server = _NEVER
-            first = min(server, whole)
-            if first.state == State.PAUSED:
+            server = _NEVER
+            if one.server_id is not None and not self.ignores_servers(now):
+                server = self.troubles.standing(one.server_id, now) if heed_failures else _FINE
+            if min(server, whole).state == State.PAUSED:
                 error = self.troubles.error(one.server_id) or self.troubles.error(None)
                 plan.paused.append(Finding(one.server_id, failed=frozenset({one.key}), error=error))
             elif server.state == whole.state == State.FINE:
-                either.append(one)
+                (plan.sweep if sweep_first else either).append(one)
             elif server <= whole:
                 direct.append(one)
             else:
@@ -103,15 +109,22 @@ class Planner:
             plan.sweep.extend(either)
         else:
             direct += either
-        plan.servers.update(by_server(direct))
+        servers = by_server(direct)
+        if heed_failures and self.waits_for_whole(len(servers), now):
+            keys = frozenset(one.key for one in direct)
+            plan.paused.append(Finding(None, failed=keys, error=self.troubles.error(None)))
+        else:
+            plan.servers.update(servers)
         return plan
 
-    def _standing(self, server_id: int | None, now: float) -> Standing:
-        standing = self.troubles.standing(server_id, now)
-        if server_id is not None:
-            return max(standing, self.troubles.standing(EVERY_SERVER, now))
+    def _whole(self, now: float) -> Standing:
+        standing = self.troubles.standing(None, now)
         # Others need not wait until the sweep under way gets an answer, or gives up.
         return max(standing, Standing(State.FAILING, 0)) if self._stuck else standing
+
+    def waits_for_whole(self, servers: float, now: float) -> bool:
+        """Whether the whole list's pause is waited for, where else so many servers were asked."""
+        return servers > _FEW and 0 < self.troubles.pause(None, now) <= _WAITED_FOR
 
     def ignores_servers(self, now: float) -> bool:
         """Whether a list filtered by server was the whole list, when it was last asked for."""
@@ -142,28 +155,39 @@ class Planner:
         server_id: int | None,
         on_attempt: OnAttempt | None,
         prefetch: int = 0,
+        send: SendState | None = None,
     ) -> Walk[Backup]:
-        """A walk; with `on_attempt` its first page is tried again for a short while only."""
+        """A walk; with `on_attempt` each page is tried again for a short while only.
+
+        `send` watches its requests then.
+        """
         if on_attempt is None:
             return self._lists.open(query, prefetch=prefetch)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        loop, troubles = asyncio.get_running_loop(), self.troubles
+        last_answer = loop.time()
 
         def answered(_: Response) -> None:
+            nonlocal last_answer
+            last_answer = loop.time()
             self._stuck.discard(walk)
             on_attempt(server_id, None)
 
         def failed(error: VPSBackupsError) -> None:
             if server_id is None:
                 self._stuck.add(walk)
+            troubles.attempt_failed(server_id, error)
             on_attempt(server_id, error)
-            if walk.tally.pages or isinstance(error, RateLimitedError):
+            if isinstance(error, RateLimitedError):
                 return
-            failed_before = self.troubles.standing(server_id, loop.time()).failures > 0
-            if failed_before or loop.time() - began + pause_of(error) > _RETRIED:
+            failed_before = troubles.standing(server_id, loop.time()).failures > 0
+            is_doubtful = failed_before or (server_id is not None and troubles.none_works)
+            late = loop.time() - last_answer + pause_of(error) > RETRIED
+            if late or (is_doubtful and not walk.tally.pages):
                 raise error  # the next look tries again, or another way
 
-        walk = self._lists.open(query, prefetch=prefetch, on_response=answered, on_retry=failed)
+        walk = self._lists.open(
+            query, prefetch=prefetch, on_response=answered, on_retry=failed, send=send
+        )
         return walk
 
     def ended(self, walk: Walk[Backup]) -> None:

@@ -9,12 +9,14 @@ from typing import Final
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
-from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, Planner
-from vpsbackups_async._lists.troubles import EVERY_SERVER, State, Troubles
+from vpsbackups_async._lists.one_server import OneServer
+from vpsbackups_async._lists.places import AT_ONCE, Places
+from vpsbackups_async._lists.planner import RETRIED, Finding, OnAttempt, Plan, Planner
+from vpsbackups_async._lists.readable import readable_backups
+from vpsbackups_async._lists.troubles import State, is_outage
 from vpsbackups_async._lists.walk import Walk
-from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
+from vpsbackups_async._lists.wanted import Unseen, Wanted
 from vpsbackups_async.errors import (
-    ApiError,
     AuthenticationError,
     InvalidResponseError,
     PaginationError,
@@ -26,7 +28,10 @@ from vpsbackups_async.models import Backup, BackupType
 
 __all__ = ["Search"]
 
-_SERVERS_AT_ONCE: Final = 16
+_MOST_FAILURES: Final = 16
+"""Failures and no success after which nothing more is sent for those who look only once."""
+_PROOFS: Final = 4
+"""Servers that are asked at the least for what a whole list that moved did not show."""
 _PAGES_AHEAD: Final = 8
 """The most pages of a sweep that run ahead."""
 _PAGES_PER_AHEAD: Final = 16
@@ -43,34 +48,34 @@ class _Run:
     `most_failures` without a success show that all servers' lists fail.
     """
 
-    def __init__(self, most_failures: int) -> None:
+    def __init__(self, most_failures: float) -> None:
         self.most_failures = most_failures
         self.failures = 0
         self.works = False
         self.refusal: VPSBackupsError | None = None
 
-    def take(self, error: VPSBackupsError | None, troubles: Troubles, now: float) -> None:
+    def take(self, error: VPSBackupsError | None) -> None:
         """Note how a server's list was read, or failed."""
-        if error is None:
-            self.works = True
-            troubles.worked(EVERY_SERVER)
-        elif isinstance(error, _SAME_FOR_ALL):
+        self.works = self.works or error is None
+        if isinstance(error, _SAME_FOR_ALL):
             self.refusal = error
-        elif not isinstance(error, ApiError) or error.status >= 500:
+        elif is_outage(error):
             self.failures += 1
             if self.failures == self.most_failures and not self.works:
                 self.refusal = error
-                troubles.failed(EVERY_SERVER, error, now)
 
 
 class Search:
     """Looks for backups in the lists of one client, as planned before.
 
     `on_attempt` makes a list that fails give up early, for those who look again later.
+    Looks at servers' lists, also of several calls, share their places.
     """
 
     def __init__(self, lists: Lists) -> None:
         self._planner = Planner(lists)
+        self._places = Places()
+        self._proved_to = 0
 
     def plan(self, wanted: Iterable[Wanted], *, heed_failures: bool = True) -> Plan:
         """What to read for the wanted backups, see `Planner.plan`."""
@@ -97,11 +102,14 @@ class Search:
         if not unseen:
             return
         manual = unseen.manual
-        query = backups_query(None, BackupType.MANUAL if manual else None, page_size)
+        unreadable: list[InvalidResponseError] = []
+        kind = BackupType.MANUAL if manual else None
+        query = backups_query(None, kind, page_size, readable_backups(unreadable.append))
         ahead = _ahead(unseen.pages_worth_reading(self._planner.pages_to(unseen)))
         walk = self._planner.open(query, None, on_attempt, ahead)
         shape = ListShape()
-        absent: frozenset[Key] = frozenset()
+        loop = asyncio.get_running_loop()
+        answered = loop.time()
         try:
             async with aclosing(walk.pages()) as pages:
                 async for page in pages:
@@ -109,28 +117,53 @@ class Search:
                     self._planner.learn_shape(shape, manual=manual)
                     found = tuple(backup for backup in page.items if backup.id in known)
                     yield Finding(None, found, unseen.show(found), requests=1)
+                    answered = loop.time()
                     if _is_enough(unseen, shape):
                         break
-                else:
-                    absent = _absent(walk, shape, unseen)
-            self._planner.troubles.worked(None)
-            yield Finding(None, absent=absent, left=unseen.take_by_server())
+            yield self._ended_sweep(unseen, walk, shape, unreadable)
         except VPSBackupsError as error:
-            yield self._failed_sweep(unseen, error, on_attempt)
+            late = loop.time() - answered > RETRIED
+            yield self._failed_sweep(unseen, error, on_attempt, late=late)
         finally:
             self._planner.ended(walk)
 
-    def _failed_sweep(
-        self, unseen: Unseen, error: VPSBackupsError, on_attempt: OnAttempt | None
+    def _ended_sweep(
+        self,
+        unseen: Unseen,
+        walk: Walk[Backup],
+        shape: ListShape,
+        unreadable: list[InvalidResponseError],
     ) -> Finding:
-        """What a sweep that failed leaves to the servers' lists, and what it fails for."""
+        """What a sweep proves absent, and what it leaves to the servers' lists.
+
+        A list that moved, or with backups that cannot be read, proves nothing. Then a few servers
+        are asked, and others after the next sweep.
+        """
+        self._planner.troubles.worked(None)
+        if walk.tally.ended and walk.complete and not unreadable:
+            return Finding(None, absent=unseen.remove_all())
+        if walk.tally.ended:
+            most = max(_PROOFS, shape.pages)
+            self._proved_to = unseen.keep_some_to_prove(most, self._proved_to)
+        left = unseen.take_by_server()
+        failed = unseen.remove_all() if unreadable else frozenset()
+        return Finding(None, failed=failed, error=unreadable[0] if failed else None, left=left)
+
+    def _failed_sweep(
+        self, unseen: Unseen, error: VPSBackupsError, on_attempt: OnAttempt | None, *, late: bool
+    ) -> Finding:
+        """What a sweep that failed leaves to the servers' lists, and what it fails for.
+
+        Servers are asked now by those who look once only, and where the next look would not mend it
+        or come too late. Otherwise that one is waited for: to ask each server may take far more
+        requests than the sweep.
+        """
         now = asyncio.get_running_loop().time()
         self._planner.troubles.failed(None, error, now)
-        # Without a next look for it, or where the whole list keeps failing, servers are asked now.
-        try_servers = (
-            on_attempt is None or self._planner.troubles.standing(None, now).state != State.FINE
-        ) and not isinstance(error, _SAME_FOR_ALL)
-        left = unseen.take_by_server() if try_servers or isinstance(error, _SPOILED) else ()
+        ask = on_attempt is None or isinstance(error, _SPOILED)
+        if not ask and not self._planner.waits_for_whole(unseen.servers, now):
+            ask = late or self._planner.troubles.standing(None, now).state != State.FINE
+        left = unseen.take_by_server() if ask and not isinstance(error, _SAME_FOR_ALL) else ()
         return Finding(None, failed=unseen.remove_all(), error=error, left=left)
 
     # --- Servers' lists ------------------------------------------------------------------------
@@ -145,73 +178,41 @@ class Search:
     ) -> AsyncGenerator[Finding]:
         """Look at each server's list for its wanted backups: a finding for each, as they end.
 
-        After a 401 or 429, or many failures and no success, nothing more is sent. Backups are
-        `left` where the server's list turns out to be the list of all servers.
+        After a 401 or 429 nothing more is sent. Without `on_attempt` the same holds after many
+        failures and no success; with it, see `Troubles.may_try`. Backups are `left` where the
+        server's list turns out to be the list of all servers.
         """
         loop, troubles = asyncio.get_running_loop(), self._planner.troubles
-        now = loop.time()
-        # While all servers' lists seem to fail, one of them is tried before the others.
-        are_down = troubles.standing(EVERY_SERVER, now).state != State.FINE
-        run = _Run(1 if are_down else _SERVERS_AT_ONCE)
+        run = _Run(_MOST_FAILURES if on_attempt is None else math.inf)
 
         async def look(server_id: int) -> Finding:
-            those = wanted[server_id]
-            if run.refusal is not None:
-                keys = frozenset(one.key for one in those)
-                return Finding(server_id, failed=keys, error=run.refusal)
-            if self._planner.ignores_servers(loop.time()):
-                return Finding(server_id, left=tuple(those))
-            finding = await self._server(server_id, those, known, page_size, on_attempt)
-            run.take(finding.error, troubles, loop.time())
-            return finding
+            one = OneServer(server_id, wanted[server_id], known, self._planner)
+
+            async def read() -> Finding:
+                if run.refusal is not None:
+                    return one.unasked(run.refusal)
+                if self._planner.ignores_servers(loop.time()):
+                    return one.left()
+                if on_attempt is not None and not troubles.may_try(server_id, loop.time()):
+                    return one.unasked(troubles.error(server_id))
+                finding = await one.read(page_size, on_attempt)
+                run.take(finding.error)
+                if finding.error is None and one.send.began:
+                    self._places.answered(loop.time() - one.send.began[-1])
+                return finding
+
+            failures = troubles.standing(server_id, loop.time()).failures
+            try:
+                return await self._places.read(read, one.send, failures=failures)
+            except TimeoutError:
+                return one.given_up()
 
         # Lists that failed come last, for they may take long.
+        now = loop.time()
         order = sorted(wanted, key=lambda server_id: troubles.standing(server_id, now))
-        if order and are_down:
-            yield await look(order.pop(0))
-        async with aclosing(fan_out(look, order, concurrency=_SERVERS_AT_ONCE)) as outcomes:
+        async with aclosing(fan_out(look, order, concurrency=AT_ONCE)) as outcomes:
             async for outcome in outcomes:
                 yield outcome.unwrap()
-
-    async def _server(
-        self,
-        server_id: int,
-        wanted: Iterable[Wanted],
-        known: Container[int],
-        page_size: int | None,
-        on_attempt: OnAttempt | None,
-    ) -> Finding:
-        """What the list of one server tells about its wanted backups."""
-        missing = Unseen(wanted)
-        kind = BackupType.MANUAL if missing.manual else None
-        walk = self._planner.open(backups_query(server_id, kind, page_size), server_id, on_attempt)
-        found: list[Backup] = []
-        requests = 0
-        absent: frozenset[Key] = frozenset()
-        failed: frozenset[Key] = frozenset()
-        left: tuple[Wanted, ...] = ()
-        failure: VPSBackupsError | None = None
-        loop = asyncio.get_running_loop()
-        try:
-            async with aclosing(walk.pages()) as pages:
-                async for page in pages:
-                    requests += 1
-                    shown = [backup for backup in page.items if backup.id in known]
-                    found += shown
-                    missing.show(shown)
-                    if not missing:
-                        break
-                    if self._planner.is_whole():
-                        left = missing.take_by_server()
-                        break
-                else:
-                    absent = missing.remove_all() if walk.complete else frozenset()
-        except VPSBackupsError as error:
-            self._planner.troubles.failed(server_id, error, loop.time())
-            failed, failure = missing.remove_all(), error
-        else:
-            self._planner.troubles.worked(server_id)
-        return Finding(server_id, tuple(found), absent, failed, failure, requests, left)
 
 
 def _is_enough(unseen: Unseen, shape: ListShape) -> bool:
@@ -219,17 +220,6 @@ def _is_enough(unseen: Unseen, shape: ListShape) -> bool:
     if unseen and shape.is_past(unseen.oldest):
         unseen.keep_those_to_prove()
     return not unseen or not unseen.pages_worth_reading(shape.pages_left)
-
-
-def _absent(walk: Walk[Backup], shape: ListShape, unseen: Unseen) -> frozenset[Key]:
-    """The keys that a sweep to the end proves absent; `unseen` keeps those to ask servers about."""
-    if walk.complete:
-        return unseen.remove_all()
-    if unseen.servers <= shape.pages:
-        unseen.keep_those_to_prove()
-    else:
-        unseen.remove_all()  # the list moved, so only another search can tell
-    return frozenset()
 
 
 def _ahead(pages: float) -> int:

@@ -1,27 +1,32 @@
 """Which lists failed when they were last read, and for how long they ask to be left alone."""
 
+import math
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from vpsbackups_async._transport.adaptive import LONGEST_PAUSE
 from vpsbackups_async._transport.retry import asked_pause
 from vpsbackups_async.errors import (
+    ApiError,
     AuthenticationError,
     PermissionDeniedError,
     RateLimitedError,
     VPSBackupsError,
 )
 
-__all__ = ["EVERY_SERVER", "Standing", "State", "Troubles", "pause_of"]
+__all__ = ["Standing", "State", "Troubles", "is_outage", "pause_of"]
 
-EVERY_SERVER: Final = 0
-"""Stands for the lists of all single servers together; the ids of servers begin at 1."""
 _FAILING: Final = 2
 """Failures in a row after which another way to the same backups is tried."""
 _FORGOTTEN: Final = 300.0
 """Seconds after its last failure when a failing list is tried again although there is another."""
 _TIDY: Final = 1_000
 """Lists with failures beyond which those are dropped that no longer matter."""
+_NONE_WORKS: Final = 16
+"""Servers whose lists failed since one last worked, after which it seems that none works."""
+_TRIES: Final = 4
+_TRY_SECONDS: Final = 2.5
+"""While no server's list works: a failed one is tried again so often, several at once."""
 
 
 class State(IntEnum):
@@ -47,36 +52,66 @@ class _Trouble(NamedTuple):
 
 
 class Troubles:
-    """The failures of lists by server id, None for the list of all servers; see `EVERY_SERVER`.
+    """The failures of lists by server id, None for the list of all servers.
 
     Times are in seconds of loop time.
     """
 
     def __init__(self) -> None:
         self._of: dict[int | None, _Trouble] = {}
+        self._tidy_at = _TIDY
+        self._failed_since: set[int] = set()  # servers, since the list of one last worked
+        self._next_try = -math.inf
 
     def failed(self, server_id: int | None, error: VPSBackupsError, now: float) -> None:
         """Note that a list could not be read; a 401 or 429 is no fault of the list."""
         if isinstance(error, AuthenticationError | RateLimitedError):
             return
+        self.attempt_failed(server_id, error)
         last = self._of.get(server_id)
         failures = (last.failures if last else 0) + 1
         if isinstance(error, PermissionDeniedError):
             failures = max(failures, _FAILING)  # to ask once more would not mend it
         # A later answer that asks for less does not take back what an earlier one asked for.
-        asked = 0.0 if server_id == EVERY_SERVER else pause_of(error)
-        until = max(now + asked, last.until if last else now)
+        until = max(now + pause_of(error), last.until if last else now)
         self._of[server_id] = _Trouble(failures, error, now, until)
-        if len(self._of) > _TIDY:
+        if len(self._of) > self._tidy_at:
             self._of = {
                 one: trouble
                 for one, trouble in self._of.items()
                 if now < max(trouble.until, trouble.at + _FORGOTTEN)
             }
+            self._tidy_at = max(_TIDY, 2 * len(self._of))
+
+    def attempt_failed(self, server_id: int | None, error: VPSBackupsError) -> None:
+        """Note that an attempt at a list failed; only outages count, no refusals."""
+        if server_id is not None and is_outage(error) and not self.none_works:
+            self._failed_since.add(server_id)
 
     def worked(self, server_id: int | None) -> None:
         """Note that a list could be read."""
         self._of.pop(server_id, None)
+        if server_id is not None:
+            self._failed_since.clear()
+
+    @property
+    def none_works(self) -> bool:
+        """Whether the lists of many servers failed since one last worked."""
+        return len(self._failed_since) >= _NONE_WORKS
+
+    def may_try(self, server_id: int, now: float) -> bool:
+        """Whether a server's list may be asked for now, which counts as a try.
+
+        A list that worked the last time, or was never read, always may. While none works, those
+        that failed share a few tries, so that an outage of everything is met with few requests.
+        """
+        if not self.none_works or not is_outage(self.error(server_id)):
+            return True
+        following = max(self._next_try, now - (_TRIES - 1) * _TRY_SECONDS)
+        if following > now:
+            return False
+        self._next_try = following + _TRY_SECONDS
+        return True
 
     def standing(self, server_id: int | None, now: float) -> Standing:
         """Whether a list is worth a request now, and its failures in a row."""
@@ -91,10 +126,20 @@ class Troubles:
             state = State.FINE
         return Standing(state, trouble.failures)
 
+    def pause(self, server_id: int | None, now: float) -> float:
+        """The seconds for which a list asks to be left alone."""
+        trouble = self._of.get(server_id)
+        return 0.0 if trouble is None else max(0.0, trouble.until - now)
+
     def error(self, server_id: int | None) -> VPSBackupsError | None:
         """The last failure of a list, None if it could be read since."""
         trouble = self._of.get(server_id)
         return None if trouble is None else trouble.error
+
+
+def is_outage(error: VPSBackupsError | None) -> bool:
+    """Whether the error is a failure that may be that of other lists too, and no refusal."""
+    return error is not None and (not isinstance(error, ApiError) or error.status >= 500)
 
 
 def pause_of(error: VPSBackupsError) -> float:

@@ -77,6 +77,22 @@ class Unseen:
         """Take out the backups whose absence needs no proof in this search."""
         self._take(lambda one: not one.proof)
 
+    def keep_some_to_prove(self, most: int, after: int) -> int:
+        """Keep backups of which the lists of `most` servers at most are to be asked for proof.
+
+        Those with ids above `after` come first; returns the `after` for the next such choice.
+        """
+        self.keep_those_to_prove()
+        ids = sorted(self._by_id, key=lambda backup_id: (backup_id <= after, backup_id))
+        servers: set[int | None] = {None}
+        for backup_id in ids:
+            servers.update(one.list_of for one in self._by_id[backup_id])
+            after = backup_id
+            if len(servers) > most:
+                break
+        self._take(lambda one: one.list_of not in servers)
+        return after
+
     def remove_all(self) -> frozenset[Key]:
         """Take out everything; the keys that were left."""
         return frozenset(one.key for one in self._take(lambda _: True))

@@ -1,0 +1,152 @@
+"""Bounds how many servers' lists one client reads at once for given backups."""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Final, TypeVar
+
+from vpsbackups_async._transport.calls import SendState
+
+__all__ = ["AT_ONCE", "Places"]
+
+T = TypeVar("T")
+
+_GOOD: Final = 16
+"""The most lists in good standing that are read at once."""
+_LATE: Final = 24
+"""The most lists read beside those, of lists that were in good standing but do not answer."""
+_SUSPECTED: Final = 8
+"""The most lists read beside those, of lists that failed when they were last read."""
+AT_ONCE: Final = _GOOD + _LATE + _SUSPECTED
+_LATE_AFTER: Final = 3.0
+"""Seconds without an answer after which a list is late, unless answers usually take half that."""
+_CHECK_SECONDS: Final = 0.5
+_WEIGHT: Final = 0.2
+"""Of the latest answer, in how long answers usually take."""
+
+
+class _Line:
+    """A semaphore for so many at once, which lets those with the least rank in first."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._numbers = count()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return sum(not future.done() for _, _, future in self._waiting)
+
+    async def enter(self, rank: int, on_wait: Callable[[], object] | None = None) -> None:
+        """Wait for a place; `on_wait` is called first if there is none yet."""
+        if self._free:
+            self._free -= 1
+            return
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rank, next(self._numbers), future))
+        if on_wait is not None:
+            on_wait()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.leave()  # the place came at the same moment
+            raise
+
+    def leave(self) -> None:
+        """Give the place to the next in line."""
+        while self._waiting:
+            future = heapq.heappop(self._waiting)[2]
+            if not future.done():
+                future.set_result(None)
+                return
+        self._free += 1
+
+
+class _Place:
+    """One list that is being read, its requests watched by `send`; `scope` can end that."""
+
+    def __init__(self, send: SendState, scope: asyncio.Timeout) -> None:
+        self.send = send
+        self.scope = scope
+        self.late = False
+
+    def waited(self, now: float) -> float:
+        """The seconds for which the request under way has had no answer."""
+        return now - self.send.began[-1] if self.send.on_the_wire else 0.0
+
+
+class Places:
+    """The places for lists that are read at once, so that lists that hang keep no other out.
+
+    A list in good standing whose request gets no answer leaves its place to the next list while
+    others wait for one. It goes on as a late list; where there are too many of those, the oldest is
+    given up. Time in line at the limiter is not counted. Lists that failed when they were last read
+    have places of their own, for which those with the fewest failures come first.
+    """
+
+    def __init__(self) -> None:
+        self._good = _Line(_GOOD)
+        self._suspected = _Line(_SUSPECTED)
+        self._reading: dict[_Place, None] = {}  # in good standing, not late
+        self._late: deque[_Place] = deque()
+        self._usual = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, work: Callable[[], Awaitable[T]], send: SendState, *, failures: int) -> T:
+        """What the work returns, once there is a place; `send` watches the requests that it sends.
+
+        `failures` are those in a row of the list. Raises `TimeoutError` where it is given up.
+        """
+        if failures:
+            await self._suspected.enter(failures)
+            try:
+                return await work()
+            finally:
+                self._suspected.leave()
+        await self._good.enter(0, self._check_soon)
+        async with asyncio.timeout(None) as scope:
+            place = _Place(send, scope)
+            self._reading[place] = None
+            try:
+                return await work()
+            finally:
+                self._leave(place)
+
+    def answered(self, seconds: float) -> None:
+        """Learn how long an answer took, from its request to its end."""
+        self._usual += _WEIGHT * (seconds - self._usual)
+
+    def _leave(self, place: _Place) -> None:
+        if place.late:
+            if place in self._late:
+                self._late.remove(place)
+        else:
+            del self._reading[place]
+            self._good.leave()
+
+    def _check_soon(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_CHECK_SECONDS, self._check)
+
+    def _check(self) -> None:
+        """Let as many lists in as others are late; give up the oldest of too many late ones."""
+        self._timer = None
+        waiting = self._good.waiting
+        if not waiting:
+            return
+        now = asyncio.get_running_loop().time()
+        limit = max(_LATE_AFTER, 2 * self._usual)
+        late = [place for place in self._reading if place.waited(now) >= limit]
+        for place in late[:waiting]:
+            del self._reading[place]
+            place.late = True
+            self._late.append(place)
+            self._good.leave()
+        while len(self._late) > _LATE:
+            self._late.popleft().scope.reschedule(now)
+        self._check_soon()
