@@ -1,10 +1,14 @@
 """What pyproject.toml says of the project, and the long description that a package index shows."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from html.parser import HTMLParser
+from importlib.metadata import packages_distributions
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -19,6 +23,56 @@ def test_the_command_that_runs_the_tests_installs_every_extra_and_the_dev_group(
     (command,) = (block for block in blocks if "-m pytest" in block)
     (extras,) = re.findall(r"-e '\.\[(.*?)\]' --group dev$", command, re.MULTILINE)
     assert set(extras.split(",")) == set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def named_in(requirements: Iterable[str]) -> set[str]:
+    """The packages that these requirements name; `cattrs[msgspec]` names two."""
+    return {
+        name
+        for requirement in requirements
+        for name in re.findall(r"[\w.-]+", re.split(r"[<>=;]", requirement)[0])
+    }
+
+
+def imported_by(folder: str) -> set[str]:
+    """The first part of the name of each module that the sources in the folder import."""
+    return {
+        name.partition(".")[0]
+        for path in (README.parent / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("folder", "groups"),
+    [("vpsbackups_async", []), ("tests", ["dev"]), ("benchmarks", ["dev", "bench"])],
+)
+def test_what_the_sources_import_of_others_is_named_as_a_requirement(
+    folder: str, groups: list[str]
+) -> None:
+    project = PYPROJECT["project"]
+    named = named_in(
+        [
+            project["name"],
+            *project["dependencies"],
+            *chain.from_iterable(project["optional-dependencies"].values()),
+            *chain.from_iterable(PYPROJECT["dependency-groups"][group] for group in groups),
+        ]
+    )
+    packages = packages_distributions()
+    unnamed = {
+        module
+        for module in imported_by(folder)
+        if module in packages
+        and named.isdisjoint(package.replace("_", "-").lower() for package in packages[module])
+    }
+    assert unnamed == set()
 
 
 class Targets(HTMLParser):

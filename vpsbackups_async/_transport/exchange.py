@@ -4,7 +4,7 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 """
 
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from typing import Any, Final, Literal, NamedTuple
@@ -12,7 +12,6 @@ from typing import Any, Final, Literal, NamedTuple
 import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import ContentEncodingError
-from multidict import CIMultiDict
 from yarl import URL
 
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, proxy_failure
@@ -42,8 +41,8 @@ class Channel(NamedTuple):
     session: ClientSession
     mask: Redactor
     url: Callable[[str, str], URL]
-    headers: CIMultiDict[str]
-    body_headers: CIMultiDict[str]
+    headers: Mapping[str, str]
+    body_headers: Mapping[str, str]
     ssl: ssl_module.SSLContext | bool
     proxy: Secret | None
     max_bytes: int

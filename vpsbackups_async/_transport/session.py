@@ -5,7 +5,6 @@ import ssl as ssl_module
 from functools import lru_cache, partial
 from typing import Final
 
-from multidict import CIMultiDict
 from yarl import URL
 
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
@@ -136,17 +135,16 @@ class Session:
         return self._deadlines
 
     def _open_channel(self) -> Channel:
-        headers: CIMultiDict[str] = CIMultiDict(
-            {"Authorization": Secret(f"Bearer {self._token}"), "Accept": "application/json"}
-        )
-        body_headers: CIMultiDict[str] = CIMultiDict(headers)
-        body_headers["Content-Type"] = "application/json"
+        headers = {
+            "Authorization": Secret(f"Bearer {self._token}"),
+            "Accept": "application/json",
+        }
         return Channel(
             self._given or open_session(self._keepalive, self._connector),
             self.mask,
             self._url,
             headers,
-            body_headers,
+            {**headers, "Content-Type": "application/json"},
             self._ssl,
             None if self._proxy is None else self._proxy.url,
             self._max_bytes,
