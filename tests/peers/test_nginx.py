@@ -1,6 +1,9 @@
 """The client through nginx: TLS, limits, connections that are closed, timeouts."""
 
+import asyncio
 import os
+import random
+import signal
 import ssl
 import subprocess
 import time
@@ -123,6 +126,48 @@ async def test_connections_that_end_after_twenty_requests_cost_nothing(
     assert not tally.problems
     # A restore first looks at its backup, and a create once at those of its server.
     assert tally.requests == tally.arrived
+    assert origin.count("POST", "/backups/") == 600
+
+
+async def test_creates_at_the_moment_when_idle_connections_end_are_never_unknown(
+    nginx: Nginx, origin: FakeVPS, trusting: ssl.SSLContext
+) -> None:
+    await nginx.start(origin, "keepalive_timeout 1s;")
+    pauses = random.Random(7)
+
+    async def create_each_second(server_id: int) -> None:
+        async with BackupsClient(origin.token, base_url=nginx.url, ssl_context=trusting) as client:
+            for _ in range(8):
+                await client.create(server_id)
+                await client.list(server_id=server_id).first()
+                await asyncio.sleep(pauses.uniform(0.998, 1.003))
+
+    async with asyncio.TaskGroup() as group:
+        for server_id in range(1, 61):
+            group.create_task(create_each_second(server_id))
+    assert origin.count("POST", "/backups/") == 60 * 8
+
+
+async def test_a_reload_every_second_leaves_no_create_unknown(
+    nginx: Nginx,
+    origin: FakeVPS,
+    trusting: ssl.SSLContext,
+    record: Record,
+) -> None:
+    process = await nginx.start(origin)
+    calls = Calls(origin, lists=1000, creates=600, deletes=200, restores=200)
+
+    async def reload() -> None:
+        while True:
+            await asyncio.sleep(1)
+            process.send_signal(signal.SIGHUP)
+
+    reloading = asyncio.create_task(reload())
+    async with BackupsClient(origin.token, base_url=nginx.url, ssl_context=trusting) as client:
+        tally = await calls.play(client, between=lambda: asyncio.sleep(0.2))
+    reloading.cancel()
+    record(tally)
+    assert not tally.problems
     assert origin.count("POST", "/backups/") == 600
 
 

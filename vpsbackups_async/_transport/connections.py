@@ -5,9 +5,7 @@ import re
 from typing import Final, Protocol
 from weakref import WeakSet
 
-from attrs import define, field
-
-__all__ = ["Connections", "HeadReader", "UnfitConnectionError"]
+__all__ = ["HeadReader", "UnfitConnectionError", "take"]
 
 
 class UnfitConnectionError(Exception):
@@ -18,30 +16,22 @@ _used: Final[WeakSet[object]] = WeakSet()
 """The connections of all clients that were used: several clients may share a session."""
 
 
-@define(eq=False, repr=False)
-class Connections:
-    """What was seen of a server's connections.
+def take(connection: object, *, unread: bool, idempotent: bool) -> None:
+    """Use a connection for a request.
 
-    Some servers close each connection after its answer without announcing it. A request that is
-    sent at that moment may or may not be carried out. So a request that is not idempotent gets a
-    fresh connection until an answer came on one that was used before.
+    Some servers close an idle connection, or each one after its answer, without announcing it. A
+    request that is sent at that moment may or may not be carried out, and nobody can tell. So a
+    request that is not idempotent goes out on a connection that was never used. That costs a
+    handshake for each create and restore, and the idle connections that aiohttp offers before it
+    opens one, as it closes them.
+
+    `unread` is whether bytes came on it that no request asked for: they would be taken for the
+    answer. Raises `UnfitConnectionError` if the request needs another connection.
     """
-
-    kept_open: bool = field(default=False, init=False)
-    """Whether the server was seen to keep a connection open after an answer."""
-
-    def take(self, connection: object, *, unread: bool, idempotent: bool) -> bool:
-        """Use a connection for a request; whether it was used before.
-
-        `unread` is whether bytes came on it that no request asked for: they would be taken for the
-        answer. Raises `UnfitConnectionError` if the request needs another connection.
-        """
-        if connection not in _used:
-            _used.add(connection)
-            return False
-        if unread or not (idempotent or self.kept_open):
-            raise UnfitConnectionError
-        return True
+    if connection not in _used:
+        _used.add(connection)
+    elif unread or not idempotent:
+        raise UnfitConnectionError
 
 
 class _Reader(Protocol):

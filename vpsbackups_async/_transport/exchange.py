@@ -16,9 +16,9 @@ from yarl import URL
 
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, proxy_failure
 from vpsbackups_async._transport.connections import (
-    Connections,
     HeadReader,
     UnfitConnectionError,
+    take,
 )
 from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
 from vpsbackups_async._transport.secrets import Redactor, Secret
@@ -35,7 +35,7 @@ class Channel(NamedTuple):
     """An open session, and what every request through it is sent with.
 
     `body_headers` are for requests with a body. `max_bytes` is the largest decoded body of a
-    success that is read. `connections` is what was seen of the server's connections.
+    success that is read.
     """
 
     session: ClientSession
@@ -46,7 +46,6 @@ class Channel(NamedTuple):
     ssl: ssl_module.SSLContext | bool
     proxy: Secret | None
     max_bytes: int
-    connections: Connections
 
 
 # --- aiohttp's exceptions, in words --------------------------------------------------------------
@@ -130,11 +129,9 @@ class Exchange(AttemptResult):
     only a middleware can see whether the request was written.
     """
 
-    __slots__ = ("_connections", "_mask", "_policy", "_reused")
-    _connections: Connections
+    __slots__ = ("_mask", "_policy")
     _mask: Redactor
     _policy: Policy
-    _reused: bool
 
     async def __call__(
         self,
@@ -146,22 +143,14 @@ class Exchange(AttemptResult):
             tag_attempt(self.number)
         # The one place that knows the connection before anything is written to it.
         request.send = partial(self._send_on, request.send)  # type: ignore[method-assign]
-        self._reused = False
         try:
             while True:
                 try:
-                    response = await handler(request)
+                    return await handler(request)
                 except UnfitConnectionError:  # aiohttp closed it; the next one may be fit
                     continue
-                break
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
             failed = _Failed(_described(error, self._mask))
-            if self._reused:
-                self._connections.kept_open = False
-        else:
-            if self._reused:
-                self._connections.kept_open = True
-            return response
         finally:
             del request.send
             # aiohttp sets it right after the request line and headers were handed to the socket.
@@ -176,16 +165,14 @@ class Exchange(AttemptResult):
         """Send the request on a connection that aiohttp took for it, if it is fit for that."""
         policy, protocol = self._policy, connection.protocol
         if protocol is not None:
-            self._reused = self._connections.take(
-                protocol, unread=protocol.should_close, idempotent=policy.idempotent
-            )
+            take(protocol, unread=protocol.should_close, idempotent=policy.idempotent)
             if policy.success_by_status and protocol.transport is not None:
                 HeadReader(protocol.transport, protocol)
         return send(connection)
 
     async def run(self, channel: Channel, request: Request, timeout: ClientTimeout) -> None:
         """Send the request and read its answer; what goes wrong becomes `failure`."""
-        self._connections, self._policy = channel.connections, request.policy
+        self._policy = request.policy
         response: aiohttp.ClientResponse | None = None
         self._mask = channel.mask
         try:

@@ -10,7 +10,6 @@ from yarl import URL
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
 from vpsbackups_async._transport.address import build_url, find_proxy
 from vpsbackups_async._transport.calls import AttemptResult
-from vpsbackups_async._transport.connections import Connections
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
 from vpsbackups_async._transport.exchange import Channel
 from vpsbackups_async._transport.limiter import (
@@ -148,7 +147,6 @@ class Session:
             self._ssl,
             None if self._proxy is None else self._proxy.url,
             self._max_bytes,
-            Connections(),
         )
 
     async def close(self) -> None:
