@@ -25,10 +25,10 @@ try:
     from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
-except ImportError as missing:
+except ImportError as _missing:
     raise ImportError(
         "vpsbackups_async.limiters needs the redis extra: pip install 'vpsbackups-async[redis]'"
-    ) from missing
+    ) from _missing
 
 __all__ = ["LimiterUnreachableError", "RedisLimiter"]
 
@@ -72,7 +72,6 @@ _PASSING: Final = (
     redis_errors.BusyLoadingError,
     redis_errors.ClusterDownError,
     redis_errors.RedisClusterException,
-    redis_errors.ReadOnlyError,
     redis_errors.TryAgainError,
     OSError,
 )
@@ -81,6 +80,11 @@ _PASSING_WORDS: Final = frozenset({
     "TRYAGAIN",
 })  # fmt: skip
 """Redis's words for what ends by itself or by a failover."""
+_WORD_OF: Final[dict[type[Exception], str]] = {
+    redis_errors.OutOfMemoryError: "OOM",
+    redis_errors.ReadOnlyError: "READONLY",
+}
+"""The words that redis-py takes out of a text, and before 7.2 leaves only the class for."""
 _SHORTEST_GAP: Final = 1e-9
 _LONGEST_GAP: Final = 1e9
 
@@ -358,5 +362,5 @@ def _kind(error: Exception) -> str:
     (call to f_…): @user_script:14: @user_script: 14: -READONLY You can't write against…`.
     """
     words = _ERROR_WORD.findall(str(error))
-    code = getattr(error, "status_code", None)  # redis-py takes it out of some texts
-    return words[-1] if words else code or type(error).__name__
+    taken_out = getattr(error, "status_code", None) or _WORD_OF.get(type(error))
+    return words[-1] if words else taken_out or type(error).__name__
