@@ -1,4 +1,8 @@
-"""The Python examples of the README; `APPS` are those that define a web application."""
+"""The Python examples of the README by kind.
+
+`APPS` define a web application, `SCRIPTS` and `TESTS` run as they are, and `SNIPPETS` stand inside
+of `async with BackupsClient() as client:`.
+"""
 
 import re
 from pathlib import Path
@@ -6,3 +10,6 @@ from pathlib import Path
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 APPS = [block for block in BLOCKS if re.search(r"^app = ", block, re.MULTILINE)]
+SCRIPTS = [block for block in BLOCKS if "asyncio.run(" in block]
+TESTS = [block for block in BLOCKS if re.search(r"^async def test_", block, re.MULTILINE)]
+SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS + TESTS]

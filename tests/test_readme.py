@@ -5,21 +5,16 @@ import asyncio
 import inspect
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_readme import APPS, BLOCKS, README
+from helpers_readme import APPS, README, SCRIPTS, SNIPPETS, TESTS
 
 from benchmarks.report import markdown
 from vpsbackups_async import BackupsClient
 from vpsbackups_async.testing import FakeVPS
-
-SCRIPTS = [block for block in BLOCKS if "asyncio.run(" in block]
-TESTS = [block for block in BLOCKS if re.search(r"^async def test_", block, re.MULTILINE)]
-SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS + TESTS]
 
 
 async def run(block: str, names: dict[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,12 @@ async def test_a_ref_without_a_server_is_found_in_the_whole_list(fake: FakeVPS) 
         assert (await client.wait(BackupRef(backup.id), backoff=EVERY_10)).is_completed
 
 
+async def test_an_id_alone_is_found_in_the_whole_list(fake: FakeVPS) -> None:
+    async with one_try(fake) as client:
+        backup = await client.create(7)
+        assert (await client.wait(backup.id, backoff=EVERY_10)).is_completed
+
+
 async def test_a_waiter_that_joins_later_rides_the_looks_of_the_others(fake: FakeVPS) -> None:
     async with one_try(fake) as client:
         backup = await client.create(1)
@@ -530,7 +536,7 @@ async def test_bad_options_are_named_before_any_request(
     assert fake.requests == []
 
 
-@pytest.mark.parametrize("what", [501, None, "501", BackupRef(0, 1), BackupRef(1, -1)])
+@pytest.mark.parametrize("what", [0, True, None, "501", BackupRef(0, 1), BackupRef(1, -1)])
 async def test_what_is_no_backup_is_refused_before_any_request(fake: FakeVPS, what: Any) -> None:
     async with one_try(fake) as client:
         with pytest.raises(ValueError, match=r"wait needs|id must be"):

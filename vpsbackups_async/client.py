@@ -380,7 +380,7 @@ class BackupsClient:
 
     async def wait(
         self,
-        backup: Backup | BackupRef,
+        backup: Backup | BackupRef | int,
         *,
         backoff: Backoff | None = None,
         timeout: float | None = 3600.0,
@@ -390,6 +390,7 @@ class BackupsClient:
     ) -> Backup:
         """The backup once it is completed; all waits of a client share their looks at the list.
 
+        An id is enough; a `Backup` or `BackupRef` with its server's id may take fewer requests.
         `backoff` gives the delay before each look, the first included (default: 5 s, growing to
         30 s). `timeout` is in seconds, None for no limit. `on_poll` is called with an `Attempt`
         after each look. A status that this library does not know does not end the wait, unless
@@ -613,10 +614,11 @@ def _check_options(timeouts: object, retry: object) -> None:
 
 def _known_and_ref(backup: object) -> tuple[Backup | None, BackupRef]:
     """What the caller knows of a backup to wait for, and the ids to find it by."""
-    if not isinstance(backup, Backup | BackupRef):
-        raise ValueError(f"wait needs a Backup or a BackupRef, not {backup!r}")
-    known = backup if isinstance(backup, Backup) else None
-    return known, _ref(backup.ref if isinstance(backup, Backup) else backup)
+    if isinstance(backup, Backup):
+        return backup, _ref(backup.ref)
+    if not isinstance(backup, BackupRef | int):
+        raise ValueError(f"wait needs a Backup, a BackupRef or an id, not {backup!r}")
+    return None, _ref(backup)
 
 
 def _ref(backup: BackupRef | int) -> BackupRef:

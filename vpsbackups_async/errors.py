@@ -144,7 +144,7 @@ class UnexpectedRedirectError(TransportError):
         location: str | None = None,
     ) -> None:
         super().__init__(message, sent, method, path, attempts)
-        self.args = (*self.args, location)
+        self.args: tuple[Any, ...] = (*self.args, location)
         self.location = location
 
 
@@ -274,7 +274,7 @@ class NotInListError(NotFoundError):
         where = "the list" if server_id is None else f"the list of server {server_id}"
         how = "changed each time that it was read" if moved else "was read to its end"
         super().__init__(404, f"backup {backup_id} is not in {where}, which {how}")
-        self.args = (backup_id, server_id, moved)
+        self.args: tuple[Any, ...] = (backup_id, server_id, moved)
         self.backup_id = backup_id
         self.server_id = server_id
         self.moved = moved
@@ -409,7 +409,7 @@ class BackupFailedError(WaitError):
         backup: Backup | None = None,
     ) -> None:
         super().__init__(ref, last_status, elapsed, reason)
-        self.args = (*self.args, backup)
+        self.args: tuple[Any, ...] = (*self.args, backup)
         self.backup = backup
 
 
@@ -428,7 +428,7 @@ class BackupDisappearedError(WaitError):
         last_seen: Backup | None = None,
     ) -> None:
         super().__init__(ref, last_status, elapsed, reason)
-        self.args = (*self.args, last_seen)
+        self.args: tuple[Any, ...] = (*self.args, last_seen)
         self.last_seen = last_seen
 
 
@@ -507,13 +507,13 @@ class CreateOutcomeUnknownError(VPSBackupsError):
         clock_offset: float | None = None,
         clock_age: float | None = None,
     ) -> None:
-        self.candidates = tuple(candidates)
+        self.candidates: tuple[Backup, ...] = tuple(candidates)
         self.server_id = server_id
         self.description = description
         self.reason = reason
-        self.known_ids = frozenset(known_ids)
+        self.known_ids: frozenset[int] = frozenset(known_ids)
         self.marker = marker
-        self.sent_at = tuple(sent_at)
+        self.sent_at: tuple[datetime, ...] = tuple(sent_at)
         self.read_before = read_before
         self.clock_offset = clock_offset
         self.clock_age = clock_age
@@ -549,7 +549,7 @@ class FleetError(VPSBackupsError):
 
     def __init__(self, failures: Sequence[Outcome[Any, Any]]) -> None:
         super().__init__(tuple(failures))
-        self.failures = tuple(failures)
+        self.failures: tuple[Outcome[Any, Any], ...] = tuple(failures)
 
     def describe(self) -> str:
         """How many servers failed, and the errors of the first three."""

@@ -14,7 +14,7 @@ from vpsbackups_async.models import Backup
 
 __all__ = ["CreateEnded", "Event", "OnEvent"]
 
-logger = logging.getLogger("vpsbackups_async")
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 
 @frozen

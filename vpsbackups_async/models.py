@@ -7,7 +7,7 @@ I/O. All datetimes are timezone-aware and in UTC.
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from enum import Enum, StrEnum
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from attrs import field, frozen
 
@@ -317,11 +317,12 @@ class Outcome(Generic[K, V]):
     """How the work on one item of a bulk job ended.
 
     `key` is the item. `value` is the result of the work, None if the work failed; `error` is then
-    the exception.
+    the exception. The type of `value` is that after `if outcome.ok:`, as type checkers do not all
+    narrow an attribute by another one, so look at `ok` or `error` first.
     """
 
     key: K
-    value: V | None = None
+    value: V = field(default=cast("Any", None))
     error: Exception | None = None
 
     @property
@@ -333,7 +334,7 @@ class Outcome(Generic[K, V]):
         """The value; raises `error` if the work failed."""
         if self.error is not None:
             raise self.error
-        return self.value  # type: ignore[return-value]  # without an error, the value is a V
+        return self.value
 
 
 @frozen

@@ -8,7 +8,6 @@ from collections.abc import (
     Callable,
     Mapping,
     MutableMapping,
-    Sequence,
 )
 from datetime import datetime
 from typing import Any, assert_type
@@ -136,7 +135,8 @@ async def one_backup(client: BackupsClient, backup: Backup) -> None:
     assert_type(backup.ref.server_id, int | None)
     backup.id = 5  # type: ignore[misc]  # models are frozen
     await client.create("12345")  # type: ignore[arg-type]  # wrong on purpose
-    await client.wait(501)  # type: ignore[arg-type]  # wrong on purpose
+    assert_type(await client.wait(501), Backup)
+    await client.wait("501")  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def many_servers(client: BackupsClient, ids: AsyncIterator[int]) -> None:
@@ -157,7 +157,8 @@ async def many_servers(client: BackupsClient, ids: AsyncIterator[int]) -> None:
     async for outcome in fleet.create(backoff=ExponentialBackoff(2), timeout=None):
         assert_type(outcome, Outcome[int, Backup])
         assert_type(outcome.key, int)
-        assert_type(outcome.value, Backup | None)
+        if outcome.ok:
+            assert_type(outcome.value, Backup)
         assert_type(outcome.error, Exception | None)
         assert_type(outcome.ok, bool)
         assert_type(outcome.unwrap(), Backup)
@@ -313,8 +314,7 @@ async def errors(client: BackupsClient) -> None:
     except PaginationError as error:
         assert_type(error.url, str | None)
     except FleetError as error:
-        failures: Sequence[Outcome[int, Backup]] = error.failures
-        assert_type(failures[0].key, int)
+        assert_type(error.failures, tuple[Outcome[Any, Any], ...])
 
 
 async def timeouts_are_timeouts(client: BackupsClient, backup: Backup) -> None:

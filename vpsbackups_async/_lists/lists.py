@@ -68,13 +68,15 @@ class ListQuery(Generic[T]):
     def __init__(
         self, listing: Listing[T], filters: dict[str, int | str], page_size: int | None
     ) -> None:
-        self.listing = listing
-        self.filters = filters
-        self.page_size = None if page_size is None else check_int("page_size", page_size)
+        self.listing: Listing[T] = listing
+        self.filters: dict[str, int | str] = filters
+        self.page_size: int | None = (
+            None if page_size is None else check_int("page_size", page_size)
+        )
         pairs = [f"{name}={quote(str(value), safe='')}" for name, value in filters.items()]
         if self.page_size is not None:
             pairs.append(f"page_size={self.page_size}")
-        self.text = "&".join(pairs)
+        self.text: str = "&".join(pairs)
 
 
 def backups_query(

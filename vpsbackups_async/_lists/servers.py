@@ -193,7 +193,7 @@ class ServersReader:
             run.halt(self.refusal)
         async with aclosing(run.outcomes()) as outcomes:
             async for outcome in outcomes:
-                backups, error = outcome.value or ([], outcome.error)
+                backups, error = outcome.value if outcome.ok else ([], outcome.error)
                 yield backups if seen is None else [one for one in backups if one.id not in seen]
                 if error is None:
                     self._meter.ok += 1

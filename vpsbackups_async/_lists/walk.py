@@ -85,7 +85,7 @@ class Walk(Generic[T]):
         max_pages: int = MAX_PAGES,
         open_walks: "set[Walk[Any]] | None" = None,
     ) -> None:
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self._first_query = query
         self._query: str | None = query
         self._links = links

@@ -29,7 +29,7 @@ Examples:
   vpsbackups list --server 12345 --since 7d
   vpsbackups create --servers-from fleet.txt --description Nightly --wait"""
 
-app = App(
+app: App = App(
     name="vpsbackups",
     help="The backups of your VPS.org servers.",
     help_format="plaintext",

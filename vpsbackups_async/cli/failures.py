@@ -13,7 +13,7 @@ class Failures:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._kinds: dict[type[BaseException], BaseException] = {}
-        self.count = 0
+        self.count: int = 0
         self._not_attempted = 0
 
     def add(self, what: str, error: BaseException) -> None:

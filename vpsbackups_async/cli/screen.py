@@ -18,8 +18,8 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.out = _console(stderr=False)
-        self.err = _console(stderr=True)
+        self.out: Console = _console(stderr=False)
+        self.err: Console = _console(stderr=True)
         self._painted: RenderableType | None = None
         self._height = 0
 

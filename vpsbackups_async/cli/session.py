@@ -79,12 +79,14 @@ class Session:
     """
 
     def __init__(self, common: Common, *, on_event: OnEvent | None = None) -> None:
-        self.screen = Screen(quiet=common.quiet)
+        self.screen: Screen = Screen(quiet=common.quiet)
         self._common = common
         self._log = _Log(self, retries=common.verbose or common.debug)
         self._began = time.monotonic()
         self._runner = asyncio.Runner()
-        self.client = BackupsClient(_token(common), base_url=common.url, on_event=on_event)
+        self.client: BackupsClient = BackupsClient(
+            _token(common), base_url=common.url, on_event=on_event
+        )
 
     def stats(self) -> ClientStats:
         """The statistics of the client."""

@@ -43,7 +43,7 @@ class Tracker:
         planned: int = 0,
         running: Iterable[BackupRef] = (),
     ) -> None:
-        self.session = Session(common, on_event=self._on_event)
+        self.session: Session = Session(common, on_event=self._on_event)
         self._screen = self.session.screen
         self._waits = waits
         self._planned = planned

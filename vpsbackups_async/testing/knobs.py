@@ -42,10 +42,13 @@ def _fails(
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Knobs:
-    """The constructor arguments of `FakeVPS`, documented there."""
+    """The constructor arguments of `FakeVPS`, documented there.
 
-    _servers: int | Iterable[int] | Mapping[int, str] = 3
-    _backups: int | Iterable[Mapping[str, Any]] = 0
+    Each alias is what attrs derives by itself; a type checker other than mypy must be told.
+    """
+
+    _servers: int | Iterable[int] | Mapping[int, str] = attrs.field(default=3, alias="servers")
+    _backups: int | Iterable[Mapping[str, Any]] = attrs.field(default=0, alias="backups")
     backup_seconds: float | Callable[[JSON], float] = 5.0
     fails: Callable[[JSON], bool] | Iterable[int] = attrs.field(default=(), converter=_fails)
     failed_status: str = "failed"
@@ -64,6 +67,7 @@ class Knobs:
     ignores_filters: Collection[str] = ()
     _order: str = attrs.field(
         default="-id",
+        alias="order",
         validator=attrs.validators.in_(("id", "-id", "created_at", "-created_at", "random")),
     )
     next_base: str | None = None
@@ -75,11 +79,11 @@ class Knobs:
     account_reply: Any = attrs.field(factory=lambda: ACCOUNT)
     server_statuses: Mapping[int, str] = attrs.field(factory=dict)
     server_locations: Mapping[int, str] = attrs.field(factory=dict)
-    _faults: Iterable[Fault] = ()
-    _seed: int = 0
+    _faults: Iterable[Fault] = attrs.field(default=(), alias="faults")
+    _seed: int = attrs.field(default=0, alias="seed")
     ssl_context: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
     port: int = 0
     prefix: str = ""
-    _clock: Callable[[], float] | None = None
+    _clock: Callable[[], float] | None = attrs.field(default=None, alias="clock")
     keepalive_seconds: float = 75.0

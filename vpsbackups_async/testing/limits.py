@@ -18,7 +18,7 @@ class Limits:
     """
 
     def __init__(self) -> None:
-        self.peak = 0
+        self.peak: int = 0
         self._in_flight = 0
         self._admitted = 0
         self._bucket = Bucket()

@@ -95,9 +95,9 @@ class Account:
         order: str,
         seed: int,
     ) -> None:
-        self.servers = dict(servers)
+        self.servers: dict[int, str] = dict(servers)
         self.server_fields: dict[int, JSON] = {}
-        self.descending = order.startswith("-")
+        self.descending: bool = order.startswith("-")
         self._order = order.lstrip("-")
         self._knobs = knobs
         self._clock = clock

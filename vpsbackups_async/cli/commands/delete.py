@@ -49,7 +49,7 @@ def run(
         chosen: list[Backup] = []
         for ref in refs:
             outcome = outcomes[ref]
-            if outcome.value is not None:
+            if outcome.ok:
                 chosen.append(outcome.value)
             elif isinstance(outcome.error, NotInListError) and not outcome.error.moved:
                 screen.note(f"backup {written(ref)} is not there", "red")
