@@ -42,10 +42,14 @@ def listening_socket() -> socket.socket:
 
 @define
 class Site:
-    """A running web application; `client` returns its only `BackupsClient`."""
+    """A running web application; `client` returns its only `BackupsClient`.
+
+    `stop` tells uvicorn to end.
+    """
 
     port: int
     client: Callable[[], BackupsClient]
+    stop: Callable[[], None] = lambda: None
 
 
 @asynccontextmanager
@@ -80,10 +84,14 @@ async def serving(
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
     # The socket is listening already, so early connections wait in its backlog.
     running = asyncio.create_task(server.serve(sockets=[sock]))
-    try:
-        yield Site(port, client)
-    finally:
+
+    def stop() -> None:
         server.should_exit = True
+
+    try:
+        yield Site(port, client, stop)
+    finally:
+        stop()
         await running
 
 

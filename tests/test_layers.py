@@ -24,6 +24,7 @@ PLUGIN = Path(pytest_vpsbackups.__file__)
 LAYERS: dict[str, int] = {
     "_checks": 0,
     "_version": 0,
+    "_pydantic": 0,
     "models": 0,
     "backoff": 0,
     "_durations": 0,
@@ -57,7 +58,8 @@ def below(layer: int) -> set[str]:
 MAY: dict[str, set[str]] = {
     "_checks": set(),
     "_version": set(),
-    "models": set(),
+    "_pydantic": set(),
+    "models": {"_pydantic"},
     "backoff": {"models"},
     "errors": {"models"},
     "events": {"models"},
@@ -190,6 +192,7 @@ def test_the_table_itself_points_down() -> None:
     }
     assert sideways == {
         ("backoff", "models"),
+        ("models", "_pydantic"),
         ("_wire", "_codec"),
         ("client", "fleet"),
     }
@@ -344,6 +347,7 @@ def test_importing_the_package_loads_neither_a_server_nor_the_command_line() -> 
     )
     loaded = set(done.stdout.split())
     assert {"aiohttp", PACKAGE, f"{PACKAGE}._wire"} <= loaded
-    unwanted = ("aiohttp.web", f"{PACKAGE}.testing.", f"{PACKAGE}.cli.", "rich.", "cyclopts.")
+    ours = (f"{PACKAGE}.testing.", f"{PACKAGE}.cli.")
+    unwanted = ("aiohttp.web", *ours, "rich.", "cyclopts.", "pydantic.", "pydantic_core.")
     assert [name for name in loaded if f"{name}.".startswith(unwanted)] == []
     assert done.stderr == ""

@@ -12,7 +12,7 @@ from vpsbackups_async.testing import FakeVPS, Latency
 
 CREATE = "/servers/1/backups"
 BOTH = ["fastapi", "aiohttp"]
-JOB = {"fastapi": "background job backup of 1", "aiohttp": "background job wait for 1"}
+JOB = "background job wait for 1"
 
 pytestmark = pytest.mark.virtual_time
 
@@ -44,26 +44,29 @@ def said() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-async def test_a_create_goes_on_after_the_answer_and_its_outcome_is_logged(
-    fake: FakeVPS, said: list[str]
-) -> None:
-    fake.inject(Latency(10, method="POST"))
-    async with serving("fastapi") as site:
-        assert await answer(site.port, CREATE, "POST") == (202, b"null")
-        assert fake.count("POST", status=201) == 0
-        await until(lambda: said)
-    assert said == [f"{JOB['fastapi']} is done: backup 1 of server 1, completed"]
-    assert fake.count("POST") == len(fake.backups) == 1
-
-
+@pytest.mark.parametrize("framework", BOTH)
 async def test_a_wait_goes_on_after_the_answer_that_tells_which_backup_it_is(
-    fake: FakeVPS, said: list[str]
+    framework: str, fake: FakeVPS, said: list[str]
 ) -> None:
-    async with serving("aiohttp") as site:
+    async with serving(framework) as site:
         status, body = await answer(site.port, CREATE, "POST")
         assert (status, json.loads(body)) == (202, {"id": 1, "server_id": 1})
         await until(lambda: said)
-    assert said == [f"{JOB['aiohttp']} is done: backup 1 of server 1, completed"]
+    assert said == [f"{JOB} is done: backup 1 of server 1, completed"]
+
+
+@pytest.mark.parametrize("framework", BOTH)
+async def test_a_create_that_the_api_refuses_is_answered_with_why(
+    framework: str, fake: FakeVPS
+) -> None:
+    for _ in range(10):
+        fake.add_backup(1)
+    async with serving(framework) as site:
+        status, body = await answer(site.port, CREATE, "POST")
+        assert status == 409
+        assert "manual backups" in json.loads(body)["detail"]
+        assert (await answer(site.port, "/servers/99/backups", "POST"))[0] == 404
+    assert fake.count(status=201) == 0
 
 
 @pytest.mark.parametrize("framework", BOTH)
@@ -75,7 +78,7 @@ async def test_an_outcome_that_is_a_failure_is_not_lost_either(
         assert (await answer(site.port, CREATE, "POST"))[0] == 202
         await until(lambda: said)
     assert len(said) == 1
-    assert said[0].startswith(f"{JOB[framework]} failed: backup 1 of server 1")
+    assert said[0].startswith(f"{JOB} failed: backup 1 of server 1")
 
 
 @pytest.mark.parametrize("framework", BOTH)
@@ -87,22 +90,33 @@ async def test_a_shutdown_ends_what_waits_at_once_and_says_which_backup_goes_on(
         await until(lambda: fake.count("GET") > 0)
     asked = len(fake.requests)
     assert len(said) == 1
-    assert said[0].startswith(f"{JOB[framework]} failed: backup 1 of server 1")
+    assert said[0].startswith(f"{JOB} failed: backup 1 of server 1")
     assert "Wait for the same ref again" in said[0]
     await standstill(fake)
     assert len(fake.requests) == asked
     assert fake.count("POST") == 1
 
 
-@pytest.mark.parametrize("framework", BOTH)
 async def test_a_shutdown_in_the_middle_of_a_create_makes_it_once_and_logs_its_id(
-    framework: str, fake: FakeVPS, said: list[str]
+    fake: FakeVPS, said: list[str]
 ) -> None:
     fake.inject(Latency(20, method="POST"))
-    async with serving(framework) as site, asking(site.port, CREATE, "POST"):
+    async with serving("aiohttp") as site, asking(site.port, CREATE, "POST"):
         await until(lambda: fake.count("POST"))
     assert said[-1] == "vpsbackups-create-1, whose caller was cancelled, made backup 1"
     assert fake.count("POST") == len(fake.backups) == len(fake.requests) == 1
+
+
+async def test_a_shutdown_of_uvicorn_in_the_middle_of_a_create_waits_for_its_answer(
+    fake: FakeVPS, said: list[str]
+) -> None:
+    fake.inject(Latency(20, method="POST"))
+    async with serving("fastapi") as site, asking(site.port, CREATE, "POST") as reader:
+        await until(lambda: fake.count("POST"))
+        site.stop()
+        assert (await reader.head(), json.loads(await reader.body())["id"]) == (202, 1)
+    assert said[-1].startswith(f"{JOB} failed: backup 1 of server 1")
+    assert fake.count("POST") == len(fake.backups) == 1
 
 
 async def test_a_client_that_leaves_in_the_middle_of_a_create_loses_nothing(
@@ -126,7 +140,7 @@ async def test_without_cancellation_the_handler_goes_on_to_its_end(
         async with asking(site.port, CREATE, "POST"):
             await until(lambda: fake.count("POST"))
         await until(lambda: said)
-    assert said == [f"{JOB['aiohttp']} is done: backup 1 of server 1, completed"]
+    assert said == [f"{JOB} is done: backup 1 of server 1, completed"]
     assert fake.count("POST") == len(fake.backups) == 1
 
 
@@ -142,8 +156,9 @@ async def plain(server_id: int, request: Request) -> int:
 
 @app.post("/streamed/{server_id}")
 async def streamed(server_id: int, request: Request) -> StreamingResponse:
-    async def waited() -> AsyncIterator[str]:
-        yield f"{(await back_up(request.app.state.backups, server_id)).id}"
+    async def waited() -> AsyncGenerator[str]:
+        client = request.app.state.backups
+        yield f"{(await client.wait(await client.create(server_id))).id}"
 
     return StreamingResponse(waited())
 """

@@ -6,10 +6,12 @@ I/O. All datetimes are timezone-aware and in UTC.
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from attrs import field, frozen
+
+from vpsbackups_async._pydantic import PydanticText, PydanticValue
 
 __all__ = [
     "ALL_SERVERS",
@@ -33,7 +35,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class _OpenEnum(StrEnum):
+class _OpenEnum(PydanticText):
     """A string enum that accepts unknown values and keeps their text.
 
     The API's documentation names only some statuses and types; a new one must not break this
@@ -105,8 +107,23 @@ def as_utc(when: datetime) -> datetime:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
+class _Value(PydanticValue):
+    """A value for pydantic, with its times in UTC."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _of_fields(cls, values: Mapping[str, Any]) -> Self:
+        return super()._of_fields(
+            {
+                name: as_utc(value) if isinstance(value, datetime) else value
+                for name, value in values.items()
+            }
+        )
+
+
 @frozen
-class ServerRef:
+class ServerRef(_Value):
     """The id and name of the server that a backup belongs to.
 
     `name` is empty if the API gives none.
@@ -120,6 +137,10 @@ class ServerRef:
         """The fields of the response that this version of the library does not know."""
         return {}
 
+    @classmethod
+    def _detailed(cls) -> "type[ServerRef]":
+        return DetailedServerRef
+
 
 @frozen
 class DetailedServerRef(ServerRef):
@@ -129,7 +150,7 @@ class DetailedServerRef(ServerRef):
 
 
 @frozen
-class Server:
+class Server(_Value):
     """One server of the account.
 
     The API may leave out all but `id` and `name`; texts that it does not give are empty. `status`
@@ -183,7 +204,7 @@ class Account:
 
 
 @frozen
-class BackupRef:
+class BackupRef(_Value):
     """The ids of a backup and its server: enough to find the backup again in a later process.
 
     `server_id` is None if it is not known; finding the backup may then take reading the list of all
@@ -195,7 +216,7 @@ class BackupRef:
 
 
 @frozen
-class Backup:
+class Backup(_Value):
     """One backup as the API describes it.
 
     `size_mb` is in MB as the API counts them, and None until the backup is completed.
@@ -226,6 +247,10 @@ class Backup:
     def ref(self) -> BackupRef:
         """The ids to store if the backup must be found again after a restart."""
         return BackupRef(self.id, self.server.id)
+
+    @classmethod
+    def _detailed(cls) -> "type[Backup]":
+        return DetailedBackup
 
     @property
     def is_manual(self) -> bool:

@@ -1,0 +1,114 @@
+"""What pydantic is told of the values, so that they serve in its models and in FastAPI.
+
+A core schema is a plain dict, so that nothing of pydantic is imported here. Pydantic calls
+`__get_pydantic_core_schema__` when a model or an endpoint names the class:
+https://docs.pydantic.dev/latest/concepts/types/#customizing-validation-with-__get_pydantic_core_schema__
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final, Self, cast
+
+from attrs import NOTHING, Attribute, fields
+
+__all__ = ["PydanticText", "PydanticValue"]
+
+
+class PydanticText(StrEnum):
+    """An enum that pydantic makes of a text by calling it, and writes as a text."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
+        """The core schema of the class."""
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": cls},
+            "schema": {"type": "str"},
+            "serialization": {"type": "to-string"},
+            "metadata": {"pydantic_js_updates": {"examples": [one.value for one in cls]}},
+        }
+
+
+class PydanticValue:
+    """An attrs class that pydantic takes as it is, makes of an object, and writes as one.
+
+    If the class or its `_detailed` subclass has a field `extra`, that holds the fields of the
+    object that the class does not know; otherwise they are left out.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
+        """The core schema of the class; `handler` gives those of the types of its fields."""
+        made = {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": cls._of_fields},
+            "schema": cls._object_schema(handler),
+        }
+        taken = {"type": "is-instance", "cls": cls}
+        return {
+            "type": "json-or-python",
+            "ref": f"{cls.__module__}.{cls.__qualname__}:{id(cls)}",
+            "json_schema": made,
+            "python_schema": {"type": "union", "choices": [taken, made], "mode": "left_to_right"},
+            "serialization": {
+                "type": "function-plain",
+                "function": cls._as_fields,
+                "return_schema": cls._object_schema(handler),
+            },
+        }
+
+    @classmethod
+    def _object_schema(cls, handler: Any) -> dict[str, Any]:
+        detailed = cls._detailed()
+        return {
+            "type": "typed-dict",
+            "cls": cls,
+            "extra_behavior": "allow" if _has_extra(detailed) else "ignore",
+            "fields": {
+                name: {
+                    "type": "typed-dict-field",
+                    "schema": handler.generate_schema(one.type),
+                    "required": one.default is NOTHING,
+                }
+                for name, one in _known(detailed).items()
+            },
+        }
+
+    @classmethod
+    def _detailed(cls) -> "type[PydanticValue]":
+        """The class for objects with more fields than this one has."""
+        return cls
+
+    @classmethod
+    def _of_fields(cls, values: Mapping[str, Any]) -> Self:
+        """The value that an object with these fields stands for."""
+        own, known = _known(cls), _known(cls._detailed())
+        extra = {name: value for name, value in values.items() if name not in known}
+        more = {name for name in known if name not in own and values.get(name) is not None}
+        # A value inside may have fields of its own that the class does not know.
+        inside = any(getattr(value, _EXTRA, None) for value in values.values())
+        made: Any = cls._detailed() if extra or more or inside else cls
+        given = {name: values[name] for name in _known(made) if name in values}
+        return cast("Self", made(**given, **({_EXTRA: extra} if _has_extra(made) else {})))
+
+    @classmethod
+    def _as_fields(cls, value: Any) -> dict[str, Any]:
+        """The fields of the object that stands for the value."""
+        own = {name: getattr(value, name) for name in _known(cls)}
+        more = {name: getattr(value, name) for name in _known(cls._detailed()) if name not in own}
+        present = {name: one for name, one in more.items() if one is not None}
+        return own | present | dict(getattr(value, _EXTRA, {}))
+
+
+_EXTRA: Final = "extra"
+
+
+def _known(cls: Any) -> "dict[str, Attribute[Any]]":
+    """The fields of the class, but for the one that holds unknown ones."""
+    return {one.name: one for one in fields(cls) if one.name != _EXTRA}
+
+
+def _has_extra(cls: Any) -> bool:
+    return any(one.name == _EXTRA for one in fields(cls))
