@@ -2,16 +2,35 @@
 
 The API has no field for labels, so they are part of the description. A tag is a name and a value in
 brackets; only known names count. Descriptions are compared without their tags.
+
+`[vb:...]` is the marker of a create, `[job:...]` the job that a backup belongs to. `[keep]` and
+`[keep:2027-01-01]` (through that day) pin a backup. What deletes backups errs on the side of
+keeping them: a pin or a label that is cut off, misspelt or in the wrong place still protects.
 """
 
 import os
 import re
+from datetime import date, datetime
 from typing import Final
 
-__all__ = ["check_marker", "job_of", "marker_of", "new_marker", "same", "text_of", "with_marker"]
+__all__ = [
+    "check_job",
+    "check_marker",
+    "has_readable_label",
+    "is_pinned",
+    "job_of",
+    "keeps_labels",
+    "marker_of",
+    "new_marker",
+    "same",
+    "text_of",
+    "with_labels",
+    "with_marker",
+]
 
 _VALUE: Final = r"[A-Za-z0-9._:/+@=-]{1,64}"
 _TAG: Final = re.compile(rf"\[(vb|keep|job)(?::({_VALUE}))?\]", re.IGNORECASE)
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MARKER: Final = "vb"
 _MARKER_BYTES: Final = 4
 _MAX_TAGS: Final = 16
@@ -45,9 +64,80 @@ def _value(description: str, name: str) -> str | None:
 
 def with_marker(description: str | None, marker: str) -> str:
     """The description with a marker at its end, in place of the one that it may have."""
-    text, tags = _split(description or "")
-    kept = [tag[0] for tag in reversed(tags) if tag[1].lower() != _MARKER]
-    return " ".join([*filter(None, [text]), *kept, f"[{_MARKER}:{marker}]"])
+    return _with_tag(description or "", _MARKER, f"[{_MARKER}:{marker}]")
+
+
+def _with_tag(description: str, name: str, tag: str) -> str:
+    text, tags = _split(description)
+    kept = [other[0] for other in reversed(tags) if other[1].lower() != name]
+    return " ".join([*filter(None, [text]), *kept, tag])
+
+
+# --- Labels: jobs and pins -------------------------------------------------------------------
+
+
+def has_readable_label(description: str) -> bool:
+    """Whether it is certain to which job the backup belongs: the one of its tag, or to none.
+
+    It is not if the tags name several jobs or one without a value, if `[job` stands anywhere else,
+    or if there is no job and the text ends in a bracket that is no tag, or in an open one: that
+    may be a label that was cut off or that a later version of this library writes.
+    """
+    text, tags = _split(description)
+    jobs = {(tag[2] or "").casefold() for tag in tags if tag[1].lower() == "job"}
+    if len(jobs) > 1 or "" in jobs or "[job" in text.casefold():
+        return False
+    return bool(jobs) or not (text.endswith("]") or text.rfind("[") > text.rfind("]"))
+
+
+def is_pinned(description: str, today: date) -> bool:
+    """Whether the backup is to be kept today.
+
+    `[keep` anywhere in the description pins it, whatever follows. The one exception are tags with a
+    day that is over.
+    """
+    over = sum(_is_over(tag, today) for tag in _split(description)[1])
+    return description.casefold().count("[keep") > over
+
+
+def _is_over(tag: re.Match[str], today: date) -> bool:
+    if tag[1].lower() != "keep" or not _DAY.fullmatch(tag[2] or ""):
+        return False
+    try:
+        return date.fromisoformat(tag[2]) < today
+    except ValueError:  # no such day
+        return False
+
+
+def with_labels(
+    description: str | None, *, keep: bool | date | None = None, job: str | None = None
+) -> str:
+    """The description with these labels at its end, in place of those that it may have.
+
+    Raises `ValueError` for a label that is none, or that could not be read in this description.
+    """
+    labelled = description or ""
+    if isinstance(keep, datetime) or not isinstance(keep, bool | date | None):
+        raise ValueError(f"keep must be True or a date (the last day), not {keep!r}")
+    if keep is not None and keep is not False:
+        labelled = _with_tag(labelled, "keep", "[keep]" if keep is True else f"[keep:{keep}]")
+    if job is not None:
+        labelled = _with_tag(labelled, "job", f"[job:{check_job(job)}]")
+    if job is not None and not has_readable_label(labelled):
+        raise ValueError(f"with '[job' in its text, {description!r} cannot belong to a job")
+    if isinstance(keep, date) and is_pinned(labelled, date.max) and keep < date.max:
+        raise ValueError(f"with '[keep' in its text, {description!r} is kept for ever")
+    return labelled
+
+
+def keeps_labels(sent: str, held: str) -> bool:
+    """Whether the job and the pins of a description that was sent are in the one that is held."""
+    return same(job_of(sent), job_of(held)) and _pins(sent) <= _pins(held)
+
+
+def _pins(description: str) -> set[str]:
+    tags = _split(description)[1]
+    return {tag[0].casefold() for tag in tags if tag[1].lower() == "keep"}
 
 
 def _split(description: str) -> tuple[str, list[re.Match[str]]]:
@@ -71,9 +161,15 @@ def new_marker() -> str:
 
 def check_marker(marker: object) -> str:
     """The marker; raises `ValueError` unless it is a text that fits into a tag."""
-    if isinstance(marker, str) and re.fullmatch(_VALUE, marker):
-        return marker
-    raise ValueError(
-        f"marker must be True, False or a text of 1 to 64 letters, digits and ._:/+@=-, "
-        f"not {marker!r}"
-    )
+    return _check_value("marker must be True, False or a text", marker)
+
+
+def check_job(job: object) -> str:
+    """The name of a job; raises `ValueError` unless it is a text that fits into a tag."""
+    return _check_value("job must be a text", job)
+
+
+def _check_value(wanted: str, value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(_VALUE, value):
+        return value
+    raise ValueError(f"{wanted} of 1 to 64 letters, digits and ._:/+@=-, not {value!r}")

@@ -6,7 +6,7 @@ import ssl as ssl_module
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, SupportsIndex, TypeVar
@@ -291,6 +291,8 @@ class BackupsClient:
         if_running: Literal["raise", "wait", "adopt"] = "raise",
         timeout: float | None = None,
         marker: bool | str = False,
+        keep: bool | date | None = None,
+        job: str | None = None,
     ) -> Backup:
         """A new manual backup as the API starts it, `in_progress`; `wait` waits for its end.
 
@@ -304,6 +306,11 @@ class BackupsClient:
         marker of your own (up to 64 letters, digits and `._:/+@=-`), the same for each try of a
         job, makes a repeat safe: the server's backups are read first, and one with this marker that
         has not failed is returned instead of a new one.
+
+        `keep` and `job` are for `vpsbackups_async.retention`, and labels in the description too:
+        `keep=True` (`[keep]`) pins the backup, a date (`[keep:2027-01-01]`) through that day;
+        `job="nightly"` (`[job:nightly]`, the same letters as a marker) says to whose policy it
+        belongs. They take the place of those that the description has.
 
         A client starts one backup at a time on a server. `if_running` says what to do if another
         one runs there already: "raise" leaves it to the server to refuse, "adopt" returns the
@@ -326,7 +333,13 @@ class BackupsClient:
             check_number("timeout", timeout)
         self._session.open()
         return await self._creator.create(
-            server_id, description, if_running=if_running, timeout=timeout, marker=marker
+            server_id,
+            description,
+            if_running=if_running,
+            timeout=timeout,
+            marker=marker,
+            keep=keep,
+            job=job,
         )
 
     async def ensure(

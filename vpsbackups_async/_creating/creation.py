@@ -4,13 +4,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from vpsbackups_async._creating.ensuring import Need
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset
 from vpsbackups_async._creating.looks import Look
-from vpsbackups_async._tags import with_marker
+from vpsbackups_async._tags import with_labels, with_marker
 from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._wire import create_request
 from vpsbackups_async.errors import CreateOutcomeUnknownError
@@ -75,11 +75,19 @@ class Creation:
         """Whether the server may be making the backup, or have made it."""
         return self.sending.on_the_wire or self.unanswered or self.made
 
+    def label(self, keep: bool | date | None, job: str | None) -> None:
+        """Ask for a backup with these labels; raises `ValueError` if that is not possible."""
+        self._describe(with_labels(self.description, keep=keep, job=job))
+
     def mark(self, marker: str) -> None:
         """Ask for a backup with this marker, in place of any other."""
         self.marker = marker
-        self.description = with_marker(self.description, marker)
-        self.request = create_request(self.server_id, self.description)
+        self._describe(with_marker(self.description, marker))
+
+    def _describe(self, description: str) -> None:
+        if description != self.description:
+            self.description = description
+            self.request = create_request(self.server_id, description)
 
     def begin(self, now: float, seconds: float) -> None:
         """Begin a try of so many seconds, also after an earlier one was refused."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from vpsbackups_async import _tags, _wire
@@ -65,9 +65,12 @@ class Creator:
         if_running: IfRunning = "raise",
         timeout: float | None = None,
         marker: bool | str = False,
+        keep: bool | date | None = None,
+        job: str | None = None,
     ) -> Backup:
         """The backup; see `BackupsClient.create`."""
         creation = Creation(server_id, description, if_running)
+        creation.label(keep, job)
         creation.sought = not isinstance(marker, bool)
         if creation.sought:
             creation.mark(_tags.check_marker(marker))

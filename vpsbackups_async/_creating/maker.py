@@ -65,7 +65,7 @@ class Maker:
                 if found is not None:
                     return await self._given(creation, found)
             else:
-                self._check_marker(creation, made)
+                self._check_tags(creation, made)
                 if creation.unanswered and creation.need is None:
                     await warn_of_twins(creation, made, self._looks, self._known.is_given)
                 return await self._given(creation, made)
@@ -210,8 +210,15 @@ class Maker:
             )
         return backup
 
-    def _check_marker(self, creation: Creation, made: Backup) -> None:
-        """Log if the server does not keep markers, by which the next create might be found."""
+    def _check_tags(self, creation: Creation, made: Backup) -> None:
+        """Log if the server does not keep labels, or markers by which a create might be found."""
+        if not _tags.keeps_labels(creation.description, made.description):
+            logger.warning(
+                "backup %s of server %s was made without the label that says what job it is of or "
+                "that it is to be kept, for the server changes descriptions",
+                made.id,
+                made.server.id,
+            )
         if creation.marker and not _tags.same(_tags.marker_of(made.description), creation.marker):
             logger.warning(
                 "backup %s of server %s was made without its marker, for the server changes "
