@@ -16,6 +16,7 @@ MODULES = (
     "vpsbackups_async.errors",
     "vpsbackups_async.events",
     "vpsbackups_async.limiters",
+    "vpsbackups_async.retention",
     "vpsbackups_async.testing",
 )
 PUBLIC = {name for module in MODULES for name in importlib.import_module(module).__all__}

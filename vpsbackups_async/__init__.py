@@ -63,6 +63,7 @@ from vpsbackups_async.models import (
     ServerRef,
     Sweep,
 )
+from vpsbackups_async.retention import Retention
 
 __all__ = [
     "ALL_SERVERS",
@@ -111,6 +112,7 @@ __all__ = [
     "RequestTimeoutError",
     "ResponseTooLargeError",
     "Restore",
+    "Retention",
     "RetryPolicy",
     "Server",
     "ServerError",
