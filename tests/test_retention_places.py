@@ -87,6 +87,29 @@ def test_a_policy_knows_its_worst_case(policy: Retention, most: int | None) -> N
     assert policy.worst_case == most
 
 
+@pytest.mark.parametrize(
+    ("shorter", "number", "longer", "step", "start"),
+    [
+        ("hourly", 24, "daily", HOUR, datetime(2025, 7, 31, 23, 30, tzinfo=UTC)),
+        ("hourly", 7 * 24, "weekly", HOUR, datetime(2025, 8, 31, 23, 30, tzinfo=UTC)),
+        ("hourly", 31 * 24, "monthly", HOUR, datetime(2025, 7, 31, 23, 30, tzinfo=UTC)),
+        ("hourly", 366 * 24, "yearly", HOUR, datetime(2024, 12, 31, 23, 30, tzinfo=UTC)),
+        ("daily", 7, "weekly", DAY, datetime(2025, 8, 31, 12, tzinfo=UTC)),
+        ("daily", 31, "monthly", DAY, datetime(2025, 7, 31, 12, tzinfo=UTC)),
+        ("daily", 366, "yearly", DAY, datetime(2024, 12, 31, 12, tzinfo=UTC)),
+        ("monthly", 12, "yearly", 30.4 * DAY, datetime(2025, 12, 20, tzinfo=UTC)),
+    ],
+)
+def test_as_many_short_periods_as_lie_in_one_longer_leave_the_next_longer_one_free(
+    shorter: str, number: int, longer: str, step: timedelta, start: datetime
+) -> None:
+    held = [backup(start - n * step) for n in range(number + 2)]
+    for short, kept in ((number, number + 1), (number + 1, number + 1)):
+        policy = Retention(**{shorter: short, longer: 2}, stacked=False)
+        assert policy.worst_case == kept
+        assert len(kept_times(policy, held, start)) == kept
+
+
 # --- Whether it fits -------------------------------------------------------------------------
 
 

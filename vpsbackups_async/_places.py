@@ -1,6 +1,6 @@
 """How many backups the rules of a policy may keep: arithmetic over their counts.
 
-`counts` has a number for each rule, from `last` to `yearly`, in this order and none of them 0.
+`counts` has a number for each rule that has one, from `last` to `yearly` in this order.
 """
 
 from collections.abc import Mapping
@@ -39,8 +39,6 @@ def reduced(
         largest = max(fewer, key=fewer.__getitem__)
         if least > fewer[largest]:
             least -= 1
-        elif fewer[largest] > 1:
-            fewer[largest] -= 1
         else:
-            del fewer[largest]
+            fewer[largest] -= 1
     return fewer, least

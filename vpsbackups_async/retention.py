@@ -4,6 +4,7 @@
 why. Deleting them is up to the caller.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -307,6 +308,6 @@ def _check_one_server(backups: Sequence[Backup]) -> None:
     servers = sorted({backup.server.id for backup in backups})
     if len(servers) > 1:
         raise ValueError(f"the backups of one server at a time, not those of {servers}")
-    ids = [backup.id for backup in backups]
-    if twice := sorted({number for number in ids if ids.count(number) > 1}):
+    ids = Counter(backup.id for backup in backups)
+    if twice := sorted(number for number, times in ids.items() if times > 1):
         raise ValueError(f"each backup once, unlike {twice}")
