@@ -1,4 +1,8 @@
-"""`stacked=False` decides as `restic forget` does."""
+"""`stacked=False` decides as `restic forget` does.
+
+By intent we do not keep the oldest one where a rule finds fewer than its number, as restic does
+since 0.16.
+"""
 
 import base64
 import hashlib
@@ -73,7 +77,7 @@ class Restic:
 
 def _rules(group: dict[str, Any]) -> dict[datetime, set[str]]:
     kept = {
-        _time(reason["snapshot"]): {match.split()[0] for match in reason["matches"]}
+        _time(reason["snapshot"]): {match.split()[0] for match in reason["matches"]} - {"oldest"}
         for reason in group["reasons"]
     }
     return kept | {_time(gone): set() for gone in group["remove"] or ()}
