@@ -261,10 +261,10 @@ def test_now_may_be_in_any_zone() -> None:
     [
         (2 * DAY + MINUTE, "completed", Reason.FAILED),
         (2 * DAY, "completed", Reason.FAILED_LATELY),
-        (2 * DAY + MINUTE, "failed", Reason.FAILED_LAST),
-        (2 * DAY + MINUTE, "in_progress", Reason.FAILED_LAST),
-        (2 * DAY + MINUTE, "paused", Reason.FAILED_LAST),
-        (400 * DAY, "failed", Reason.FAILED_LAST),
+        (2 * DAY + MINUTE, "failed", Reason.FAILED_NEWEST),
+        (2 * DAY + MINUTE, "in_progress", Reason.FAILED_NEWEST),
+        (2 * DAY + MINUTE, "paused", Reason.FAILED_NEWEST),
+        (400 * DAY, "failed", Reason.FAILED_NEWEST),
     ],
 )
 def test_a_failed_backup_goes_once_it_is_old_and_a_newer_one_completed(
@@ -279,12 +279,12 @@ def test_a_failed_backup_goes_once_it_is_old_and_a_newer_one_completed(
 @pytest.mark.parametrize("changes", [{"description": "[job:web]"}, {"kind": "automatic"}])
 def test_the_newer_completed_one_is_of_the_same_job(changes: dict[str, Any]) -> None:
     failed = backup(OLD, status="failed")
-    assert why(Retention(last=1), failed, backup(NOW, **changes))[0] == "keep: FAILED_LAST"
+    assert why(Retention(last=1), failed, backup(NOW, **changes))[0] == "keep: FAILED_NEWEST"
 
 
 def test_a_completed_backup_from_the_future_condemns_no_failed_one() -> None:
     failed = backup(OLD, status="failed")
-    assert why(Retention(last=1), failed, backup(NOW + DAY))[0] == "keep: FAILED_LAST"
+    assert why(Retention(last=1), failed, backup(NOW + DAY))[0] == "keep: FAILED_NEWEST"
 
 
 def test_failed_after_may_be_nothing() -> None:
@@ -312,7 +312,7 @@ def test_decisions_come_newest_first_and_print_as_one_line() -> None:
     decisions = Retention(daily=1).decide(iter(held), NOW)
     assert [str(one) for one in decisions] == [
         "keep 2 of 2026-11-28 22:30: daily 2026-11-28",
-        "delete 1 of 2026-11-27 10:00: no rule keeps it",
+        "delete 1 of 2026-11-27 10:00: no rule",
     ]
     assert pickle.loads(pickle.dumps(decisions)) == decisions
 

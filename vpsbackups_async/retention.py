@@ -28,21 +28,25 @@ _COUNTS: Final = ("last", *PERIODS)
 
 
 class Reason(StrEnum):
-    """Why a backup is kept or deleted."""
+    """Why a backup is kept or deleted.
 
-    RULE = "a rule keeps it"
-    MIN_KEEP = "among the newest, by min_keep"
+    `FAILED` and `NO_RULE` are deleted, all others kept. `FAILED_LATELY` is a failed one that is not
+    old enough to go, `FAILED_NEWEST` one that is newer than every completed one.
+    """
+
+    RULE = "rule"
+    MIN_KEEP = "min_keep"
     PINNED = "pinned"
-    NOT_MANUAL = "not a manual backup"
-    OTHER_JOB = "of another job"
-    UNREADABLE_LABEL = "its label cannot be read"
+    NOT_MANUAL = "not_manual"
+    OTHER_JOB = "other_job"
+    UNREADABLE_LABEL = "unreadable_label"
     RUNNING = "running"
-    UNKNOWN_STATUS = "its status is unknown"
-    FROM_THE_FUTURE = "from the future"
-    FAILED_LATELY = "failed lately"
-    FAILED_LAST = "failed, and no newer one completed"
+    UNKNOWN_STATUS = "unknown_status"
+    FROM_THE_FUTURE = "from_the_future"
+    FAILED_LATELY = "failed_lately"
+    FAILED_NEWEST = "failed_newest"
     FAILED = "failed"
-    NO_RULE = "no rule keeps it"
+    NO_RULE = "no_rule"
 
 
 _DELETED: Final = frozenset({Reason.FAILED, Reason.NO_RULE})
@@ -70,7 +74,7 @@ class Decision:
 
     def __str__(self) -> str:
         verb = "keep" if self.kept else "delete"
-        why = ", ".join(self.rules) or self.reason
+        why = ", ".join(self.rules) or self.reason.replace("_", " ")
         return f"{verb} {self.backup.id} of {self.backup.created_at:%Y-%m-%d %H:%M}: {why}"
 
 
@@ -119,7 +123,7 @@ class Retention:
     - `last` keeps the newest backups, that many of them.
     - `hourly`, `daily`, `weekly`, `monthly` and `yearly` keep the newest backup of each of the
       newest hours (days, ISO weeks, months, years) that have one, that many of them.
-    - `within` keeps what is at most that much older than the newest backup.
+    - `within` keeps what is less than that much older than the newest backup.
     - `tz` is the time zone of all periods and of pins, such as `"Europe/Berlin"`. Where clocks are
       put back, the hour that comes twice is one hour.
     - `stacked=True`: each rule, in the order `within`, `last`, `hourly` to `yearly`, passes over
@@ -222,15 +226,12 @@ class Retention:
         """The reason for one of the job's own backups; `good` are those that count for rules."""
         if backup.is_failed:
             if not good or _order(good[0]) < _order(backup):
-                return Reason.FAILED_LAST
+                return Reason.FAILED_NEWEST
             is_fresh = now - as_utc(backup.created_at) <= self.failed_after
             return Reason.FAILED_LATELY if is_fresh else Reason.FAILED
         if not backup.is_completed:
-            return (
-                Reason.RUNNING
-                if backup.status.casefold() == BackupStatus.IN_PROGRESS
-                else Reason.UNKNOWN_STATUS
-            )
+            is_running = backup.status.casefold() == BackupStatus.IN_PROGRESS
+            return Reason.RUNNING if is_running else Reason.UNKNOWN_STATUS
         if _is_future(backup, now):
             return Reason.FROM_THE_FUTURE
         if is_kept:
