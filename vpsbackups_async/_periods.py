@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, tzinfo
 from types import MappingProxyType
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 __all__ = ["PERIODS", "least_reached", "local", "zone_of"]
 
@@ -61,6 +60,8 @@ def zone_of(name: object) -> tzinfo:
     """The time zone of this name; raises `ValueError` if there is none."""
     if name == "UTC":
         return UTC  # also where the system has no time zones
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415  # slow, and rarely needed
+
     try:
         return ZoneInfo(name)  # type: ignore[arg-type]  # a TypeError tells
     except (ZoneInfoNotFoundError, OSError, TypeError, ValueError) as error:
