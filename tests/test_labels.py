@@ -16,7 +16,7 @@ from vpsbackups_async._tags import (
     text_of,
     with_labels,
 )
-from vpsbackups_async.testing import Drop, FakeVPS, Reply
+from vpsbackups_async.testing import Drop, FakeVPS, Reply, SeenRequest
 
 TODAY = date(2027, 1, 1)
 
@@ -185,5 +185,22 @@ async def test_it_is_logged_that_a_server_does_not_keep_labels(
     async with client_of(fake) as client:
         await client.create(1, description="Nightly", job="web")
         await client.create(2, description="Nightly", job="web", keep=True)
+    (line,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "backup 7 of server 1 was made without the label" in line.getMessage()
+
+
+@pytest.mark.virtual_time
+@pytest.mark.fake_vps(backups=0)
+async def test_it_is_also_logged_of_a_backup_that_was_found_after_a_lost_answer(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    def trim(seen: SeenRequest) -> None:
+        if seen.method == "POST":
+            fake.add_backup(1, description="Nightly", status="in_progress", id=7)
+
+    fake.on_request = trim
+    fake.inject(Drop("before", method="POST", times=1))
+    async with client_of(fake) as client:
+        assert (await client.create(1, description="Nightly", keep=True)).id == 7
     (line,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert "backup 7 of server 1 was made without the label" in line.getMessage()

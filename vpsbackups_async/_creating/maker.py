@@ -63,6 +63,8 @@ class Maker:
             except VPSBackupsError as failure:
                 found = await self._after(creation, failure)
                 if found is not None:
+                    if not creation.sought:  # that may be another caller's, with its own labels
+                        self._check_tags(creation, found)
                     return await self._given(creation, found)
             else:
                 self._check_tags(creation, made)
