@@ -11,10 +11,15 @@ from socket import SO_ACCEPTCONN, SOL_SOCKET, socket
 from types import TracebackType
 from typing import Any, Self
 
+from .threads import OtherThreads
+
 __all__ = ["VirtualTime"]
 
 # Seconds. On some systems bytes on loopback arrive only a moment after `send` has returned.
 LOOPBACK_DELAY = 0.0002
+
+# Seconds between two looks at threads and processes, which may end without waking the loop.
+LOOK_EVERY = 0.005
 
 
 class VirtualTime:
@@ -26,8 +31,15 @@ class VirtualTime:
 
     The loop's clock stands still while code runs. It jumps to the next timer as soon as nothing is
     left to do and no bytes are in transit. Clients and servers on the same loop talk to each other
-    over real sockets. While the loop waits for something outside of it (a thread, a subprocess, or
-    a connection to a peer outside of the loop), its clock runs at real speed.
+    over real sockets. While something outside of the loop works (a thread, a subprocess, or a
+    connection to a peer outside of the loop), the clock runs at real speed.
+
+    A thread works if it runs, sleeps, reads or writes, and one that was there before the block only
+    once it has moved. It does not work while it waits for a lock, a queue or another thread, on its
+    own event loop or for a connection; if such a wait ends by itself, nothing shows that the loop
+    has to wait for it. The same is true of threads without Python code, and of processes that the
+    loop has not started. `asyncio.wrap_future` makes the clock run at real speed until its future
+    is done, whoever works for it.
 
     The clock starts at 0 on a new loop that has no timers, and at the loop's own time otherwise.
     After the block it continues from there at real speed. `time.time`, `time.monotonic` and
@@ -48,7 +60,8 @@ class VirtualTime:
         self._patches = ExitStack()
         self._patch(loop, "time", self._time)
         self._patch(loop._selector, "select", self._select)
-        self._patch(loop, "run_in_executor", self._outside.run_in_executor)
+        self._patch(loop, "create_future", self._outside.create_future)
+        self._patch(loop, "call_soon_threadsafe", self._outside.call_soon_threadsafe)
         self._patch(loop, "subprocess_exec", self._outside.subprocess_exec)
         self._patch(loop, "subprocess_shell", self._outside.subprocess_shell)
         return self
@@ -82,17 +95,18 @@ class VirtualTime:
         events = self._poll(0)
         if events or timeout == 0:
             return events
-        if self._outside.is_awaited():
+        if self._outside.works():
+            timeout = LOOK_EVERY if timeout is None else min(timeout, LOOK_EVERY)
             began = time.monotonic()
             events = self._poll(timeout)
-            took = time.monotonic() - began
-            self._advance(took if events or timeout is None else timeout)
+            self._advance(time.monotonic() - began if events else timeout)
             return events
         if timeout is None:
             return self._poll(None)
         if self._outside.has_connections:
             time.sleep(LOOPBACK_DELAY)  # a selector's timeout has only millisecond resolution
-            events = self._poll(0)
+        # Once more in any case: a thread may have woken the loop and stopped working meanwhile.
+        events = self._poll(0)
         if not events:
             self._advance(timeout)
         return events
@@ -121,25 +135,32 @@ def _checked(loop: Any) -> Any:
 
 
 class _OutsideWork:
-    """Keeps track of threads, subprocesses and connections that a loop waits for."""
+    """Keeps track of threads, subprocesses and connections that a loop may wait for."""
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        self._run_in_executor = loop.run_in_executor
+        self._create_future = loop.create_future
+        self._call_soon_threadsafe = loop.call_soon_threadsafe
         self._subprocess_exec = loop.subprocess_exec
         self._subprocess_shell = loop.subprocess_shell
-        self._threads: set[asyncio.Future[Any]] = set()
+        self._threads = OtherThreads()
+        self._wrapped: set[asyncio.Future[Any]] = set()
         self._processes: list[asyncio.SubprocessTransport] = []
         self._local_addresses: set[Any] = set()
-        anyio_threads = sys.modules.get("anyio.to_thread")
-        self._anyio_threads = anyio_threads and anyio_threads.current_default_thread_limiter()
         self.has_connections = False
 
-    def run_in_executor(self, *args: Any) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self._run_in_executor(*args)
-        self._threads.add(future)
-        future.add_done_callback(self._threads.discard)
+    def create_future(self) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._create_future()
+        # `run_in_executor` calls `wrap_future` too.
+        if sys._getframe(1).f_code is asyncio.wrap_future.__code__:
+            self._wrapped.add(future)
+            future.add_done_callback(self._wrapped.discard)
         return future
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+        self._threads.follow_current()
+        handle: asyncio.Handle = self._call_soon_threadsafe(*args, **kwargs)
+        return handle
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
         return self._track(await self._subprocess_exec(*args, **kwargs))
@@ -152,8 +173,8 @@ class _OutsideWork:
         self._processes.append(transport)
         return started
 
-    def is_awaited(self) -> bool:
-        """Whether the loop waits for anything outside of it; also updates `has_connections`."""
+    def works(self) -> bool:
+        """Whether anything outside of the loop may work; also updates `has_connections`."""
         self._processes = [each for each in self._processes if each.get_returncode() is None]
         try:
             pairs = list(self._address_pairs())
@@ -164,9 +185,9 @@ class _OutsideWork:
         # outside of the loop either.
         self._local_addresses.update(local for local, _ in pairs)
         return (
-            bool(self._threads or self._processes)
-            or bool(self._anyio_threads and self._anyio_threads.borrowed_tokens)
+            bool(self._wrapped or self._processes)
             or any(peer not in self._local_addresses for _, peer in pairs)
+            or self._threads.work()
         )
 
     def _address_pairs(self) -> Iterator[tuple[Any, Any]]:
