@@ -269,7 +269,6 @@ ONE_OF_EACH = """
 @pytest.mark.parametrize(
     ("test", "options", "words"),
     [
-        ("def", [], "write the test as `async def`"),
         ("async def", [], "need a runner of async tests: install pytest-asyncio and mark"),
         ("async def", ["-p", "no:asyncio", "-p", "no:anyio"], "need a runner of async tests"),
         ("@pytest.mark.anyio\nasync def", [], "work on asyncio, not on trio"),
@@ -284,6 +283,111 @@ def test_a_test_that_cannot_use_them_is_told_what_to_do(
     done = run(project, ONE_OF_EACH.format(test=test), *options)
     done.assert_outcomes(errors=3)
     assert done.stdout.str().count(words) == 3
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+@pytest.mark.parametrize(
+    "asking", ["def test(virtual_time)", "def test(fake_vps, virtual_time)", "def test(used)",
+    "@pytest.mark.usefixtures('virtual_time')\ndef test(fake_vps)", "def test(backups_client)"]
+)  # fmt: skip
+def test_a_plain_test_is_told_which_fixture_needs_an_event_loop(
+    asking: str, mode: str, project: pytest.Pytester
+) -> None:
+    done = run(
+        project,
+        f"""
+@pytest.fixture
+def used(backups_client): ...
+
+{asking}: ...
+        """,
+        f"--asyncio-mode={mode}",
+    )
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines("* is for tests on an event loop: write the test as `async def`; *")
+
+
+@pytest.mark.parametrize("runner", [*RUNNERS, "none"])
+def test_a_plain_test_has_the_fake_in_a_thread_of_its_own(
+    runner: str, project: pytest.Pytester
+) -> None:
+    options = for_runner(runner, project)
+    if runner == "none":
+        project.makeini("")
+        options = ["-p", "no:asyncio", "-p", "no:anyio"]
+    done = run(
+        project,
+        """
+        from vpsbackups_async import BackupsClient
+
+        async def made(server_id):
+            async with BackupsClient() as client:
+                return await client.create(server_id)
+
+        @pytest.mark.fake_vps(servers=[7], virtual_time=True)
+        def test_it(fake_vps, request):
+            assert asyncio.run(made(7)).id == 1
+            fake_vps.finish(1)
+            assert [backup["status"] for backup in fake_vps.backups] == ["completed"]
+            assert fake_vps.count("POST", status=201) == 1
+
+        def test_afterwards():
+            assert not [name for name in os.environ if name.startswith("VPS_API")]
+        """,
+        *options,
+    )
+    done.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_plain_and_async_tests_take_turns(runner: str, project: pytest.Pytester) -> None:
+    mark = "anyio" if runner == "anyio" else "asyncio"
+    done = run(
+        project,
+        f"""
+        def test_1(fake_vps):
+            assert fake_vps.backups == []
+
+        @pytest.mark.{mark}
+        async def test_2(backups_client, virtual_time):
+            await backups_client.wait(await backups_client.create(1))
+            await asyncio.sleep(600)
+            assert virtual_time.elapsed > 600
+
+        def test_3(fake_vps):
+            assert fake_vps.backups == []
+
+        @pytest.mark.{mark}
+        async def test_4(virtual_time):
+            await asyncio.sleep(600)
+        """,
+        *for_runner(runner, project),
+        "--timeout=30",
+    )
+    done.assert_outcomes(passed=4)
+
+
+def test_a_fixture_of_the_project_builds_on_the_fake_of_a_plain_test(
+    project: pytest.Pytester,
+) -> None:
+    done = run(
+        project,
+        """
+        @pytest.fixture
+        def fake_vps(fake_vps):
+            fake_vps.add_backup(1)
+            return fake_vps
+
+        class TestClass:
+            def test_it(self, fake_vps):
+                assert len(fake_vps.backups) == 1
+
+            @pytest.mark.asyncio
+            async def test_async(self, fake_vps, backups_client):
+                assert await backups_client.list().count() == 1
+        """,
+    )
+    done.assert_outcomes(passed=2)
 
 
 def test_real_time_is_there_for_tests_that_ask_for_it(project: pytest.Pytester) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_readme import APPS, README, SCRIPTS, SNIPPETS, TESTS
+from helpers_readme import APPS, README, SCRIPTS, SNIPPETS, SYNC, TESTS
 
 from benchmarks.report import markdown
 from vpsbackups_async import BackupsClient
@@ -40,7 +40,7 @@ def fake(fake: FakeVPS) -> FakeVPS:
 
 
 def test_the_readme_has_code_of_each_kind() -> None:
-    assert (len(SCRIPTS), len(APPS), len(TESTS)) == (1, 4, 1)
+    assert (len(SCRIPTS), len(APPS), len(TESTS), len(SYNC)) == (1, 4, 2, 1)
     assert len(SNIPPETS) >= 9
 
 
@@ -54,14 +54,27 @@ async def test_the_first_script_lists_manual_backups(fake: FakeVPS) -> None:
 
 
 async def test_the_tests_pass(tmp_path: Path) -> None:
-    (tmp_path / "test_readme.py").write_text(TESTS[0], "utf-8")
+    (tmp_path / "recipe.py").write_text(APPS[0], "utf-8")
+    for number, block in enumerate(TESTS):
+        (tmp_path / f"test_readme_{number}.py").write_text(block, "utf-8")
     options = ("-W", "error", "-o", "asyncio_default_fixture_loop_scope=function")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", *options, str(tmp_path)), cwd=tmp_path, stdout=-1
     )
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
-    assert b"2 passed" in out
+    assert b"3 passed" in out
+
+
+@pytest.mark.fake_vps(backup_seconds=0)
+def test_the_recipe_for_sync_code_creates_waits_and_lists(
+    fake_vps: FakeVPS, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(compile(SYNC[0], str(README), "exec"), {"__name__": "recipe"})
+    out = capsys.readouterr().out
+    assert re.match(r"\d+ MB\n\[Backup\(", out)
+    assert out.count("From sync code") == 1
+    assert fake_vps.count("POST", status=201) == 1
 
 
 @pytest.mark.virtual_time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ class Listener:
         self._delayed: set[asyncio.Future[None]] = set()
         self._late: set[asyncio.TimerHandle] = set()
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
         self._socket: socket.socket | None = None
@@ -78,6 +80,8 @@ class Listener:
             raise RuntimeError("the fake server runs already")
         knobs = self._knobs
         self._closing = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._server = web.Server(
             self._handle, access_log=None, keepalive_timeout=knobs.keepalive_seconds
         )
@@ -110,12 +114,21 @@ class Listener:
                 asyncio.get_running_loop().remove_reader(self._socket)
         for _ in range(ACCEPT_STEPS):
             await asyncio.sleep(0)
-        self.drop_connections()
+        self._drop_connections()
         await runner.cleanup()
-        self._server = None
+        self._server = self._loop = None
 
     def drop_connections(self) -> None:
-        """Cut every open connection."""
+        """Cut every open connection; may be called from any thread."""
+        if self._loop is None or self._thread == threading.get_ident():
+            self._drop_connections()
+        else:
+            asyncio.run_coroutine_threadsafe(self._drop_connections_soon(), self._loop).result()
+
+    async def _drop_connections_soon(self) -> None:
+        self._drop_connections()
+
+    def _drop_connections(self) -> None:
         for connection in self._server.connections if self._server else ():
             if connection.transport is not None:
                 connection.transport.abort()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import EllipsisType, TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ import attrs
 from .active_faults import ActiveFaults
 from .clock import Clock, iso
 from .faults import Fault
+from .in_thread import entered_in_thread
 from .knobs import JSON, Knobs
 from .listener import Listener
 from .seen import SeenRequest
@@ -126,6 +128,20 @@ class FakeVPS(Knobs):
         if error is None and self._listener.errors:
             raise self._listener.errors[0]
 
+    @contextmanager
+    def in_thread(self) -> Iterator[Self]:
+        """Run the server in a thread of its own, for code and tests that are not async.
+
+            with FakeVPS(servers=50).in_thread() as fake:
+                ...
+
+        In the block, everything but `start` and `stop` may be used from any thread. The clock goes
+        at real speed unless there is a ``clock``; `advance` moves it too. The caller's functions
+        are called in the server's thread. Raises what ``async with`` raises.
+        """
+        with entered_in_thread(self):
+            yield self
+
     async def start(self) -> None:
         """Listen for requests; after a `stop`, on the same port and with the same backups.
 
@@ -162,7 +178,8 @@ class FakeVPS(Knobs):
     @property
     def backups(self) -> list[JSON]:
         """The JSON of every backup by ascending id, including those not yet in the list."""
-        return [dict(backup.data) for backup in self._account.all()]
+        with self._account.lock:
+            return [dict(backup.data) for backup in self._account.all()]
 
     @property
     def restores(self) -> list[tuple[int, int]]:
@@ -238,31 +255,34 @@ class FakeVPS(Knobs):
         """
         if server_id not in self._account.servers:
             raise ValueError(f"the fake server has no server {server_id}")
-        backup = self._account.add(
-            server_id,
-            backup_type=backup_type,
-            status=status,
-            created_at=created_at,
-            size_mb=size_mb,
-            description=description,
-            omit=omit,
-            **extra_fields,
-        )
-        if seconds is not None:
-            self._account.end_later(backup, seconds)
-        return dict(backup.data)
+        with self._account.lock:
+            backup = self._account.add(
+                server_id,
+                backup_type=backup_type,
+                status=status,
+                created_at=created_at,
+                size_mb=size_mb,
+                description=description,
+                omit=omit,
+                **extra_fields,
+            )
+            if seconds is not None:
+                self._account.end_later(backup, seconds)
+            return dict(backup.data)
 
     def remove_backup(self, backup_id: int) -> None:
         """Delete the backup. Raises KeyError if it does not exist."""
-        if self._account.remove(backup_id) is None:
-            raise KeyError(backup_id)
+        with self._account.lock:
+            if self._account.remove(backup_id) is None:
+                raise KeyError(backup_id)
 
     def finish(self, backup_id: int, status: str = "completed") -> None:
         """Give the backup this status at once. Raises KeyError if it does not exist."""
-        backup = self._account.get(backup_id)
-        if backup is None:
-            raise KeyError(backup_id)
-        backup.set_status(status)
+        with self._account.lock:
+            backup = self._account.get(backup_id)
+            if backup is None:
+                raise KeyError(backup_id)
+            backup.set_status(status)
 
     def inject(self, *faults: Fault) -> None:
         """Add these faults; earlier ones are tried first."""

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import json
 import random
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -84,7 +85,7 @@ class Account:
     """Servers and backups, with indexes by server and by type.
 
     Nothing runs in the background. A backup that is due to end, to appear in the list or to expire
-    does so at the next access.
+    does so at the next access. With a server in a thread of its own, hold ``lock`` for each access.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Account:
         order: str,
         seed: int,
     ) -> None:
+        self.lock = threading.RLock()
         self.servers: dict[int, str] = dict(servers)
         self.server_fields: dict[int, JSON] = {}
         self.descending: bool = order.startswith("-")

@@ -74,7 +74,8 @@ class Api:
             allow = ", ".join([*handlers, "OPTIONS"])
             return problem(405, f'Method "{seen.method}" not allowed.', {"Allow": allow})
         try:
-            return handler(seen, base, *map(_id, ids))
+            with self._account.lock:
+                return handler(seen, base, *map(_id, ids))
         except _RefusedError as refusal:
             return refusal.answer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,7 +61,25 @@ async def fake_vps(
 
     During the test VPS_API_TOKEN and VPS_API_URL point to it, so that a `BackupsClient()` in the
     tested code uses it and never the real API. The test fails if the marker has an unknown knob.
+
+    For a plain `def test_...` it runs in a thread of its own and in real time.
     """
+    async with _made(request) as fake:
+        _point_to(fake, monkeypatch)
+        yield fake
+
+
+def _fake_in_thread(
+    virtual_time: None,  # noqa: ARG001  # pytest passes what the fixture has asked for
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[FakeVPS]:
+    with _made(request).in_thread() as fake:
+        _point_to(fake, monkeypatch)
+        yield fake
+
+
+def _made(request: pytest.FixtureRequest) -> FakeVPS:
     from vpsbackups_async.testing import FakeVPS  # noqa: PLC0415  # pytest starts faster without it
 
     knobs = _knobs(request)
@@ -73,10 +91,12 @@ async def fake_vps(
             f" the knobs are {', '.join(sorted([*known, 'virtual_time']))}",
             pytrace=False,
         )
-    async with FakeVPS(**knobs) as fake:
-        monkeypatch.setenv("VPS_API_TOKEN", fake.token)
-        monkeypatch.setenv("VPS_API_URL", fake.url)
-        yield fake
+    return FakeVPS(**knobs)
+
+
+def _point_to(fake: FakeVPS, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VPS_API_TOKEN", fake.token)
+    monkeypatch.setenv("VPS_API_URL", fake.url)
 
 
 @pytest.fixture
@@ -116,8 +136,7 @@ def _adapted_to_runner(
     test = getattr(request.node, "obj", None)
     test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
     if not inspect.iscoroutinefunction(test):
-        message = f"{FIXTURES} are for tests on an event loop: write the test as `async def`"
-        return _failing(function, message)
+        return _for_plain_test(function, request)
     if "anyio_backend" in request.fixturenames:
         return _for_anyio(function, request)
     marker = request.node.get_closest_marker("asyncio")
@@ -128,6 +147,32 @@ def _adapted_to_runner(
         " @pytest.mark.asyncio, or install anyio and mark it with @pytest.mark.anyio"
     )
     return _failing(function, message)
+
+
+def _for_plain_test(
+    function: Callable[..., Any], request: pytest.FixtureRequest
+) -> Callable[..., Any]:
+    # A wrapper, so that the next test finds the original function in it.
+    if function.__name__ == "fake_vps":
+        return functools.update_wrapper(functools.partial(_fake_in_thread), function)
+    # `fake_vps` asks for the fixture `virtual_time`, which a plain test does without.
+    if function.__name__ == "virtual_time" and not _asks_for("virtual_time", request):
+        return functools.update_wrapper(functools.partial(_nothing), function)
+    message = (
+        f"{function.__name__} is for tests on an event loop: write the test as `async def`;"
+        " a plain test can use fake_vps, which then runs in a thread of its own"
+    )
+    return _failing(function, message)
+
+
+def _nothing(**_: object) -> None:
+    """In the place of a fixture that is not needed."""
+
+
+def _asks_for(fixture: str, request: pytest.FixtureRequest) -> bool:
+    used = [name for marker in request.node.iter_markers("usefixtures") for name in marker.args]
+    test = getattr(request.node, "obj", None)  # a doctest has none
+    return fixture in used or (callable(test) and fixture in inspect.signature(test).parameters)
 
 
 def _failing(function: Callable[..., Any], message: str) -> Callable[..., Any]:
