@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
