@@ -250,6 +250,17 @@ async def test_a_pause_of_the_whole_list_is_waited_for_where_many_servers_were_a
     assert len(planned(watcher, those)[0]) == servers
 
 
+async def test_a_pause_of_the_whole_list_is_no_matter_of_those_whose_own_lists_are_cheaper() -> (
+    None
+):
+    listing = Failing(1_000)
+    watcher = Watcher(listing)
+    await watcher.look(wanted([1], known=False))
+    listing.fail([None], ServerError(503, "busy", retry_after=60.0))
+    await watcher.look(wanted([2], known=False))
+    assert planned(watcher, wanted(range(1, 21))) == ([], [*range(1, 21)], [])
+
+
 async def test_a_sweep_that_failed_late_is_followed_by_the_servers_lists_at_once() -> None:
     listing = Failing()
     watcher = Watcher(listing)

@@ -104,18 +104,23 @@ class Planner:
                 direct.append(one)
             else:
                 plan.sweep.append(one._replace(by_server=False))
-        unseen = Unseen(either)
-        if unseen and unseen.pages_worth_reading(self.pages_to(unseen)):
+        if self._sweep_pays(either):
             plan.sweep.extend(either)
         else:
             direct += either
         servers = by_server(direct)
-        if heed_failures and self.waits_for_whole(len(servers), now):
+        waits = heed_failures and self.waits_for_whole(len(servers), now)
+        if waits and self._sweep_pays(direct):
             keys = frozenset(one.key for one in direct)
             plan.paused.append(Finding(None, failed=keys, error=self.troubles.error(None)))
         else:
             plan.servers.update(servers)
         return plan
+
+    def _sweep_pays(self, wanted: list[Wanted]) -> bool:
+        """Whether a sweep takes fewer requests than one to each server."""
+        unseen = Unseen(wanted)
+        return bool(unseen and unseen.pages_worth_reading(self.pages_to(unseen)))
 
     def _whole(self, now: float) -> Standing:
         standing = self.troubles.standing(None, now)
