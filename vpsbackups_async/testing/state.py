@@ -96,7 +96,7 @@ class Account:
         order: str,
         seed: int,
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self.servers: dict[int, str] = dict(servers)
         self.server_fields: dict[int, JSON] = {}
         self.descending: bool = order.startswith("-")
