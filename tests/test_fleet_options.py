@@ -1,6 +1,7 @@
-"""`Fleet.create` with the options of `create`: what runs already, and markers."""
+"""`Fleet.create` with the options of `create`: what runs already, markers and labels."""
 
 import asyncio
+from datetime import date
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ async def test_marker_true_gives_each_backup_a_marker_of_its_own(client: Backups
     assert all(text.startswith("[vb:") for text in texts)
 
 
+async def test_each_backup_is_pinned_and_gets_the_job(client: BackupsClient) -> None:
+    outcomes = await outcomes_of(
+        client, description="Nightly", keep=date(2027, 1, 1), job="nightly"
+    )
+    texts = [outcome.unwrap().description for outcome in outcomes.values()]
+    assert texts == ["Nightly [keep:2027-01-01] [job:nightly]"] * 3
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -103,6 +112,9 @@ async def test_marker_true_gives_each_backup_a_marker_of_its_own(client: Backups
         {"marker": "a b"},
         {"marker": 7},
         {"marker": ""},
+        {"keep": "2027-01-01"},
+        {"job": "a b"},
+        {"job": "web", "description": "[job:db] Nightly"},
     ],
 )
 async def test_options_are_checked_before_anything_is_started(

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,7 +21,7 @@ from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, servers_query
 from vpsbackups_async._lists.servers import ServersReader
 from vpsbackups_async._lists.stream import ServerStream
 from vpsbackups_async._lists.whole import WholeServers
-from vpsbackups_async._tags import check_marker
+from vpsbackups_async._tags import check_marker, with_labels
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import (
@@ -49,6 +49,8 @@ class Verbs(Protocol):
         if_running: IfRunning = "raise",
         timeout: float | None = None,
         marker: bool | str = False,
+        keep: bool | date | None = None,
+        job: str | None = None,
     ) -> Backup: ...
 
     async def ensure(
@@ -156,6 +158,8 @@ class Fleet:
         max_running: int | None = None,
         if_running: IfRunning = "raise",
         marker: bool | str = False,
+        keep: bool | date | None = None,
+        job: str | None = None,
         on_error: OnError = "collect",
         on_progress: OnProgress | None = None,
     ) -> AsyncGenerator[Outcome[int, Backup]]:
@@ -172,9 +176,10 @@ class Fleet:
         outcome, or while `concurrency` outcomes are unread. The backups that run then are still
         waited for, so that at most their outcomes come on top of these.
 
-        `if_running` and `marker` are those of `BackupsClient.create`, for each server. With "wait",
-        `timeout` also bounds the wait for a backup that runs there already, during which the server
-        keeps its place; the `WaitTimeoutError` of that wait has the ref of that backup.
+        `if_running`, `marker`, `keep` and `job` are those of `BackupsClient.create`, for each
+        server. With "wait", `timeout` also bounds the wait for a backup that runs there already,
+        during which the server keeps its place; the `WaitTimeoutError` of that wait has the ref of
+        that backup.
 
         With `on_error="stop"` nothing is started after the first failure, and after a 401 in any
         case: running items are finished, and the other servers end as `NotAttemptedError` whose
@@ -188,6 +193,7 @@ class Fleet:
         check_if_running(if_running)
         if not isinstance(marker, bool):
             check_marker(marker)
+        with_labels(description, keep=keep, job=job)  # refuses labels that cannot be
         if backoff is not None:
             check_callable("backoff", backoff)
         if timeout is not None:
@@ -212,6 +218,8 @@ class Fleet:
                 if_running=if_running,
                 timeout=timeout if if_running == "wait" else None,
                 marker=marker,
+                keep=keep,
+                job=job,
             ),
             self._source(),
             self._concurrency,
