@@ -119,7 +119,7 @@ class Maker:
             raise failure
         pause = self._pause(creation, failure)
         if pause is not None:
-            await asyncio.sleep(pause)
+            await self._transport.pause(pause)
         try:
             async with asyncio.timeout_at(creation.end):
                 look = await self._looks.look(creation.server_id)

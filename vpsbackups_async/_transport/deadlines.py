@@ -59,6 +59,11 @@ class Scope:
             raise TimeoutError from error
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the block."""
+        return self._deadlines.loop
+
+    @property
     def runs(self) -> bool:
         """Whether the block is running."""
         return self._task is not None

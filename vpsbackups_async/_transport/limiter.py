@@ -74,10 +74,9 @@ class LimiterState(Protocol):
 
         `kind` is that of `acquire`; None asks about requests of any kind. A call fails at once with
         `RateLimitedError` while this is more than `RetryPolicy.max_retry_after`. A call that waits
-        in `acquire` already does so when its own client gets a 429, but does not notice that
-        another client has closed the limiter. After a 429 with `Retry-After` the call's pause is
-        this time, spent in `acquire`, if it covers what the server asked for; otherwise the call
-        sleeps by itself.
+        in `acquire` already does so when a client that shares the limiter gets a 429. After a 429
+        with `Retry-After` the call's pause is this time, spent in `acquire`, if it covers what the
+        server asked for; otherwise the call sleeps by itself.
         """
         ...
 

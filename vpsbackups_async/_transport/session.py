@@ -2,6 +2,8 @@
 
 import asyncio
 import ssl as ssl_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Final
 
@@ -19,6 +21,7 @@ from vpsbackups_async._transport.limiter import (
     closed_for,
     count_of,
 )
+from vpsbackups_async._transport.lines import lines_of
 from vpsbackups_async._transport.opening import (
     ClientSession,
     Connector,
@@ -95,7 +98,8 @@ class Session:
         self.channel: Channel | None = None
         """How requests are sent; None before the session is opened and once it is closed."""
         self._deadlines: Deadlines | None = None
-        self._lines: dict[tuple[str, float], set[Scope]] = {}
+        self._lines = lines_of(limiter)
+        self._waiting: set[Scope] = set()  # of calls in the limiter or in a pause
         self._closed = False
         self._token = token
         self._given = given
@@ -153,6 +157,8 @@ class Session:
         """Close the connections if they are not the caller's; nothing can be sent after that."""
         self._closed = True
         channel, self.channel = self.channel, None
+        for scope in tuple(self._waiting):
+            scope.expire()
         if channel is not None and channel.session is not self._given:
             await channel.session.close()
         if self._deadlines is not None:
@@ -182,12 +188,29 @@ class Session:
         """The seconds until the limiter lets requests of this kind through again after a 429."""
         return closed_for(self.limiter, kind)
 
-    def line(self, kind: str, patience: float) -> set[Scope]:
-        """The scopes of requests of a kind that wait in the limiter; a request adds its own.
+    @contextmanager
+    def waiting(
+        self, scope: Scope, kind: str = "", patience: float | None = None
+    ) -> Iterator[None]:
+        """A block that waits in `scope`, and ends at once when the client is closed.
 
-        They end as soon as a 429 closes the limiter for longer than `patience` seconds.
+        With `patience` it also ends as soon as the limiter is closed for this kind of request for
+        more than so many seconds. Raises `TimeoutError` when the scope ends it, and
+        `ConfigurationError` when the client is closed.
         """
-        return self._lines.setdefault((kind, patience), set())
+        line = self._waiting if patience is None else self._lines.of(kind, patience)
+        self._waiting.add(scope)
+        line.add(scope)
+        try:
+            with scope:
+                yield
+        except TimeoutError:
+            if scope.expired and self._closed:
+                raise closed_error() from None
+            raise
+        finally:
+            self._waiting.discard(scope)
+            line.discard(scope)
 
     def observe(self, kind: str, result: AttemptResult, elapsed: float) -> None:
         """Count an attempt and tell the limiter how it ended, after `elapsed` seconds."""
@@ -198,16 +221,7 @@ class Session:
         self.counters.bytes_received += result.size
         self.limiter.observe(Observation(kind, 1, status, asked, elapsed))
         if status == 429:
-            self._send_away()
-
-    def _send_away(self) -> None:
-        """End the wait of requests that would not have joined the line as it is now."""
-        for (kind, patience), line in self._lines.items():
-            if line and self.closed_for(kind) > patience:
-                waiting = tuple(line)
-                line.clear()
-                for scope in waiting:
-                    scope.expire()
+            self._lines.send_away(self.closed_for)
 
 
 def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from vpsbackups_async._transport.attempts import (
     Done,
@@ -25,6 +25,8 @@ from vpsbackups_async._wire import API_ROOT, Request, Response
 from vpsbackups_async.errors import TransportError, VPSBackupsError
 
 __all__ = ["Transport"]
+
+_MORE_THAN_A_PAUSE: Final = 60.0
 
 
 class Transport:
@@ -111,7 +113,16 @@ class Transport:
                 step.error, request.kind, call.attempts, step.pause, deadlines.loop.time()
             )
             if not step.in_limiter:
-                await asyncio.sleep(step.pause)
+                await self.pause(step.pause)
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep; raises `ConfigurationError` as soon as the client is closed."""
+        session = self.session
+        deadlines = session.open()
+        # Only the end of the client ends this scope.
+        scope = deadlines.until(deadlines.loop.time() + seconds + _MORE_THAN_A_PAUSE)
+        with session.waiting(scope):
+            await asyncio.sleep(seconds)
 
     def _charge(self, call: Call, step: SendAgain) -> None:
         """Take a further attempt from the budget; raises what ends the call instead."""
@@ -162,13 +173,10 @@ class Transport:
         if closed is not None:
             raise closed
         scope = deadlines.until(call.deadline)
-        line = session.line(kind, self._retry.max_retry_after)
-        line.add(scope)
         try:
-            with scope:
+            with session.waiting(scope, kind, self._retry.max_retry_after):
                 return await session.limiter.acquire(1, kind)
         except TimeoutError:
-            pass
-        finally:
-            line.discard(scope)
+            if not scope.expired:  # it is the limiter's own
+                raise
         raise self._rules.after_waiting(call, deadlines.loop.time(), session.closed_for(kind))
