@@ -34,13 +34,18 @@ from vpsbackups_async._transport.attempts import (
     Fail,
     Rules,
     SendAgain,
-    Situation,
     Step,
     is_ambiguous,
     may_send_again,
     without_budget,
 )
-from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call, SendState
+from vpsbackups_async._transport.calls import (
+    AttemptFailure,
+    AttemptResult,
+    Call,
+    SendState,
+    Situation,
+)
 
 REQUESTS: Mapping[str, _wire.Request] = {
     "list": _wire.BACKUPS.request(""),
@@ -66,8 +71,10 @@ def a_call(verb: str = "list", attempts: int = 1, **more: Any) -> Call:
     return Call(REQUESTS[verb], STARTED, DEADLINE, attempts=attempts, **more)
 
 
-def at(elapsed: float = 1.0, *, accepted: int = 0, closed_for: float = 0.0) -> Situation:
-    return Situation(STARTED + elapsed, accepted, closed_for)
+def at(
+    elapsed: float = 1.0, *, accepted: int = 0, closed_for: float = 0.0, is_busy: bool = False
+) -> Situation:
+    return Situation(STARTED + elapsed, accepted, closed_for, is_busy)
 
 
 def answered(status: int, body: bytes = b"{}", **headers: str) -> AttemptResult:
@@ -399,19 +406,113 @@ def test_failures_are_sent_again_until_the_attempts_are_used_up(
     assert not error.retries_refused
 
 
-def test_a_429_while_the_server_takes_others_costs_neither_an_attempt_nor_budget() -> None:
-    call, policy = a_call(attempts=0), rules(2)
-    for accepted in range(1, 50):
+def charges(policy: Rules, call: Call, result: AttemptResult, **more: Any) -> list[bool]:
+    """Whether each failure in a row cost budget while the server took others, up to the end."""
+    charged = []
+    for accepted in range(1, 100):
         call.attempts += 1
+        step = policy.after(call, result, at(accepted=accepted, **more))
+        if isinstance(step, Fail):
+            return charged
+        assert isinstance(step, SendAgain)
+        charged.append(step.costs_budget)
+    raise AssertionError("there is no end to it")
+
+
+@pytest.mark.parametrize(
+    ("result", "closed_for", "is_busy"),
+    [
+        (throttled(), 0.0, False),
+        (throttled(0), 0.0, False),
+        (throttled(1), 1.0, False),
+        (answered(503), 0.5, True),
+    ],
+    ids=["429", "429 for nothing", "429 for 1 s", "503 of a busy server"],
+)
+def test_ten_refusals_for_pace_in_a_row_cost_neither_an_attempt_nor_budget(
+    result: AttemptResult, closed_for: float, is_busy: bool
+) -> None:
+    call = a_call(attempts=0)
+    policy = rules(3, max_retry_after=100)
+    assert charges(policy, call, result, closed_for=closed_for, is_busy=is_busy) == [
+        *[False] * 10,
+        *[True] * 2,
+    ]
+
+
+def test_refusals_for_pace_are_free_only_for_as_long_as_a_retry_after_may_be() -> None:
+    assert charges(rules(3, max_retry_after=7), a_call(attempts=0), throttled()) == [
+        *[False] * 4,  # the pauses are of two seconds
+        *[True] * 2,
+    ]
+
+
+def test_a_failure_of_another_kind_lets_the_count_of_refusals_begin_anew() -> None:
+    call, policy = a_call(attempts=0), rules(3, backoff=ConstantBackoff(0))
+    for accepted in range(1, 11):
         step = policy.after(call, throttled(), at(accepted=accepted))
         assert isinstance(step, SendAgain)
         assert not step.costs_budget
-    assert call.attempts == 49
+    assert name_of(policy.after(call, failed(), at(accepted=11))) == "again"
+    step = policy.after(call, throttled(), at(accepted=12))
+    assert isinstance(step, SendAgain)
+    assert not step.costs_budget
+
+
+def test_a_refusal_is_for_pace_only_while_the_server_takes_others() -> None:
+    call, policy = a_call(attempts=0), rules(2)
+    step = policy.after(call, throttled(), at(accepted=49))
+    assert isinstance(step, SendAgain)
+    assert not step.costs_budget
     # From here on the server takes nothing.
     step = policy.after(call, throttled(), at(accepted=49))
     assert isinstance(step, SendAgain)
     assert step.costs_budget
     assert name_of(policy.after(call, throttled(), at(accepted=49))) == "RateLimitedError"
+
+
+@pytest.mark.parametrize("cause", ["connection", "timeout"])
+@pytest.mark.parametrize(("accepted", "times"), [(0, 2), (1, 98)], ids=["never", "once"])
+def test_an_attempt_without_a_connection_is_free_where_the_server_was_reached_before(
+    cause: str, accepted: int, times: int
+) -> None:
+    call, policy = a_call(attempts=0), rules(3, backoff=ConstantBackoff(0))
+    for _ in range(times):
+        step = policy.after(call, failed(cause, sent=False), at(accepted=accepted))
+        assert isinstance(step, SendAgain)
+        assert not step.costs_budget
+    last = policy.after(call, failed(cause, sent=False), at(accepted=accepted))
+    assert isinstance(last, SendAgain if accepted else Fail)
+
+
+@pytest.mark.parametrize(
+    ("result", "accepted"),
+    [(throttled(0), 0), (throttled(0), 1), (answered(503, Retry_After="0"), 0), (throttled(), 0)],
+    ids=["429 for nothing", "for pace", "503 for nothing", "429"],
+)
+def test_no_pause_after_a_refusal_is_shorter_than_a_floor_that_grows(
+    result: AttemptResult, accepted: int
+) -> None:
+    call, policy = a_call(attempts=0), rules(9, backoff=ConstantBackoff(0))
+    pauses = []
+    for number in range(1, 6):
+        step = policy.after(call, result, at(accepted=number * accepted))
+        assert isinstance(step, SendAgain)
+        pauses.append(step.pause)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 0.8]
+
+
+def test_no_pause_after_a_refusal_is_shorter_than_that_of_the_backoff() -> None:
+    step = rules().after(a_call(), throttled(0), at())
+    assert isinstance(step, SendAgain)
+    assert step.pause == PAUSE
+
+
+def test_a_closed_limiter_is_no_pause_where_it_opens_before_the_floor() -> None:
+    call = a_call(failures=5)
+    step = rules().after(call, throttled(0.1), at(closed_for=0.1))
+    assert isinstance(step, SendAgain)
+    assert not step.in_limiter
 
 
 @pytest.mark.parametrize("result", [failed(), answered(503)])
@@ -500,7 +601,7 @@ def test_the_pause_is_spent_in_the_limiter_if_that_covers_what_the_server_asked(
         assert step.pause == closed_for
     elif "Retry-After" in result.headers:
         asked = float(result.headers["Retry-After"])
-        assert asked <= step.pause <= 1.2 * asked
+        assert max(asked, PAUSE) <= step.pause <= max(1.2 * asked, PAUSE)
     else:
         assert step.pause == PAUSE
 
@@ -608,7 +709,7 @@ def test_a_closed_limiter_is_waited_for_only_where_it_opens_in_time(
         assert (error.status, error.retry_after) == (429, closed_for)
         assert "not sent: an earlier answer asked every request to wait" in str(error)
     else:
-        assert "leaves no time: a 429 closed the gate for 20.0 s" in str(error)
+        assert "leaves no time: refusals closed the gate for 20.0 s" in str(error)
         assert error.sent is True
     # Once raised, it ends the call.
     step = rules().after_error(call, error, at(elapsed, closed_for=closed_for))

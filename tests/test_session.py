@@ -98,7 +98,7 @@ async def test_answers_but_for_429_and_5xx_show_that_the_server_takes_requests(
     status: int | None, taken: int
 ) -> None:
     session = BackupsClient("vps_x")._session
-    assert session.try_acquire()
+    assert session.try_acquire(asyncio.get_running_loop())
     session.observe("list", AttemptResult(1, status=status), 0.1)
     assert session.accepted == taken
 

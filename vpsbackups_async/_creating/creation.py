@@ -36,9 +36,10 @@ class Creation:
     `sought` is whether a backup with the `marker` may be there from before; `need` is what `ensure`
     asks for, at `now` by the server's clock. `unanswered` is whether the server may have carried
     out one of the `posts` requests, `made` whether its backup is known; `pause` is the last pause
-    before one, in seconds. The call waits for other backups until `wait_until`; a try of it begins
-    at `began` and ends by `end`, in loop time. `longest` is how many seconds the client waits for
-    it when it is closed.
+    before one, in seconds. `paced` counts the refusals for pace, which cost no attempt; `accepted`
+    is the session's count of answers without overload when the last request was sent. The call
+    waits for other backups until `wait_until`; a try of it begins at `began` and ends by `end`, in
+    loop time. `longest` is how many seconds the client waits for it when it is closed.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Creation:
         self.read_before = False
         self.unanswered = False
         self.made = False
-        self.posts = 0
+        self.posts = self.paced = self.accepted = 0
         self.pause: float | None = None
         self.began = self.end = 0.0
         self._utc = self.now = datetime.now(UTC)
@@ -92,7 +93,8 @@ class Creation:
     def begin(self, now: float, seconds: float) -> None:
         """Begin a try of so many seconds, also after an earlier one was refused."""
         self.began, self.end = now, now + seconds
-        self.posts, self.pause = 0, None
+        self.posts = self.paced = 0
+        self.pause = None
         self.sending.began.clear()
 
     def see(self, look: Look) -> None:

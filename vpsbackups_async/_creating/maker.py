@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from vpsbackups_async import _tags, _wire
 from vpsbackups_async._creating.creates import closing_error
@@ -34,6 +35,9 @@ from vpsbackups_async.models import Backup
 __all__ = ["Maker"]
 
 logger = logging.getLogger("vpsbackups_async")
+
+_FREE_REFUSALS: Final = 10
+"""How many refusals for pace cost a create neither an attempt nor budget."""
 
 
 class Maker:
@@ -91,6 +95,7 @@ class Maker:
         if creation.sending.no_more_attempts:
             raise closing_error()
         creation.posts += 1
+        creation.accepted = self._transport.session.accepted
         reply = await self._transport.send(
             creation.request, creation.sending, deadline=creation.end
         )
@@ -139,7 +144,13 @@ class Maker:
 
     def _pause(self, creation: Creation, failure: VPSBackupsError) -> float | None:
         """The seconds before the create is sent again; None if it is not."""
-        if creation.sending.no_more_attempts or creation.posts >= self._retry.attempts:
+        free = creation.paced < _FREE_REFUSALS and self._transport.is_for_pace(
+            failure, creation.request, creation.accepted
+        )
+        creation.paced += free
+        if creation.sending.no_more_attempts:
+            return None
+        if creation.posts - creation.paced >= self._retry.attempts:
             return None
         asked = asked_pause(failure) or 0.0
         now = asyncio.get_running_loop().time()
@@ -147,7 +158,7 @@ class Maker:
         creation.pause = pause = self._retry.pause(failure, attempt)
         if asked > self._retry.max_retry_after or now + pause > creation.end:
             return None
-        return pause if self._has_budget(failure) else None
+        return pause if free or self._has_budget(failure) else None
 
     def _has_budget(self, failure: VPSBackupsError) -> bool:
         if self._transport.budget.spend():

@@ -1,4 +1,4 @@
-"""The default limiter: how many requests run at once, how fast they start, the pause after a 429.
+"""The default limiter: how many requests run at once, how fast they start, when they pause.
 
 A request passes the limiter before it asks aiohttp for a connection, so no timeout runs meanwhile.
 """
@@ -12,21 +12,23 @@ from collections.abc import Callable
 from typing import Final
 
 from vpsbackups_async._checks import check_int, check_number
+from vpsbackups_async._transport.growth import Growth
 from vpsbackups_async._transport.limiter import Limiter, Observation
+from vpsbackups_async._transport.refusals import Kinds, Unavailable, Unreachable
+from vpsbackups_async.errors import WrongEventLoopError
 
-__all__ = ["LONGEST_PAUSE", "AdaptiveLimiter"]
+__all__ = ["LONGEST_PAUSE", "AdaptiveLimiter", "quick_acquire"]
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_OWN_PAUSE: Final = 30.0
 LONGEST_PAUSE: Final = 3600.0
 """The longest pause in seconds that a server's `Retry-After` gets."""
 _MAX_SPREAD: Final = 5.0
-_PATIENCE: Final = 8
-_MAX_DOUBLINGS: Final = 3
+_CLOCK_SLACK: Final = 1e-6
 
 
 class AdaptiveLimiter:
-    """Adapts to the server's 429s: at most `maximum` requests at once, first come, first served.
+    """Adapts to what the server bears: at most `maximum` requests at once, first come first served.
 
     A 429 closes the limiter for all requests until the server's `Retry-After` is over, for an hour
     at most. The waiting requests then start one by one, spread over a short time after that. A 429
@@ -35,8 +37,15 @@ class AdaptiveLimiter:
     as the limit is now, the limit grows by one, up to `maximum`. Above the level last refused,
     growth slows with each repeated refusal.
 
-    `rate` spaces the starts evenly: requests a second, None for no spacing. `LimiterState` has the
-    rest. Raises `ValueError` for a `maximum` or `rate` out of range.
+    A kind of request that is refused again while other kinds succeed is held back alone from then
+    on. A run of 503s closes the limiter as a 429 does, for 30 s at most, unless the server takes
+    nothing at all. While no connection to the server can be made, one request at a time tries, and
+    the others wait.
+
+    It serves one event loop at a time; in a new loop it starts afresh. `rate` spaces the starts
+    evenly: requests a second, None for no spacing. `LimiterState` has the rest. Raises `ValueError`
+    for a `maximum` or `rate` out of range; `acquire` raises `WrongEventLoopError` while the loop
+    that it was used in last is running in another thread.
     """
 
     def __init__(self, maximum: int = 64, rate: float | None = None) -> None:
@@ -46,22 +55,26 @@ class AdaptiveLimiter:
         self._maximum = self._limit = maximum
         self._rate = rate
         self._gap = 0.0 if rate is None else 1 / rate
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[tuple[asyncio.Future[None], str]] = deque()
         self._left = 0  # cancelled entries of the queue
         self._timer: asyncio.TimerHandle | None = None
-        # Whether a start depends on free slots alone, not on the time.
-        self._timeless = rate is None
+        # Whether a start of any kind depends on free slots alone; `_timeless` is that of the line.
+        self._quick = self._timeless = rate is None
         self._next_start = self._drawn_start = -math.inf
         self._opens = self._all_open = -math.inf
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._recovering = False
-        self._successes = 0
-        self._window = maximum
-        self._refused_at = math.inf
-        self._doublings = 0
+        self._closed_by = ""  # the kind of request whose refusal closed it last
+        self._reopens = False
+        self._growth = Growth(maximum)
+        self._watching = False  # whether a success would be news
         self._bursts = 0
         self._last_cut = -math.inf
+        self._unavailable = Unavailable()
+        self._unreachable = Unreachable()
+        self._kinds = Kinds()
+        self._apart: dict[str, AdaptiveLimiter] = {}
+        self._born = -math.inf
 
     def __repr__(self) -> str:
         return f"AdaptiveLimiter(maximum={self._maximum}, rate={self._rate})"
@@ -84,53 +97,102 @@ class AdaptiveLimiter:
     @property
     def waiting(self) -> int:
         """The requests that wait in line."""
-        return len(self._queue) - self._left
+        apart = sum(gate.waiting for gate in self._apart.values())
+        return len(self._queue) - self._left + apart
 
-    def closed_for(self, kind: str | None = None) -> float:  # noqa: ARG002  # as `LimiterState` has it
-        """The seconds until it opens again after a 429, for all kinds alike; 0 if it is open."""
-        return 0.0 if self._opens == -math.inf else max(0.0, self._opens - self._now())
+    def closed_for(self, kind: str | None = None) -> float:
+        """The seconds until it opens for this kind after a 429 or a run of 503s; 0 if it is open.
 
-    def _try_acquire(self) -> bool:
+        None asks about kinds that are not held back alone.
+        """
+        gate = None if kind is None else self._apart.get(kind)
+        apart = 0.0 if gate is None else gate.closed_for()
+        return apart if self._opens == -math.inf else max(apart, self._opens - self._now(), 0.0)
+
+    def _try_acquire(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Start a request if one may start now; False if it has to wait in `acquire`."""
-        if self._timeless and self._running < self._limit:  # then the line is empty
+        if loop is not self._loop:
+            self._enter(loop)
+        if self._quick and self._running < self._limit:  # then the line is empty
             self._running += 1
             return True
         return False
 
-    async def acquire(self, cost: int = 1, kind: str = "list") -> None:  # noqa: ARG002  # as `Limiter` has it
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
         """Return once the request may start."""
-        if self._try_acquire():
+        if self._try_acquire(asyncio.get_running_loop()):
             return
+        while True:
+            gate = self._apart.get(kind)
+            if gate is not None:
+                await gate.acquire(cost, kind)
+            try:
+                await self._wait_in_line(kind)
+            except BaseException:
+                if gate is not None:
+                    gate.observe(Observation(kind, cost))
+                raise
+            apart = self._apart.get(kind)
+            if apart is None or apart is gate:
+                return
+            self._end()  # its kind is held back now: it waits with the others of its kind
+
+    def observe(self, outcome: Observation) -> None:
+        """Give the slot to the next in line, and adapt to how the request ended."""
+        status = outcome.status
+        if status in {429, 503} or outcome.reached is False:
+            self._hear_refusal(outcome)
+        elif self._watching and (status is not None or outcome.reached):
+            self._hear_answer(outcome)
+        if self._apart:
+            self._observe_apart(outcome)
+        self._end()
+
+    # --- The line ------------------------------------------------------------------------------
+
+    def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve this event loop; what ran and waited in another one will not end any more."""
+        if self._loop is not None and self._loop.is_running():
+            raise WrongEventLoopError("this limiter is in use in the event loop of another thread")
+        if self._loop is not None:
+            self._running = self._left = 0
+            self._queue.clear()
+            self._timer = None
+            self._next_start = self._drawn_start = self._last_cut = self._born = -math.inf
+            self._unreachable = Unreachable()
+            self._limit = self._growth.limit
+            self._apart.clear()
+            # The clocks of event loops are the same, but for virtual ones.
+            if self._opens - loop.time() > LONGEST_PAUSE:
+                self._opens = self._all_open = -math.inf
+        self._loop = loop
+
+    async def _wait_in_line(self, kind: str) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        self._queue.append((turn, kind))
         self._let_through()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._leave()
+                self._let_through()
             else:
-                self._running -= 1  # cancelled just as it was let through: pass the slot on
-            self._let_through()
+                self._end()  # cancelled just as it was let through: pass the slot on
             raise
 
-    def observe(self, outcome: Observation) -> None:
-        """Give the slot to the next in line, and adapt to how the request ended."""
-        if outcome.status == 429:
-            self._refused(outcome)
-        elif self._recovering and outcome.status is not None and outcome.status < 500:
-            self._succeeded(outcome)
-        self._running -= 1
+    def _end(self) -> None:
+        """Give a slot to the next in line."""
+        if self._running:  # else it began in an event loop before this one
+            self._running -= 1
         if self._queue:
             self._let_through()
-
-    # --- The line ------------------------------------------------------------------------------
 
     def _leave(self) -> None:
         """Count a cancelled entry of the line; drop them all once they are more than half of it."""
         self._left += 1
         if self._left * 2 > len(self._queue):
-            waiting = deque(turn for turn in self._queue if not turn.done())
+            waiting = deque(entry for entry in self._queue if not entry[0].done())
             self._left -= len(self._queue) - len(waiting)
             self._queue = waiting
 
@@ -139,8 +201,10 @@ class AdaptiveLimiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._reopens and self._now() >= self._opens:
+            self._let_another_kind_try()
         while self._queue and self._running < self._limit:
-            turn = self._queue[0]
+            turn, _ = self._queue[0]
             if turn.done():  # cancelled while it waited
                 self._left -= 1
             else:
@@ -150,6 +214,19 @@ class AdaptiveLimiter:
                 self._running += 1
                 turn.set_result(None)
             self._queue.popleft()
+
+    def _let_another_kind_try(self) -> None:
+        """Move to the head of the line a request of a kind that was not refused, if there is one.
+
+        Else a kind that alone is refused would close it again before the others have a turn.
+        """
+        self._reopens = False
+        for place, (turn, kind) in enumerate(self._queue):
+            if not turn.done() and not self._kinds.is_refused(kind):
+                entry = self._queue[place]
+                del self._queue[place]
+                self._queue.appendleft(entry)
+                return
 
     def _too_early(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the first in line has to wait; if so, sets the timer that starts it."""
@@ -166,8 +243,9 @@ class AdaptiveLimiter:
 
     def _first_start(self, now: float) -> float:
         """When the first in line may start, in loop time."""
-        if now < self._opens:
-            return self._opens
+        opens = max(self._opens, self._unreachable.until)
+        if now < opens:
+            return opens
         if now < self._all_open:
             if self._drawn_start == -math.inf:
                 # A random share of the remaining time that leaves enough for the rest of the line.
@@ -176,6 +254,7 @@ class AdaptiveLimiter:
             return max(self._drawn_start, self._next_start)
         self._opens = -math.inf
         self._timeless = self._rate is None
+        self._quick = self._timeless and not self._apart
         return self._next_start
 
     def _now(self) -> float:
@@ -183,50 +262,118 @@ class AdaptiveLimiter:
 
     # --- Adapting to the server ----------------------------------------------------------------
 
-    def _refused(self, outcome: Observation) -> None:
-        self._loop = asyncio.get_running_loop()
+    def _hear_refusal(self, outcome: Observation) -> None:
+        """Adapt to a 429, to a 503, or to a server that could not be reached."""
+        if self._loop is None:
+            self._enter(asyncio.get_running_loop())
         now = self._now()
+        began = now - outcome.elapsed - _CLOCK_SLACK
+        self._watching = True
+        if outcome.reached is False:
+            if self._unreachable.fail(began, now):
+                self._limit = 1
+                self._quick = self._timeless = False
+            return
+        self._reach(began)
+        if outcome.status == 503:
+            if self._unavailable.refuse(began, now):
+                self._refused(outcome, now, _LONGEST_OWN_PAUSE)
+        elif outcome.kind not in self._apart:
+            if self._kinds.refuse(outcome.kind, began, now):
+                self._put_apart(outcome.kind, outcome)
+            else:
+                self._refused(outcome, now, LONGEST_PAUSE)
+
+    def _refused(self, outcome: Observation, now: float, longest: float) -> None:
+        """Close it for as long as the server asks, at most for `longest` seconds."""
         # A request sent before the last cut says nothing about the limit after it.
-        if now - outcome.elapsed > self._last_cut + 1e-6:
+        if now - outcome.elapsed > self._last_cut + _CLOCK_SLACK:
             self._last_cut = now
             self._bursts += 1
-            self._cut()
+            self._growth.cut()
+            self._set_limit()
         own = min(_FIRST_PAUSE * 2.0 ** min(self._bursts - 1, 10), _LONGEST_OWN_PAUSE)
         asked = own if outcome.retry_after is None else outcome.retry_after
-        pause = min(asked, LONGEST_PAUSE)
+        pause = min(asked, longest)
         if pause > 0:
-            self._timeless = False
-            self._opens = max(self._opens, now + pause)
-            self._all_open = max(self._all_open, now + pause + min(0.2 * pause, _MAX_SPREAD))
-            self._drawn_start = -math.inf
+            self._close(outcome.kind, pause)
 
-    def _cut(self) -> None:
-        again = self._limit >= self._refused_at
-        self._doublings = min(self._doublings + 1, _MAX_DOUBLINGS) if again else 0
-        self._refused_at = max(2, self._limit)
-        self._recovering = True
-        self._move_to(max(1, self._limit // 2))
+    def _close(self, kind: str, pause: float) -> None:
+        """Let nothing through for so many seconds, because of a request of this kind."""
+        opens = self._now() + pause
+        self._quick = self._timeless = False
+        self._reopens, self._closed_by = True, kind
+        self._opens = max(self._opens, opens)
+        self._all_open = max(self._all_open, opens + min(0.2 * pause, _MAX_SPREAD))
+        self._drawn_start = -math.inf
 
-    def _succeeded(self, outcome: Observation) -> None:
-        if self._now() - outcome.elapsed > self._last_cut:
+    def _hear_answer(self, outcome: Observation) -> None:
+        """Adapt to an answer that is no refusal, or to a request that was sent without one."""
+        began = self._now() - outcome.elapsed
+        self._reach(began)
+        if outcome.status is None or outcome.status >= 500:
+            return
+        self._unavailable.succeed()
+        for kind in self._kinds.succeed(outcome.kind, began):
+            if kind not in self._apart:
+                self._put_apart(kind)
+        if began > self._last_cut:
             self._bursts = 0
-        # Below the limit, a success does not show that the server takes more.
-        if self._running >= self._limit:
-            self._successes += 1
-        if self._successes >= self._window and self._limit < self._maximum:
-            if self._limit >= self._refused_at:
-                self._refused_at, self._doublings = math.inf, 0
-            self._move_to(self._limit + 1)
-        self._recovering = self._limit < self._maximum or self._bursts > 0
+        self._growth.succeed(at_limit=self._running >= self._limit)
+        self._set_limit()
+        self._watching = (
+            not self._growth.is_full
+            or self._bursts > 0
+            or self._unavailable.runs
+            or self._unreachable.lasts
+            or self._kinds.any_refused
+            or bool(self._apart)
+        )
 
-    def _move_to(self, limit: int) -> None:
-        self._limit = limit
-        self._successes = 0
-        nearing = limit + 1 == self._refused_at
-        self._window = limit * (_PATIENCE << self._doublings if nearing else 1)
+    def _reach(self, began: float) -> None:
+        """Note that a connection was made by a request that began then."""
+        if self._unreachable.reach(began):
+            self._set_limit()
+
+    def _set_limit(self) -> None:
+        self._limit = 1 if self._unreachable.lasts else self._growth.limit
+
+    # --- Kinds that are held back alone ----------------------------------------------------------
+
+    def _put_apart(self, kind: str, outcome: Observation | None = None) -> None:
+        """Let requests of this kind pass a limiter of their own before this one.
+
+        `outcome` is the refusal that shows it; without one, the last refusal closed this limiter.
+        """
+        now = self._now()
+        gate = self._apart[kind] = AdaptiveLimiter(self._maximum)
+        gate._loop, gate._born = self._loop, now
+        if outcome is not None:
+            gate._hear_refusal(outcome)
+        elif self._closed_by == kind and self._opens > now:
+            gate._close(kind, self._opens - now)
+            self._opens = self._all_open = -math.inf
+        gate._growth = Growth(self._maximum, 1)
+        gate._set_limit()
+        self._quick = False
+
+    def _observe_apart(self, outcome: Observation) -> None:
+        """Tell the limiter of the kind, which ends with a success that nobody waits behind."""
+        kind, status = outcome.kind, outcome.status
+        gate = self._apart.get(kind)
+        if gate is None or self._now() - outcome.elapsed < gate._born - _CLOCK_SLACK:  # noqa: SLF001  # of this class
+            return  # it was sent before its kind was put apart
+        gate.observe(outcome)
+        if status is not None and status < 500 and status != 429 and not gate.waiting:
+            del self._apart[kind]
+            self._quick = self._timeless and not self._apart
 
 
-def quick_acquire(limiter: Limiter) -> Callable[[], bool]:
+def _never(_loop: asyncio.AbstractEventLoop) -> bool:
+    return False
+
+
+def quick_acquire(limiter: Limiter) -> Callable[[asyncio.AbstractEventLoop], bool]:
     """A function that starts a request if one may start at once, without a coroutine for it.
 
     It never does for any class but `AdaptiveLimiter` itself: a subclass or wrapper must see every
@@ -234,4 +381,4 @@ def quick_acquire(limiter: Limiter) -> Callable[[], bool]:
     """
     if type(limiter) is AdaptiveLimiter:
         return limiter._try_acquire  # noqa: SLF001  # of the class above
-    return bool  # which is False
+    return _never

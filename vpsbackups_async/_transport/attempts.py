@@ -6,7 +6,13 @@ Pure rules over values: no I/O, no event loop, no clock; only `RetryPolicy.pause
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, Call, proxy_failure
+from vpsbackups_async._transport.calls import (
+    AttemptFailure,
+    AttemptResult,
+    Call,
+    Situation,
+    proxy_failure,
+)
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._wire import API_ROOT, Mask, Policy, Response, decipher, unmasked
@@ -30,9 +36,9 @@ __all__ = [
     "Fail",
     "Rules",
     "SendAgain",
-    "Situation",
     "Step",
     "is_ambiguous",
+    "is_for_pace",
     "may_send_again",
     "without_budget",
 ]
@@ -42,18 +48,9 @@ _TRANSIENT_STATUSES: Final = frozenset(
 )
 _CLOSED_SLACK: Final = 0.1
 """Seconds by which `Retry-After` may exceed the limiter's closed time, read a moment later."""
-
-
-class Situation(NamedTuple):
-    """What the rules need to know beside the call.
-
-    `now` is loop time in seconds, `accepted` the session's count of answers without overload, and
-    `closed_for` the seconds until the limiter lets the call's kind of request through.
-    """
-
-    now: float
-    accepted: int
-    closed_for: float
+_FREE_IN_A_ROW: Final = 10
+_FIRST_FLOOR: Final = 0.1
+_LAST_FLOOR: Final = 0.8
 
 
 class Done(NamedTuple):
@@ -101,6 +98,17 @@ def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
     return False
 
 
+def is_for_pace(error: VPSBackupsError, situation: Situation, accepted: int) -> bool:
+    """Whether the server refused the request only to slow the client down.
+
+    That is a 429, or a 503 of a server that is busy, while it took other requests: more than the
+    `accepted` ones of the call's last look.
+    """
+    if situation.accepted <= accepted or not isinstance(error, ApiError):
+        return False
+    return error.status == 429 or (error.status == 503 and situation.is_busy)
+
+
 def is_ambiguous(error: BaseException) -> bool:
     """Whether the request may have been carried out although it failed with this error."""
     if isinstance(error, ApiError):
@@ -141,22 +149,48 @@ class Rules(NamedTuple):
             return Done(done, earns_budget=False)
         if result.failure.cause == "untrusted":
             return Fail(error)
-        return self.after_error(call, error, situation)
+        return self.after_error(call, error, situation, unreached=result.reached is False)
 
-    def after_error(self, call: Call, error: VPSBackupsError, situation: Situation) -> Step:
-        """What follows from an error, also one that came before anything was sent."""
+    def after_error(
+        self,
+        call: Call,
+        error: VPSBackupsError,
+        situation: Situation,
+        *,
+        unreached: bool = False,
+    ) -> Step:
+        """What follows from an error, also one that came before anything was sent.
+
+        `unreached` is whether no connection to the server could be made.
+        """
         if not may_send_again(call.request.policy, error):
             return Fail(error)
         call.last_error = error
         call.failures += 1
         call.ambiguous = call.ambiguous or is_ambiguous(error)
-        # A 429 while other calls succeed is pacing, not failure: it costs no attempt.
-        paced = isinstance(error, RateLimitedError) and situation.accepted > call.accepted
+        # A server that was reached before restarts: its address is right.
+        reachable = unreached and situation.accepted > 0
+        free = reachable or self._is_free(call, error, situation)
         call.accepted = situation.accepted
-        call.counted += not paced
+        call.counted += not free
         if not self._attempts_left(call) or self._asks_too_long(call, error, situation.now):
             return Fail(error)
-        return self._send_again(call, error, situation, costs_budget=not paced)
+        pause, in_limiter = self._pause(call, error, situation, free=free)
+        call.pause = pause
+        call.paced_for += pause
+        if situation.now + pause > call.deadline:
+            return Fail(self._deadline(call, "leaves no time for another attempt"))
+        return SendAgain(error, pause, in_limiter, costs_budget=not (free or unreached))
+
+    def _is_free(self, call: Call, error: VPSBackupsError, situation: Situation) -> bool:
+        """Whether the attempt does not count: a refusal for pace, but not for ever."""
+        if not is_for_pace(error, situation, call.accepted):
+            call.paced, call.paced_for = 0, 0.0
+            return False
+        call.paced += 1
+        if call.paced == 1:
+            call.paced_for = 0.0
+        return call.paced <= _FREE_IN_A_ROW and call.paced_for < self.retry.max_retry_after
 
     def while_closed(
         self, call: Call, now: float, closed_for: float
@@ -173,7 +207,7 @@ class Rules(NamedTuple):
             refused.__cause__ = call.last_error
             return refused
         if now + closed_for > call.deadline:
-            how = f"leaves no time: a 429 closed the gate for {closed_for:.1f} s"
+            how = f"leaves no time: refusals closed the gate for {closed_for:.1f} s"
             return self._deadline(call, how)
         return None
 
@@ -201,22 +235,20 @@ class Rules(NamedTuple):
             asked > self.retry.max_retry_after or now + asked > call.deadline
         )
 
-    def _send_again(
-        self, call: Call, error: VPSBackupsError, situation: Situation, *, costs_budget: bool
-    ) -> Step:
+    def _pause(
+        self, call: Call, error: VPSBackupsError, situation: Situation, *, free: bool
+    ) -> tuple[float, bool]:
+        """The seconds before the next attempt, and whether the limiter itself makes it wait."""
         asked, closed_for = asked_pause(error), situation.closed_for
-        in_limiter = isinstance(error, RateLimitedError) and (
-            asked is not None and closed_for > 0 and asked - closed_for < _CLOSED_SLACK
-        )
-        if in_limiter:
-            pause = closed_for
-        else:
-            elapsed = situation.now - call.started
-            pause = self.retry.pause(error, Attempt(call.failures, elapsed, call.pause))
-        call.pause = pause
-        if situation.now + pause > call.deadline:
-            return Fail(self._deadline(call, "leaves no time for another attempt"))
-        return SendAgain(error, pause, in_limiter, costs_budget)
+        refused = isinstance(error, RateLimitedError)
+        floor = 0.0
+        if refused or free or asked is not None:
+            floor = min(_FIRST_FLOOR * 2.0 ** min(call.failures - 1, 10), _LAST_FLOOR)
+        closes = closed_for > 0 and max(asked or 0.0, floor) - closed_for < _CLOSED_SLACK
+        if refused and asked is not None and closes:
+            return closed_for, True
+        attempt = Attempt(call.failures, situation.now - call.started, call.pause)
+        return max(floor, self.retry.pause(error, attempt)), False
 
     # --- From an attempt to an error -------------------------------------------------------------
 

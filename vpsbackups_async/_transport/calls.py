@@ -14,6 +14,7 @@ __all__ = [
     "Call",
     "OnRetry",
     "SendState",
+    "Situation",
     "proxy_failure",
 ]
 
@@ -71,6 +72,28 @@ class AttemptResult:
     failure: AttemptFailure = _NO_ANSWER
     late: bool = False
 
+    @property
+    def reached(self) -> bool | None:
+        """Whether a connection to the server was made; None if that was not tried to the end."""
+        if self.sent or self.status is not None:
+            return True
+        tried = self.failure is not _NO_ANSWER and self.failure.cause in {"connection", "timeout"}
+        return False if tried and not self.late else None
+
+
+class Situation(NamedTuple):
+    """What the rules need to know beside the call.
+
+    `now` is loop time in seconds, `accepted` the session's count of answers without overload,
+    `closed_for` the seconds until the limiter lets the call's kind of request through, `is_busy`
+    whether 503s closed the limiter just now.
+    """
+
+    now: float
+    accepted: int
+    closed_for: float
+    is_busy: bool = False
+
 
 @define(eq=False, repr=False)
 class SendState:
@@ -94,7 +117,8 @@ class Call:
     `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`, `failures`
     those that failed, also where the limiter let none begin. `pause` is the last pause. `ambiguous`
     is whether any attempt may have been carried out. `on_retry` is called before each attempt but
-    the first.
+    the first. `paced` counts the refusals for pace in a row, `paced_for` is the sum of the pauses
+    after them.
     """
 
     request: Request
@@ -109,6 +133,8 @@ class Call:
     pause: float | None = None
     ambiguous: bool = False
     last_error: VPSBackupsError | None = None
+    paced: int = 0
+    paced_for: float = 0.0
 
     def error(self, kind: Callable[..., E], words: str, sent: bool, *more: object) -> E:
         """An error that names this call's request and its attempts."""

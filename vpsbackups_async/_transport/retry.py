@@ -65,16 +65,16 @@ class RetryPolicy:
             check_number("budget", self.budget, unit="number of retries")
 
     def pause(self, error: VPSBackupsError, attempt: Attempt) -> float:
-        """The seconds before the next attempt: the backoff's, or what the server asks and more.
+        """The seconds before the next attempt: the backoff's, or what the server asks if longer.
 
         Raises `ValueError` if the backoff answers anything but a finite number of zero or more.
         """
-        asked = asked_pause(error)
+        asked, own = asked_pause(error), delay_of(self.backoff, attempt)
         if asked is None:
-            return delay_of(self.backoff, attempt)
+            return own
         # Only longer, as the server would refuse an earlier attempt; and random, as calls that
         # come back all at once would be refused again.
-        return asked + random.random() * min(0.2 * asked, _MAX_JITTER)
+        return max(own, asked + random.random() * min(0.2 * asked, _MAX_JITTER))
 
 
 class RetryBudget:

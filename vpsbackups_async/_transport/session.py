@@ -1,6 +1,7 @@
 """What all calls of a client share: connections, the limiter, the retry budget, counters."""
 
 import asyncio
+import math
 import ssl as ssl_module
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from yarl import URL
 
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
 from vpsbackups_async._transport.address import build_url, find_proxy
-from vpsbackups_async._transport.calls import AttemptResult
+from vpsbackups_async._transport.calls import AttemptResult, Situation
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
 from vpsbackups_async._transport.exchange import Channel
 from vpsbackups_async._transport.limiter import (
@@ -38,6 +39,8 @@ from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 __all__ = ["Counters", "Session", "closed_error"]
 
 _DEFAULT_CONCURRENCY: Final = 64
+_BUSY_SECONDS: Final = 60.0
+"""For how long after a 503 that closed the limiter further ones are taken for pacing."""
 _CACHED_URLS: Final = 256
 _MORE_THAN_A_RECEIVE: Final = 2**19
 
@@ -93,6 +96,7 @@ class Session:
         self.counters = Counters()
         self.accepted = 0
         """Answers other than 429 and 5xx, which show that the server takes requests."""
+        self._busy_until = -math.inf
         self.budget = RetryBudget(budget)
         self.log = RetryLog()
         self.channel: Channel | None = None
@@ -188,6 +192,10 @@ class Session:
         """The seconds until the limiter lets requests of this kind through again after a 429."""
         return closed_for(self.limiter, kind)
 
+    def situation(self, kind: str, now: float) -> Situation:
+        """What the rules need to know of the session at a loop time (s)."""
+        return Situation(now, self.accepted, self.closed_for(kind), now < self._busy_until)
+
     @contextmanager
     def waiting(
         self, scope: Scope, kind: str = "", patience: float | None = None
@@ -219,7 +227,10 @@ class Session:
         self.counters.rate_limited += status == 429
         self.accepted += status is not None and status != 429 and status < 500
         self.counters.bytes_received += result.size
-        self.limiter.observe(Observation(kind, 1, status, asked, elapsed))
+        reached = True if status is not None else result.reached
+        self.limiter.observe(Observation(kind, 1, status, asked, elapsed, reached))
+        if status == 503 and self.closed_for(kind) > 0:
+            self._busy_until = asyncio.get_running_loop().time() + _BUSY_SECONDS
         if status == 429:
             self._lines.send_away(self.closed_for)
 

@@ -10,10 +10,10 @@ from vpsbackups_async._transport.attempts import (
     Fail,
     Rules,
     SendAgain,
-    Situation,
+    is_for_pace,
     without_budget,
 )
-from vpsbackups_async._transport.calls import Call, OnRetry, SendState
+from vpsbackups_async._transport.calls import Call, OnRetry, SendState, Situation
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange
 from vpsbackups_async._transport.opening import timeout_of
@@ -115,6 +115,14 @@ class Transport:
             if not step.in_limiter:
                 await self.pause(step.pause)
 
+    def is_for_pace(self, error: VPSBackupsError, request: Request, accepted: int) -> bool:
+        """Whether the server refused the request only to slow the client down.
+
+        `accepted` is the session's count of answers without overload when it was sent.
+        """
+        now = asyncio.get_running_loop().time()
+        return is_for_pace(error, self.session.situation(request.kind, now), accepted)
+
     async def pause(self, seconds: float) -> None:
         """Sleep; raises `ConfigurationError` as soon as the client is closed."""
         session = self.session
@@ -132,14 +140,11 @@ class Transport:
             raise without_budget(step.error)
 
     def _situation(self, call: Call, deadlines: Deadlines) -> Situation:
-        session = self.session
-        return Situation(
-            deadlines.loop.time(), session.accepted, session.closed_for(call.request.kind)
-        )
+        return self.session.situation(call.request.kind, deadlines.loop.time())
 
     async def _attempt(self, call: Call, deadlines: Deadlines) -> Exchange:
         session, request, state = self.session, call.request, call.state
-        if not session.try_acquire():
+        if not session.try_acquire(deadlines.loop):
             await self._wait_in_line(call, deadlines)
         call.attempts += 1
         exchange = Exchange(call.attempts)
@@ -163,7 +168,9 @@ class Transport:
         finally:
             if state is not None:
                 state.on_the_wire = False
-            session.observe(request.kind, exchange, deadlines.loop.time() - began)
+            # A loop that was closed meanwhile has no time, and its calls no end.
+            if not deadlines.loop.is_closed():
+                session.observe(request.kind, exchange, deadlines.loop.time() - began)
         return exchange
 
     async def _wait_in_line(self, call: Call, deadlines: Deadlines) -> None:

@@ -74,6 +74,7 @@ class Knobs:
     token: str = attrs.field(default=None, converter=_token)
     rate_limit: float | None = None
     max_concurrent: int | None = None
+    limit_status: int = 429
     restore_reply: tuple[int, Any] = (202, RESTORE_STARTED)
     account_calls: Literal["served", "forbidden", "missing"] = "served"
     account_reply: Any = attrs.field(factory=lambda: ACCOUNT)

@@ -36,15 +36,16 @@ class Limits:
             self._in_flight -= 1
             self._admitted -= admitted
 
-    def refuse(self, admitted: bool, rate: float | None, now: float) -> Answer | None:
-        """A 429 if a request exceeds a limit, else None.
+    def refuse(self, admitted: bool, rate: float | None, now: float, status: int) -> Answer | None:
+        """The refusal of a request that exceeds a limit, else None.
 
-        ``admitted`` is what `track` yielded for it, ``rate`` the limit in requests per second, and
-        ``now`` its time of arrival in seconds.
+        ``admitted`` is what `track` yielded for it, ``rate`` the limit in requests per second,
+        ``now`` its time of arrival in seconds, and ``status`` that of the refusal.
         """
+        headers = {"Retry-After": "1"} if status == 429 else {}
         if not admitted:
-            return problem(429, "Too many requests at a time.", {"Retry-After": "1"})
+            return problem(status, "Too many requests at a time.", headers)
         if rate is not None and not self._bucket.take(rate, now):
             detail = "Request was throttled. Expected available in 1 second."
-            return problem(429, detail, {"Retry-After": "1"})
+            return problem(status, detail, headers)
         return None

@@ -170,7 +170,9 @@ class Listener:
     ) -> Sendable:
         if self._log.on_request is not None:
             self._log.on_request(seen)
-        refused = self._limits.refuse(admitted, self._knobs.rate_limit, seen.at)
+        refused = self._limits.refuse(
+            admitted, self._knobs.rate_limit, seen.at, self._knobs.limit_status
+        )
         if refused is not None:
             return refused
         sendable: Sendable

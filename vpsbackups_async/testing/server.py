@@ -80,6 +80,8 @@ class FakeVPS(Knobs):
     Limits and faults:
         rate_limit*: requests per second; more get a 429 with ``Retry-After: 1``.
         max_concurrent*: requests at a time; more get a 429 with ``Retry-After: 1``.
+        limit_status*: the status of these refusals; other than 429, such as 503, they come without
+            ``Retry-After``, as nginx and uvicorn send them.
         faults: the `Fault` values to start with; see also `inject`.
         seed: the seed of everything random but the token.
     The address and the clock:

@@ -1,0 +1,283 @@
+"""Servers that are busy, restart, or refuse one kind of request alone: counted at the server."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from helpers_transport import at_once
+
+from vpsbackups_async import (
+    AdaptiveLimiter,
+    BackupsClient,
+    Observation,
+    RateLimitedError,
+    RetryPolicy,
+    ServerError,
+    Timeouts,
+    TransportError,
+)
+from vpsbackups_async.testing import FakeVPS, Fault, Latency, RateLimit, ServerFault
+
+pytestmark = pytest.mark.virtual_time
+
+NO_END = Timeouts(deadline=1e6)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def outcomes(calls: list[Awaitable[Any]]) -> Counter[str]:
+    """How many calls succeeded (`ok`), and how many failed with which error."""
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    return Counter(type(end).__name__ if isinstance(end, BaseException) else "ok" for end in ended)
+
+
+def until_cancelled(call: Callable[[], Awaitable[Any]]) -> "asyncio.Task[None]":
+    """A task that makes the call again and again."""
+
+    async def go_on() -> None:
+        while True:
+            await call()
+
+    return asyncio.create_task(go_on())
+
+
+async def end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+# --- 429 with a Retry-After of nothing -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+async def test_a_restore_that_is_refused_for_nothing_while_lists_go_on_is_sent_a_few_times(
+    form: str,
+) -> None:
+    faults: list[Fault] = [RateLimit(0, form, path="restore"), Latency(0.01, method="GET")]
+    async with (
+        FakeVPS(servers=1, backups=1, faults=faults) as fake,
+        BackupsClient(fake.token, base_url=fake.url, retry=at_once(5), timeouts=NO_END) as client,
+    ):
+        lists = until_cancelled(lambda: client.list().first())
+        with pytest.raises(RateLimitedError):
+            await client.restore(1, 1, check=False)
+        await end(lists)
+    sent = [seen.at for seen in fake.requests if seen.method == "POST"]
+    assert len(sent) == 10 + 5
+    assert all(after - before >= 0.09 for before, after in pairwise(sent))
+
+
+# --- 503 of a busy server ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "limit", [{"rate_limit": 50}, {"max_concurrent": 4}], ids=["a rate", "connections"]
+)
+@pytest.mark.parametrize("seconds", [0.005, 0.02])
+async def test_a_server_that_is_busy_with_503_fails_no_call(
+    limit: dict[str, Any], seconds: float
+) -> None:
+    fake = FakeVPS(servers=99, backups=99, limit_status=503, faults=[Latency(seconds)], **limit)
+    async with fake, BackupsClient(fake.token, base_url=fake.url) as client:
+        calls: list[Awaitable[Any]] = [client.create(number) for number in range(1, 100)]
+        calls += [client.list(server_id=number % 99 + 1).first() for number in range(406)]
+        random.Random(5).shuffle(calls)
+        assert await outcomes(calls) == {"ok": 505}
+    assert sum(held["backup_type"] == "manual" for held in fake.backups) == 99
+    assert len(fake.requests) <= 2 * 505
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_503s_at_random_do_not_slow_a_client_down(seed: int) -> None:
+    """Each costs its own call a pause; together they leave the limiter open."""
+    faults: list[Fault] = [Latency(0.05), ServerFault(503, chance=0.15)]
+    policy = RetryPolicy(budget=None)
+    fake = FakeVPS(servers=1, backups=1, seed=seed, faults=faults)
+    async with fake, BackupsClient(fake.token, base_url=fake.url, retry=policy) as client:
+        assert await outcomes([client.list().first() for _ in range(600)]) == {"ok": 600}
+        assert client.stats.limit == 64
+
+
+async def test_a_503_outage_is_no_reason_to_wait_in_the_limiter_for_long() -> None:
+    fake = FakeVPS(servers=1, backups=1, faults=[ServerFault(503)])
+    async with fake, BackupsClient(fake.token, base_url=fake.url, retry=at_once(2)) as client:
+        assert await outcomes([client.list().first() for _ in range(64)]) == {"ServerError": 64}
+        assert now() < 10
+        began = now()
+        with pytest.raises(ServerError):
+            await client.list().first()
+        assert now() - began < 0.1
+
+
+# --- An origin that restarts ---------------------------------------------------------------------
+
+
+async def test_no_create_of_a_fleet_fails_while_an_origin_refuses_connections() -> None:
+    fake = FakeVPS(servers=2000)
+    async with fake, BackupsClient(fake.token, base_url=fake.url) as client:
+        await client.list().collect()
+        await fake.stop()
+        asyncio.get_running_loop().call_later(
+            2.4, lambda: starts.append(asyncio.ensure_future(fake.start()))
+        )
+        starts: list[asyncio.Future[None]] = []
+        failed = [one async for one in client.fleet(range(1, 2001)).create() if not one.ok]
+        assert failed == []
+        # A burst of at most 64 finds out, then one request at a time tries.
+        assert client.stats.requests - len(fake.requests) <= 64 + 10
+        assert client.stats.limit == 64
+    assert fake.count("POST") == len(fake.backups) == 2000
+
+
+async def test_an_address_where_nothing_was_ever_reached_costs_attempts_but_no_budget() -> None:
+    fake = FakeVPS(servers=1, backups=1)
+    async with fake:
+        url = fake.url
+    policy = at_once(3, budget=0)
+    async with BackupsClient(fake.token, base_url=url, retry=policy) as client:
+        with pytest.raises(TransportError) as caught:
+            await client.list().first()
+        assert (caught.value.attempts, caught.value.sent) == (3, False)
+
+
+def lost(began: float) -> Observation:
+    return Observation("list", elapsed=now() - began, reached=False)
+
+
+async def test_one_request_at_a_time_tries_to_reach_a_server_that_is_away() -> None:
+    limiter = AdaptiveLimiter(8)
+    for _ in range(8):
+        await limiter.acquire()
+    for _ in range(8):
+        limiter.observe(lost(now()))
+    tries = [asyncio.create_task(limiter.acquire()) for _ in range(20)]
+    pauses = []
+    for number in range(1, 9):
+        before = now()
+        await asyncio.wait([tries[number - 1]])
+        assert limiter.running == 1
+        pauses.append(round(now() - before, 3))
+        limiter.observe(lost(now()))
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2, 2, 2]
+    assert limiter.closed_for() == 0  # it is not the server that asks for it
+    await asyncio.wait([tries[8]])
+    limiter.observe(Observation("list", status=500))
+    await asyncio.sleep(0)
+    assert (limiter.limit, limiter.running) == (8, 8)
+    for task in tries:
+        task.cancel()
+    await asyncio.gather(*tries, return_exceptions=True)
+
+
+async def test_an_answer_to_a_request_from_before_does_not_show_that_the_server_is_back() -> None:
+    limiter = AdaptiveLimiter(8)
+    await limiter.acquire()
+    await limiter.acquire()
+    await asyncio.sleep(1)
+    limiter.observe(lost(now()))
+    await asyncio.sleep(1)
+    limiter.observe(Observation("list", status=200, elapsed=2))
+    assert limiter.limit == 1
+
+
+# --- One kind of request that is refused ---------------------------------------------------------
+
+
+async def test_a_kind_that_alone_is_refused_does_not_hold_the_others_up() -> None:
+    faults: list[Fault] = [RateLimit(2, path="restore"), Latency(0.01, method="GET")]
+    fake = FakeVPS(servers=1, backups=1, faults=faults)
+    async with fake, BackupsClient(fake.token, base_url=fake.url, timeouts=NO_END) as client:
+        lists = until_cancelled(lambda: client.list().first())
+        restores = [client.restore(1, 1, check=False) for _ in range(3)]
+        calls = [asyncio.ensure_future(restore) for restore in restores]
+        await asyncio.sleep(10)
+        # Alone they are about a thousand. The first refusal closes the limiter for all.
+        assert fake.count("GET") >= 700
+        assert fake.count("POST") <= 8
+        fake.clear_faults()
+        fake.inject(Latency(0.01, method="GET"))  # so that time goes on
+        await asyncio.gather(*calls)
+        await end(lists)
+
+
+async def succeed(limiter: AdaptiveLimiter, kind: str) -> None:
+    await limiter.acquire(1, kind)
+    await asyncio.sleep(0.01)
+    limiter.observe(Observation(kind, status=200, elapsed=0.01))
+
+
+async def refuse(limiter: AdaptiveLimiter, kind: str) -> None:
+    await limiter.acquire(1, kind)
+    await asyncio.sleep(0.01)
+    limiter.observe(Observation(kind, status=429, retry_after=2, elapsed=0.01))
+
+
+async def put_apart(limiter: AdaptiveLimiter, kind: str = "create") -> None:
+    await refuse(limiter, kind)
+    await succeed(limiter, "list")
+    await refuse(limiter, kind)
+
+
+async def test_a_kind_is_held_back_alone_if_others_succeed_between_its_refusals() -> None:
+    limiter = AdaptiveLimiter(8)
+    await refuse(limiter, "create")
+    assert limiter.closed_for("list") == pytest.approx(2)
+    await succeed(limiter, "list")
+    await refuse(limiter, "create")
+    assert (limiter.closed_for(), limiter.closed_for("list")) == (0, 0)
+    assert limiter.closed_for("create") == pytest.approx(2)
+    assert limiter.limit == 4  # it was halved by the first refusal alone
+
+
+@pytest.mark.parametrize("between", [[], ["create"], ["list", "create"]], ids=repr)
+async def test_a_kind_of_which_some_succeed_closes_the_limiter_for_all(between: list[str]) -> None:
+    limiter = AdaptiveLimiter(8)
+    await refuse(limiter, "create")
+    for kind in between:
+        await succeed(limiter, kind)
+    await refuse(limiter, "create")
+    assert limiter.closed_for("list") == pytest.approx(2)
+
+
+async def test_a_kind_that_is_held_back_tries_one_at_a_time_until_it_succeeds() -> None:
+    limiter = AdaptiveLimiter(8)
+    await put_apart(limiter)
+    waiting = [asyncio.create_task(limiter.acquire(1, "create")) for _ in range(3)]
+    await asyncio.sleep(1)
+    assert (limiter.waiting, limiter.running) == (3, 0)
+    await succeed(limiter, "list")
+    await asyncio.sleep(2)
+    assert (limiter.waiting, limiter.running) == (2, 1)
+    limiter.observe(Observation("create", status=201))
+    await asyncio.gather(*waiting)
+    for _ in waiting[1:]:
+        limiter.observe(Observation("create", status=201))
+    assert (limiter.waiting, limiter.running) == (0, 0)
+    # The next refusal is the first one again.
+    await refuse(limiter, "create")
+    assert limiter.closed_for("list") == pytest.approx(2)
+
+
+async def test_requests_that_are_in_line_when_their_kind_is_put_apart_wait_there() -> None:
+    limiter = AdaptiveLimiter(1)
+    await refuse(limiter, "create")
+    await succeed(limiter, "list")
+    await limiter.acquire(1, "create")
+    creates = [asyncio.create_task(limiter.acquire(1, "create")) for _ in range(2)]
+    listed = asyncio.create_task(succeed(limiter, "list"))
+    await asyncio.sleep(0.1)
+    limiter.observe(Observation("create", status=429, retry_after=50, elapsed=0.1))
+    await listed
+    assert (limiter.running, limiter.waiting) == (0, 2)
+    creates[0].cancel()
+    await asyncio.sleep(49)
+    assert (limiter.running, limiter.waiting) == (0, 1)
+    await creates[1]
+    limiter.observe(Observation("create", status=201))
+    assert (limiter.running, limiter.waiting) == (0, 0)

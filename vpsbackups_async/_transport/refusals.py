@@ -1,0 +1,127 @@
+"""What a limiter remembers of refusals: which ones close it, and for whom. No clock and no I/O.
+
+Times are in seconds of loop time: `began` is when a request was sent, `now` when its end is known.
+"""
+
+import math
+from typing import Final
+
+from attrs import define, field
+
+__all__ = ["Kinds", "Unavailable", "Unreachable"]
+
+_RUN: Final = 6
+_PAUSES: Final = 3
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+
+@define(eq=False)
+class Unavailable:
+    """Tells a server that is busy from one that is down or fails now and then, all with 503.
+
+    A run of 503s without a success in between means that it is busy: at random, one answer in a
+    hundred thousand ends such a run where 15 % fail. If several pauses bring no success at all,
+    the server is down, and pauses of the limiter are of no use.
+    """
+
+    _run: int = field(default=0, init=False)
+    _pauses: int = field(default=0, init=False)
+    _paused_at: float = field(default=-math.inf, init=False)
+
+    def refuse(self, began: float, now: float) -> bool:
+        """Whether a 503 closes the limiter."""
+        self._run += 1
+        if self._run < _RUN:
+            return False
+        if began > self._paused_at:
+            self._pauses += 1
+            self._paused_at = now
+        return self._pauses <= _PAUSES
+
+    def succeed(self) -> None:
+        """Note a success."""
+        self._run = self._pauses = 0
+
+    @property
+    def runs(self) -> bool:
+        """Whether a success would be news."""
+        return self._run > 0
+
+
+@define(eq=False)
+class Unreachable:
+    """Tells when a server to which no connection can be made is tried again, by one request."""
+
+    lasts: bool = field(default=False, init=False)
+    until: float = field(default=-math.inf, init=False)
+    """When the next request may try."""
+    _failures: int = field(default=0, init=False)
+    _last: float = field(default=-math.inf, init=False)
+
+    def fail(self, began: float, now: float) -> bool:
+        """Note that no connection was made; whether that is news, and no end of the same burst."""
+        if began <= self._last:
+            return False
+        pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE)
+        self._failures += 1
+        self._last, self.lasts, self.until = now, True, began + pause
+        return True
+
+    def reach(self, began: float) -> bool:
+        """Note that a connection was made; whether that ends the time without one."""
+        if not self.lasts or began <= self._last:
+            return False
+        self.lasts, self._failures, self.until = False, 0, -math.inf
+        return True
+
+
+@define(eq=False)
+class _Refusals:
+    """The refusals in a row of one kind of request."""
+
+    first: float
+    last: float
+    times: int = 1
+    others_succeeded: bool = False
+
+    @property
+    def are_of_this_kind_alone(self) -> bool:
+        return self.times > 1 and self.others_succeeded
+
+
+class Kinds:
+    """Tells a kind of request that alone is refused from a server that refuses all."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, _Refusals] = {}
+
+    def refuse(self, kind: str, began: float, now: float) -> bool:
+        """Whether this kind was refused before and only other kinds have succeeded since."""
+        before = self._refused.setdefault(kind, _Refusals(now, now))
+        if began > before.last:
+            before.times += 1
+            before.last = now
+        return before.are_of_this_kind_alone
+
+    def succeed(self, kind: str, began: float) -> list[str]:
+        """Note a success; the kinds of which it shows that they alone are refused."""
+        own = self._refused.get(kind)
+        if own is not None and began > own.last:
+            del self._refused[kind]
+        alone = []
+        for refused, refusals in self._refused.items():
+            if refused != kind and began > refusals.first:
+                refusals.others_succeeded = True
+                if refusals.are_of_this_kind_alone:
+                    alone.append(refused)
+        return alone
+
+    def is_refused(self, kind: str) -> bool:
+        """Whether the last that is known of this kind is a refusal."""
+        return kind in self._refused
+
+    @property
+    def any_refused(self) -> bool:
+        """Whether a success would be news."""
+        return bool(self._refused)
