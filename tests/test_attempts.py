@@ -74,7 +74,7 @@ def a_call(verb: str = "list", attempts: int = 1, **more: Any) -> Call:
 def at(
     elapsed: float = 1.0, *, accepted: int = 0, closed_for: float = 0.0, is_busy: bool = False
 ) -> Situation:
-    return Situation(STARTED + elapsed, accepted, closed_for, is_busy)
+    return Situation(STARTED + elapsed, accepted, closed_for, accepted, is_busy)
 
 
 def answered(status: int, body: bytes = b"{}", **headers: str) -> AttemptResult:

@@ -1,8 +1,10 @@
 """Calls that wait for their turn or in a pause: who else may end that wait, and how."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import pytest
 from helpers_transport import VERBS, CountingLimiter, at_once
 
@@ -10,8 +12,10 @@ from vpsbackups_async import (
     AdaptiveLimiter,
     BackupsClient,
     ConfigurationError,
+    DeadlineExceededError,
     Observation,
     RateLimitedError,
+    Timeouts,
 )
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
 
@@ -78,6 +82,63 @@ async def test_a_limiter_that_cannot_be_a_key_sends_its_own_clients_calls_away(
         with pytest.raises(RateLimitedError, match="not sent"):
             await delete
         assert now() < 3
+
+
+# --- A session that several clients share --------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", ["session", "connector"])
+async def test_clients_that_share_connections_do_not_queue_inside_aiohttp(
+    fake: FakeVPS, own: str
+) -> None:
+    fake.inject(Latency(0.5))
+    connector = aiohttp.TCPConnector(limit=10)
+    async with AsyncExitStack() as stack:
+        shared: Any = connector
+        if own == "session":
+            shared = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        else:
+            stack.push_async_callback(connector.close)
+        clients = [
+            await stack.enter_async_context(
+                BackupsClient(
+                    fake.token,
+                    base_url=fake.url,
+                    timeouts=Timeouts(attempt=1),
+                    retry=at_once(1),
+                    **{own: shared},
+                )
+            )
+            for _ in range(2)
+        ]
+        await asyncio.gather(*(client.list().first() for client in clients * 100))
+        assert now() == pytest.approx(10, abs=0.5)
+    assert fake.peak == 10
+
+
+async def test_a_call_that_waits_for_a_shared_connection_ends_by_its_deadline(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(Latency(20))
+    limiter = AdaptiveLimiter(1)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session,
+        BackupsClient(fake.token, base_url=fake.url, session=session) as one,
+        BackupsClient(
+            fake.token,
+            base_url=fake.url,
+            session=session,
+            limiter=limiter,
+            timeouts=Timeouts(deadline=5),
+        ) as other,
+    ):
+        first = asyncio.create_task(one.list().first())
+        await asyncio.sleep(1)
+        with pytest.raises(DeadlineExceededError, match="passed") as caught:
+            await other.list().first()
+        assert now() == pytest.approx(6)
+        assert (caught.value.sent, limiter.running) == (False, 0)
+        await first
 
 
 # --- close() -------------------------------------------------------------------------------------

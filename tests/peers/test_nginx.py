@@ -92,8 +92,10 @@ def nginx(start: Start, tmp_path: Path, certificate: Path) -> Nginx:
     [
         "limit_req zone=pace burst=5 nodelay; limit_req_status 429;",
         "limit_conn few 4; limit_conn_status 429;",
+        "limit_req zone=pace burst=5 nodelay;",
+        "limit_conn few 4;",
     ],
-    ids=["pace-429", "connections-429"],
+    ids=["pace-429", "connections-429", "pace-503", "connections-503"],
 )
 async def test_what_a_limit_refuses_is_sent_again_until_it_is_let_through(
     nginx: Nginx,

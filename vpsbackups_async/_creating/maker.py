@@ -95,7 +95,7 @@ class Maker:
         if creation.sending.no_more_attempts:
             raise closing_error()
         creation.posts += 1
-        creation.accepted = self._transport.session.accepted
+        creation.accepted = self._transport.session.accepted_of[creation.request.kind]
         reply = await self._transport.send(
             creation.request, creation.sending, deadline=creation.end
         )

@@ -266,7 +266,7 @@ class AdaptiveLimiter:
         """Adapt to a 429, to a 503, or to a server that could not be reached."""
         if self._loop is None:
             self._enter(asyncio.get_running_loop())
-        now = self._now()
+        now, kind = self._now(), outcome.kind
         began = now - outcome.elapsed - _CLOCK_SLACK
         self._watching = True
         if outcome.reached is False:
@@ -278,9 +278,9 @@ class AdaptiveLimiter:
         if outcome.status == 503:
             if self._unavailable.refuse(began, now):
                 self._refused(outcome, now, _LONGEST_OWN_PAUSE)
-        elif outcome.kind not in self._apart:
-            if self._kinds.refuse(outcome.kind, began, now):
-                self._put_apart(outcome.kind, outcome)
+        elif kind not in self._apart:
+            if self._kinds.refuse(kind, began, now):
+                self._put_apart(kind, outcome)
             else:
                 self._refused(outcome, now, LONGEST_PAUSE)
 

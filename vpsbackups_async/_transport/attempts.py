@@ -98,15 +98,19 @@ def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
     return False
 
 
-def is_for_pace(error: VPSBackupsError, situation: Situation, accepted: int) -> bool:
+def is_for_pace(
+    error: VPSBackupsError, situation: Situation, accepted: int, accepted_of_kind: int
+) -> bool:
     """Whether the server refused the request only to slow the client down.
 
-    That is a 429, or a 503 of a server that is busy, while it took other requests: more than the
-    `accepted` ones of the call's last look.
+    That is a 429 while the server took other requests, more than the `accepted` ones of the call's
+    last look. A 503 of a busy server is, while the server took others of the same kind.
     """
-    if situation.accepted <= accepted or not isinstance(error, ApiError):
+    if not isinstance(error, ApiError):
         return False
-    return error.status == 429 or (error.status == 503 and situation.is_busy)
+    if error.status == 503:
+        return situation.is_busy and situation.accepted_of_kind > accepted_of_kind
+    return error.status == 429 and situation.accepted > accepted
 
 
 def is_ambiguous(error: BaseException) -> bool:
@@ -172,6 +176,7 @@ class Rules(NamedTuple):
         reachable = unreached and situation.accepted > 0
         free = reachable or self._is_free(call, error, situation)
         call.accepted = situation.accepted
+        call.accepted_of_kind = situation.accepted_of_kind
         call.counted += not free
         if not self._attempts_left(call) or self._asks_too_long(call, error, situation.now):
             return Fail(error)
@@ -184,7 +189,7 @@ class Rules(NamedTuple):
 
     def _is_free(self, call: Call, error: VPSBackupsError, situation: Situation) -> bool:
         """Whether the attempt does not count: a refusal for pace, but not for ever."""
-        if not is_for_pace(error, situation, call.accepted):
+        if not is_for_pace(error, situation, call.accepted, call.accepted_of_kind):
             call.paced, call.paced_for = 0, 0.0
             return False
         call.paced += 1

@@ -85,13 +85,15 @@ class Situation(NamedTuple):
     """What the rules need to know beside the call.
 
     `now` is loop time in seconds, `accepted` the session's count of answers without overload,
-    `closed_for` the seconds until the limiter lets the call's kind of request through, `is_busy`
-    whether 503s closed the limiter just now.
+    `closed_for` the seconds until the limiter lets the call's kind of request through,
+    `accepted_of_kind` is like `accepted` for that kind alone, `is_busy` whether 503s closed the
+    limiter just now.
     """
 
     now: float
     accepted: int
     closed_for: float
+    accepted_of_kind: int = 0
     is_busy: bool = False
 
 
@@ -113,7 +115,8 @@ class SendState:
 class Call:
     """One call so far. Times are in seconds of loop time.
 
-    `accepted` is the session's count of answers without overload when the call last looked.
+    `accepted` is the session's count of answers without overload when the call last looked,
+    `accepted_of_kind` that of the call's kind of request.
     `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`, `failures`
     those that failed, also where the limiter let none begin. `pause` is the last pause. `ambiguous`
     is whether any attempt may have been carried out. `on_retry` is called before each attempt but
@@ -133,6 +136,7 @@ class Call:
     pause: float | None = None
     ambiguous: bool = False
     last_error: VPSBackupsError | None = None
+    accepted_of_kind: int = 0
     paced: int = 0
     paced_for: float = 0.0
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import ssl as ssl_module
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -32,6 +33,7 @@ from vpsbackups_async._transport.opening import (
     open_session,
 )
 from vpsbackups_async._transport.retry import RetryBudget, RetryLog
+from vpsbackups_async._transport.rooms import room_of
 from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._wire import retry_after
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
@@ -90,12 +92,17 @@ class Session:
     ) -> None:
         self.root = root
         self._ssl = _fitting_ssl(ssl_context)
-        self.limiter = limiter = _fitting_limiter(limiter, connector_of(given, connector))
+        shared = connector_of(given, connector)
+        self.limiter = limiter = _fitting_limiter(limiter, shared)
+        self.room = room_of(shared)
+        """The connections that clients with the same connector share; None for no limit."""
         self.try_acquire = quick_acquire(limiter)
         """Whether a request may start, and has started, without a wait in `limiter.acquire`."""
         self.counters = Counters()
         self.accepted = 0
         """Answers other than 429 and 5xx, which show that the server takes requests."""
+        self.accepted_of: defaultdict[str, int] = defaultdict(int)
+        """The same by kind of request."""
         self._busy_until = -math.inf
         self.budget = RetryBudget(budget)
         self.log = RetryLog()
@@ -194,7 +201,13 @@ class Session:
 
     def situation(self, kind: str, now: float) -> Situation:
         """What the rules need to know of the session at a loop time (s)."""
-        return Situation(now, self.accepted, self.closed_for(kind), now < self._busy_until)
+        return Situation(
+            now,
+            self.accepted,
+            self.closed_for(kind),
+            self.accepted_of[kind],
+            now < self._busy_until,
+        )
 
     @contextmanager
     def waiting(
@@ -225,10 +238,14 @@ class Session:
         status = result.status
         asked = retry_after(result.headers) if status in {429, 503} else None
         self.counters.rate_limited += status == 429
-        self.accepted += status is not None and status != 429 and status < 500
+        if status is not None and status != 429 and status < 500:
+            self.accepted += 1
+            self.accepted_of[kind] += 1
         self.counters.bytes_received += result.size
         reached = True if status is not None else result.reached
         self.limiter.observe(Observation(kind, 1, status, asked, elapsed, reached))
+        if self.room is not None:
+            self.room.observe(Observation(kind))
         if status == 503 and self.closed_for(kind) > 0:
             self._busy_until = asyncio.get_running_loop().time() + _BUSY_SECONDS
         if status == 429:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.attempts import (
     Done,
     Fail,
@@ -16,6 +17,7 @@ from vpsbackups_async._transport.attempts import (
 from vpsbackups_async._transport.calls import Call, OnRetry, SendState, Situation
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange
+from vpsbackups_async._transport.limiter import Observation
 from vpsbackups_async._transport.opening import timeout_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.session import Session, closed_error
@@ -74,6 +76,7 @@ class Transport:
         now = deadlines.loop.time()
         deadline = min(deadline, now + self.timeouts.deadline)
         call = Call(request, now, deadline, session.accepted, state, on_retry)
+        call.accepted_of_kind = session.accepted_of[request.kind]
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
 
     async def _traced(self, call: Call, deadlines: Deadlines) -> Response:
@@ -115,13 +118,14 @@ class Transport:
             if not step.in_limiter:
                 await self.pause(step.pause)
 
-    def is_for_pace(self, error: VPSBackupsError, request: Request, accepted: int) -> bool:
-        """Whether the server refused the request only to slow the client down.
+    def is_for_pace(self, error: VPSBackupsError, request: Request, accepted_of_kind: int) -> bool:
+        """Whether a 503 is to slow the client down: the server is busy, and takes others.
 
-        `accepted` is the session's count of answers without overload when it was sent.
+        `accepted_of_kind` is the session's count of that kind when the request was sent.
         """
         now = asyncio.get_running_loop().time()
-        return is_for_pace(error, self.session.situation(request.kind, now), accepted)
+        situation = self.session.situation(request.kind, now)
+        return is_for_pace(error, situation, situation.accepted, accepted_of_kind)
 
     async def pause(self, seconds: float) -> None:
         """Sleep; raises `ConfigurationError` as soon as the client is closed."""
@@ -146,6 +150,8 @@ class Transport:
         session, request, state = self.session, call.request, call.state
         if not session.try_acquire(deadlines.loop):
             await self._wait_in_line(call, deadlines)
+        if session.room is not None:
+            await self._wait_for_room(session.room, call, deadlines)
         call.attempts += 1
         exchange = Exchange(call.attempts)
         began = deadlines.loop.time()
@@ -172,6 +178,18 @@ class Transport:
             if not deadlines.loop.is_closed():
                 session.observe(request.kind, exchange, deadlines.loop.time() - began)
         return exchange
+
+    async def _wait_for_room(self, room: AdaptiveLimiter, call: Call, deadlines: Deadlines) -> None:
+        """Return once no other client needs the connection; no time of the attempt runs yet."""
+        session, kind = self.session, call.request.kind
+        try:
+            with session.waiting(deadlines.until(call.deadline)):
+                return await room.acquire(1, kind)
+        except BaseException as error:
+            session.limiter.observe(Observation(kind))
+            if not isinstance(error, TimeoutError):
+                raise
+        raise self._rules.after_waiting(call, deadlines.loop.time(), 0.0)
 
     async def _wait_in_line(self, call: Call, deadlines: Deadlines) -> None:
         """Return once the limiter lets the request through; no time of the attempt runs yet."""
