@@ -5,6 +5,7 @@ from vpsbackups_async._durations import DurationHistory
 from vpsbackups_async._learned import LearnedBackoff
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
+from vpsbackups_async._transport.quota import RateLimitStatus
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._version import __version__ as __version__
@@ -108,6 +109,7 @@ __all__ = [
     "PaginationError",
     "PermissionDeniedError",
     "Progress",
+    "RateLimitStatus",
     "RateLimitedError",
     "RequestTimeoutError",
     "ResponseTooLargeError",

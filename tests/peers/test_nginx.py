@@ -106,12 +106,12 @@ async def test_what_a_limit_refuses_is_sent_again_until_it_is_let_through(
 ) -> None:
     origin.inject(Latency(0.02))
     await nginx.start(origin, limit)
-    calls = Calls(origin, lists=90, creates=30)
+    calls = Calls(origin, lists=406, creates=99)
     async with BackupsClient(origin.token, base_url=nginx.url, ssl_context=trusting) as client:
         tally = await calls.play(client)
     record(tally)
     assert not tally.problems
-    assert tally.requests <= 2 * 120
+    assert tally.requests <= 2 * 505
 
 
 async def test_connections_that_end_after_twenty_requests_cost_nothing(

@@ -28,12 +28,15 @@ class RetryPolicy:
     """How often a call is sent, and how long it pauses in between.
 
     `attempts` is the number of attempts in all, 1 to switch retries off. A 429 while other calls
-    succeed is pacing, not failure: it costs no attempt and no budget, and the call goes on until it
-    is let through or its deadline is over. `backoff` gives the pause before each further attempt,
-    in seconds. After a 429 or 503 with `Retry-After` the pause is as long as the server asks, or
-    somewhat longer; after a 429 it is the limiter's, if that closes for as long. If the server asks
-    to wait longer than `max_retry_after` seconds, the call fails at once with an error that says
-    how long. `budget` is the number of retries that all calls of a client have in reserve: a retry
+    succeed is pacing, not failure: it costs no attempt and no budget, ten times in a row and for
+    `max_retry_after` seconds in sum; nor does a 503 of a server that is busy, nor, as long as the
+    deadline allows, an attempt where a server that was reached before takes no connection.
+    `backoff` gives the pause before each further attempt, in seconds. After a 429 or 503 with
+    `Retry-After` the pause is as long as the server asks, or somewhat longer, but no shorter than
+    the backoff's; after a 429 it is the limiter's, if that closes for as long, and at least 0.1 s.
+    If the server asks to wait longer than `max_retry_after` seconds, the call fails at once with an
+    error that says how long. `budget` is the number of retries that all calls of a client have in
+    reserve: a retry
     costs one, ten successes earn one back; None is no limit. The looks of waits and creates have as
     many of their own.
 
