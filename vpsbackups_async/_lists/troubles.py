@@ -4,7 +4,7 @@ import math
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from vpsbackups_async._transport.adaptive import LONGEST_PAUSE
+from vpsbackups_async._transport.line import LONGEST_PAUSE
 from vpsbackups_async._transport.retry import asked_pause
 from vpsbackups_async.errors import (
     ApiError,

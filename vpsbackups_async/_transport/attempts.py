@@ -11,6 +11,7 @@ from vpsbackups_async._transport.calls import (
     AttemptResult,
     Call,
     Situation,
+    is_for_pace,
     proxy_failure,
 )
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
@@ -38,7 +39,6 @@ __all__ = [
     "SendAgain",
     "Step",
     "is_ambiguous",
-    "is_for_pace",
     "may_send_again",
     "without_budget",
 ]
@@ -96,21 +96,6 @@ def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
         refused = error.status == 429
         return refused or (policy.idempotent and error.status in _TRANSIENT_STATUSES)
     return False
-
-
-def is_for_pace(
-    error: VPSBackupsError, situation: Situation, accepted: int, accepted_of_kind: int
-) -> bool:
-    """Whether the server refused the request only to slow the client down.
-
-    That is a 429 while the server took other requests, more than the `accepted` ones of the call's
-    last look. A 503 of a busy server is, while the server took others of the same kind.
-    """
-    if not isinstance(error, ApiError):
-        return False
-    if error.status == 503:
-        return situation.is_busy and situation.accepted_of_kind > accepted_of_kind
-    return error.status == 429 and situation.accepted > accepted
 
 
 def is_ambiguous(error: BaseException) -> bool:

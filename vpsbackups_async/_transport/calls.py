@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from attrs import define, field
 
 from vpsbackups_async._wire import API_ROOT, Request
-from vpsbackups_async.errors import VPSBackupsError
+from vpsbackups_async.errors import ApiError, VPSBackupsError
 
 __all__ = [
     "AttemptFailure",
@@ -15,6 +15,7 @@ __all__ = [
     "OnRetry",
     "SendState",
     "Situation",
+    "is_for_pace",
     "proxy_failure",
 ]
 
@@ -95,6 +96,21 @@ class Situation(NamedTuple):
     closed_for: float
     accepted_of_kind: int = 0
     is_busy: bool = False
+
+
+def is_for_pace(
+    error: VPSBackupsError, situation: Situation, accepted: int, accepted_of_kind: int
+) -> bool:
+    """Whether the server refused the request only to slow the client down.
+
+    That is a 429 while the server took other requests, more than the `accepted` ones of the call's
+    last look. A 503 of a busy server is, while the server took others of the same kind.
+    """
+    if not isinstance(error, ApiError):
+        return False
+    if error.status == 503:
+        return situation.is_busy and situation.accepted_of_kind > accepted_of_kind
+    return error.status == 429 and situation.accepted > accepted
 
 
 @define(eq=False, repr=False)

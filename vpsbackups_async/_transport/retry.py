@@ -36,9 +36,8 @@ class RetryPolicy:
     the backoff's; after a 429 it is the limiter's, if that closes for as long, and at least 0.1 s.
     If the server asks to wait longer than `max_retry_after` seconds, the call fails at once with an
     error that says how long. `budget` is the number of retries that all calls of a client have in
-    reserve: a retry
-    costs one, ten successes earn one back; None is no limit. The looks of waits and creates have as
-    many of their own.
+    reserve: a retry costs one, ten successes earn one back; None is no limit. The looks of waits
+    and creates have as many of their own.
 
     `create_grace` is for how many seconds the server's backups are searched for that of a create
     whose answer was lost, before `CreateOutcomeUnknownError` is raised. `create_again_after` lets

@@ -11,10 +11,9 @@ from vpsbackups_async._transport.attempts import (
     Fail,
     Rules,
     SendAgain,
-    is_for_pace,
     without_budget,
 )
-from vpsbackups_async._transport.calls import Call, OnRetry, SendState, Situation
+from vpsbackups_async._transport.calls import Call, OnRetry, SendState, Situation, is_for_pace
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange
 from vpsbackups_async._transport.limiter import Observation
