@@ -46,16 +46,16 @@ def test_the_headers_of_a_rate_limit_are_read(
 
 
 async def test_the_stats_of_a_client_show_what_the_server_told_last() -> None:
-    left = iter([3, 2])
+    told = iter([{"RateLimit": "limit=60, remaining=3"}, {"X_RateLimit_Remaining": "2"}, {}])
 
     def answer(_request: bytes) -> bytes:
-        return http(X_RateLimit_Limit="60", X_RateLimit_Remaining=str(next(left)))
+        return http(**next(told))
 
     async with (
         RawServer(answer).running() as server,
         BackupsClient("vps_x", base_url=server.url) as client,
     ):
         assert client.stats.rate_limit is None
-        for remaining in (3, 2):
+        for expected in ((60, 3, None), (None, 2, None), (None, 2, None)):
             await client.list().collect()
-            assert client.stats.rate_limit == RateLimitStatus(60, remaining, None)
+            assert client.stats.rate_limit == RateLimitStatus(*expected)

@@ -39,7 +39,7 @@ from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
-from vpsbackups_async._transport.quota import RateLimitStatus, read_rate_limit
+from vpsbackups_async._transport.quota import RateLimitStatus
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async._transport.session import Session
@@ -90,8 +90,8 @@ class ClientStats:
     answers with 429, `bytes_received` the decoded bodies in bytes. The limiter, which other clients
     may share, lets `limit` requests run at once; `running` are running and `waiting` wait for it
     (each None if the limiter does not tell). `gate_closed_for` is the time in seconds until it
-    opens again after a 429 or a run of 503s, 0 while it is open. `rate_limit` is what the last
-    answer told of the server's own limit, None if it told nothing.
+    opens again after a 429 or a run of 503s, 0 while it is open. `rate_limit` is what the
+    server told last of its own limit, None if it told nothing.
     """
 
     requests: int = 0
@@ -575,7 +575,7 @@ class BackupsClient:
             count_of(limiter, "running"),
             count_of(limiter, "waiting"),
             self._session.closed_for(),
-            read_rate_limit(self._session.last_headers),
+            self._session.rate_limit,
         )
 
     async def close(self) -> None:

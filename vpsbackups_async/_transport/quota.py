@@ -9,7 +9,7 @@ from attrs import frozen
 
 from vpsbackups_async._wire import date_of
 
-__all__ = ["RateLimitStatus", "read_rate_limit"]
+__all__ = ["RateLimitStatus", "read_rate_limit", "tells_rate_limit"]
 
 _NUMBER: Final = re.compile(r"\s*([0-9]{1,15})(?:\.[0-9]*)?\s*(?:[,;].*)?", re.DOTALL)
 _FIELD: Final = r"(?:^|[;,\s]){}\s*=\s*([0-9]{{1,15}})"
@@ -29,6 +29,16 @@ class RateLimitStatus:
     limit: int | None = None
     remaining: int | None = None
     reset: float | None = None
+
+
+def tells_rate_limit(headers: Mapping[str, str]) -> bool:
+    """Whether there may be something to read in these headers: the quick look at every answer."""
+    return (
+        "X-RateLimit-Remaining" in headers
+        or "RateLimit-Remaining" in headers
+        or "RateLimit" in headers
+        or "X-RateLimit-Limit" in headers
+    )
 
 
 def read_rate_limit(headers: Mapping[str, str]) -> RateLimitStatus | None:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import ssl as ssl_module
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Final
@@ -31,6 +31,11 @@ from vpsbackups_async._transport.opening import (
     connector_of,
     detach,
     open_session,
+)
+from vpsbackups_async._transport.quota import (
+    RateLimitStatus,
+    read_rate_limit,
+    tells_rate_limit,
 )
 from vpsbackups_async._transport.retry import RetryBudget, RetryLog
 from vpsbackups_async._transport.rooms import room_of
@@ -103,8 +108,8 @@ class Session:
         """Answers other than 429 and 5xx, which show that the server takes requests."""
         self.accepted_of: defaultdict[str, int] = defaultdict(int)
         """The same by kind of request."""
-        self.last_headers: Mapping[str, str] = {}
-        """Those of the last answer."""
+        self.rate_limit: RateLimitStatus | None = None
+        """What the server told of its rate limit last."""
         self._busy_until = -math.inf
         self.budget = RetryBudget(budget)
         self.log = RetryLog()
@@ -240,8 +245,8 @@ class Session:
         status = result.status
         asked = retry_after(result.headers) if status in {429, 503} else None
         self.counters.rate_limited += status == 429
-        if status is not None:
-            self.last_headers = result.headers
+        if status is not None and tells_rate_limit(result.headers):
+            self.rate_limit = read_rate_limit(result.headers) or self.rate_limit
         if status is not None and status != 429 and status < 500:
             self.accepted += 1
             self.accepted_of[kind] += 1
