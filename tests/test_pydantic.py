@@ -1,7 +1,7 @@
 """The values in pydantic's models and as response models of FastAPI."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -10,9 +10,11 @@ from helpers_web import answer, serving
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from vpsbackups_async import (
+    Account,
     Backup,
     BackupRef,
     BackupStatus,
+    Server,
     ServerRef,
     from_json,
     to_json,
@@ -104,6 +106,28 @@ def test_a_ref_needs_no_server_and_takes_no_other_fields() -> None:
 def test_a_server_keeps_fields_that_are_not_known() -> None:
     server = TypeAdapter(ServerRef).validate_python({"id": 1, "name": "web", "plan": "big"})
     assert (server.id, server.name, server.extra) == (1, "web", {"plan": "big"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Server(
+            1,
+            "web",
+            status="active",
+            created_at=datetime(2025, 1, 16, tzinfo=UTC),
+            extra={"plan": {"id": 2}},
+        ),
+        Account(
+            "me@example.com", created_at=date(2025, 1, 16), permissions=("read",), extra={"plan": 2}
+        ),
+    ],
+    ids=["a server", "an account"],
+)
+def test_a_model_reads_what_it_wrote(value: Any) -> None:
+    adapter = TypeAdapter(type(value))
+    assert adapter.validate_json(adapter.dump_json(value)) == value
+    assert adapter.validate_python(value) is value
 
 
 @pytest.fixture

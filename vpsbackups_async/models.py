@@ -186,7 +186,7 @@ ALL_SERVERS: Final = AllServers.ALL_SERVERS
 
 
 @frozen
-class Account:
+class Account(_Value):
     """The account that the client's token belongs to, and what the token may do.
 
     Texts that the API does not give are empty. `extra` has the other fields of the account, and
