@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from types import CodeType, FrameType
 from typing import Any
@@ -28,6 +29,9 @@ _WAITING_CALL = re.compile(r"\b([A-Za-z_][\w.]*)\.(?:get|acquire|join)\(")
 # Seconds in one call after which a thread may stay in it for long.
 LONG = 0.02
 
+# Seconds in which a thread that another one has woken comes to run, or to wait for a processor.
+WAKING = 0.001
+
 _stays: WeakKeyDictionary[threading.Thread, Position] = WeakKeyDictionary()
 
 
@@ -40,10 +44,10 @@ class OtherThreads:
 
     def __init__(self) -> None:
         self._own = threading.get_ident()
-        busy = self._busy()
+        busy = self._busy(self._frames())
         if busy:
             time.sleep(LONG)
-            _stays.update(busy.items() & self._busy().items())
+            _stays.update(busy.items() & self._busy(self._frames()).items())
 
     def work(self) -> bool:
         """Whether any thread works: it runs, sleeps, reads or writes.
@@ -51,25 +55,52 @@ class OtherThreads:
         A thread does not work while it waits for a lock, for a queue or for another thread, while
         its event loop has nothing to do, or while its server waits for a connection.
         """
-        return bool(self._busy())
+        frames = self._frames()
+        if self._busy(frames):
+            return True
+        waking = [each for each in frames if isinstance(_awaited(frames[each]), SimpleQueue)]
+        if not waking:
+            return False
+        # Since Python 3.13 a queue hands an item to a thread that waits for one and stays empty, so
+        # that the thread shows that it has work only once it runs. It may have to wait for a
+        # processor, and then for the interpreter's lock.
+        for _ in range(2):
+            time.sleep(WAKING)
+            while any(map(_is_runnable, waking)):
+                time.sleep(WAKING)
+        return bool(self._busy(self._frames()))
 
     def follow_current(self) -> None:
         """Count the current thread from now on, whatever call it is in."""
         _stays.pop(threading.current_thread(), None)
 
-    def _busy(self) -> dict[threading.Thread, Position]:
+    def _frames(self) -> dict[threading.Thread, FrameType]:
         threads = threading.enumerate()
         if len(threads) == 1:
             return {}
         frames = sys._current_frames()
         return {
-            thread: position
+            thread: frames[thread.ident]
             for thread in threads
-            if thread.ident != self._own
-            and (frame := frames.get(thread.ident or 0))
-            and not _waits(frame)
+            if thread.ident in frames and thread.ident != self._own
+        }
+
+    def _busy(self, frames: dict[threading.Thread, FrameType]) -> dict[threading.Thread, Position]:
+        return {
+            thread: position
+            for thread, frame in frames.items()
+            if not _waits(frame)
             and (position := (frame.f_code, frame.f_lasti)) != _stays.get(thread)
         }
+
+
+def _is_runnable(thread: threading.Thread) -> bool:
+    """Whether the system has the thread wait for a processor; False where it does not say so."""
+    try:
+        status = Path(f"/proc/self/task/{thread.native_id}/stat").read_bytes()
+    except OSError:  # not Linux, or the thread has ended
+        return False
+    return status.rpartition(b")")[2].split()[0] == b"R"
 
 
 def _waits(frame: FrameType) -> bool:
