@@ -18,6 +18,7 @@ from benchmarks._fake_list import durations
 from benchmarks._table import Verdict
 from benchmarks.memory import TARGET, memory_of_a_wait, resident
 from vpsbackups_async import BackupsClient
+from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.testing import FakeVPS, VirtualTime
 
 SERVERS = 100_000
@@ -37,9 +38,9 @@ async def night(seconds: list[float], *, wait: bool) -> dict[str, float]:
     count, running = len(seconds), asyncio.Event()
     started = right = 0
 
-    def on_event(_: object) -> None:
+    def on_event(event: Event) -> None:
         nonlocal started
-        started += 1
+        started += isinstance(event, CreateEnded)
         if started == count:
             running.set()
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 from helpers_creating import RETRY, client_of
+from helpers_events import Heard
 
 from vpsbackups_async import (
     AdaptiveLimiter,
@@ -303,14 +304,14 @@ async def test_close_waits_for_a_create_under_way_and_its_caller_gets_the_backup
 
 @pytest.mark.virtual_time
 async def test_a_create_cancelled_in_the_moment_of_close_ends_and_is_told(fake: FakeVPS) -> None:
-    events: list[CreateEnded] = []
+    heard = Heard()
     fake.inject(Latency(5, method="POST"))
-    client = client_of(fake, on_event=events.append)
+    client = client_of(fake, on_event=heard)
     call = asyncio.create_task(client.create(2))
     await asyncio.sleep(1)
     call.cancel()
     await client.close()
-    assert [event.backup and event.backup.id for event in events] == [
+    assert [event.backup and event.backup.id for event in heard.of(CreateEnded)] == [
         held["id"] for held in fake.backups
     ]
     with pytest.raises(asyncio.CancelledError):
@@ -376,15 +377,15 @@ async def test_a_create_on_a_closed_client_does_not_look_on(fake: FakeVPS) -> No
 
 @pytest.mark.virtual_time
 async def test_a_create_that_close_cuts_short_is_told_as_unknown(fake: FakeVPS) -> None:
-    events: list[CreateEnded] = []
+    heard = Heard()
     fake.inject(Latency(10_000, when="after"))
-    client = client_of(fake, on_event=events.append)
+    client = client_of(fake, on_event=heard)
     call = asyncio.create_task(client.create(2, description="x"))
     await asyncio.sleep(1)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     await client.close()
-    (event,) = events
+    (event,) = heard.of(CreateEnded)
     assert event.caller_cancelled
     assert isinstance(event.error, CreateOutcomeUnknownError)
     fake.clear_faults()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 from helpers_creating import client_of, posts
+from helpers_events import Heard
 
 from vpsbackups_async import (
     Backup,
@@ -483,9 +484,9 @@ async def test_one_whose_caller_is_cancelled_ends_in_the_background_and_is_logge
     fake: FakeVPS, caplog: pytest.LogCaptureFixture, after: float
 ) -> None:
     """While the create is under way, and while twins are looked for."""
-    events: list[CreateEnded] = []
+    heard = Heard()
     fake.inject(Latency(2))
-    client = client_of(fake, on_event=events.append)
+    client = client_of(fake, on_event=heard)
     call = asyncio.create_task(nightly(client))
     await asyncio.sleep(2 + after)
     assert len(posts(fake)) == 1
@@ -493,7 +494,7 @@ async def test_one_whose_caller_is_cancelled_ends_in_the_background_and_is_logge
     with pytest.raises(asyncio.CancelledError):
         await call
     await client.close()
-    (event,) = events
+    (event,) = heard.of(CreateEnded)
     assert event.caller_cancelled
     assert event.backup is not None
     assert any("made backup 1" in line for line in warnings_in(caplog))

@@ -32,6 +32,7 @@ from vpsbackups_async import (
     WaitError,
     WaitTimeoutError,
 )
+from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, Reply, ServerFault
 
 
@@ -277,8 +278,9 @@ async def test_a_wait_holds_no_place_and_concurrency_bounds_the_creates_under_wa
 async def test_max_running_bounds_how_many_backups_run_at_the_provider(fake: FakeVPS) -> None:
     running = []
 
-    def note(_: object) -> None:
-        running.append(sum(one["status"] == "in_progress" for one in fake.backups))
+    def note(event: Event) -> None:
+        if isinstance(event, CreateEnded):
+            running.append(sum(one["status"] == "in_progress" for one in fake.backups))
 
     async with BackupsClient(fake.token, base_url=fake.url, on_event=note) as client:
         start = asyncio.get_running_loop().time()

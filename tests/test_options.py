@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from helpers_creating import client_of
+from helpers_events import Heard
 from helpers_noise import listening
 from helpers_transport import at_once
 
@@ -275,16 +276,16 @@ async def test_closing_the_one_that_it_came_from_ends_it(fake: FakeVPS) -> None:
 async def test_closing_waits_for_its_creates_as_long_as_its_own_patience_says(
     fake: FakeVPS,
 ) -> None:
-    events: list[CreateEnded] = []
+    heard = Heard()
     fake.inject(Latency(200, method="POST"))
-    client = client_of(fake, on_event=events.append)
+    client = client_of(fake, on_event=heard)
     patient = client.with_options(timeouts=Timeouts(attempt=250, deadline=300))
     call = asyncio.create_task(patient.create(1))
     await asyncio.sleep(1)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     await client.close()
-    (event,) = events
+    (event,) = heard.of(CreateEnded)
     assert event.caller_cancelled
     assert event.backup is not None
 

@@ -19,6 +19,7 @@ from vpsbackups_async import (
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.retry import RetryBudget
 from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async._wire import account_request
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
 
 pytestmark = pytest.mark.virtual_time
@@ -99,7 +100,7 @@ async def test_answers_but_for_429_and_5xx_show_that_the_server_takes_requests(
 ) -> None:
     session = BackupsClient("vps_x")._session
     assert session.try_acquire(asyncio.get_running_loop())
-    session.observe("list", AttemptResult(1, status=status), 0.1)
+    session.observe(account_request(), AttemptResult(1, status=status), 0.1)
     assert session.accepted == taken
 
 

@@ -39,6 +39,7 @@ from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
+from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.quota import RateLimitStatus
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
 from vpsbackups_async._transport.secrets import Secret
@@ -58,7 +59,7 @@ from vpsbackups_async.errors import (
     NotRestorableError,
     VPSBackupsError,
 )
-from vpsbackups_async.events import OnEvent, emitter
+from vpsbackups_async.events import OnEvent
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Account,
@@ -170,18 +171,21 @@ class BackupsClient:
             proxy=proxy,
             allow_insecure=allow_insecure,
             max_response_bytes=max_response_bytes,
+            monitor=Monitor(on_event),
         )
         self._known_lists = KnownLists(root, self._session.mask)
         # Waits and creates look again and again while a list fails: with retries of their own, they
         # leave the budget to the caller's calls.
         self._looking_budget = RetryBudget(retry.budget)
         looker = self._set_options(timeouts, retry)
+        monitor = self._session.monitor
         self._hub = WaitHub(
-            looker.search, patience=timeouts.attempt, closed_for=self._session.closed_for
+            looker.search,
+            patience=timeouts.attempt,
+            closed_for=self._session.closed_for,
+            monitor=monitor,
         )
-        self._creates = Creates(
-            partial(_wait_for_other, self._hub, self._session.mask), emitter(on_event)
-        )
+        self._creates = Creates(partial(_wait_for_other, self._hub, self._session.mask), monitor)
         self._creator = Creator(self._transport, looker, retry, self._creates)
         self._jobs = Jobs(self._session.mask)
 

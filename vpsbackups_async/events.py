@@ -1,28 +1,114 @@
 """What a client tells its `on_event` callback: frozen values, one class for each kind of event.
 
 Import them from this module; more kinds may come, so a callback must pass over those it does not
-know.
+know. Times are in seconds. `kind` is the kind of request: `list`, `create`, `delete`, `restore` or
+`account`. No event holds the token; backups are as the server sent them.
 """
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
-from vpsbackups_async.models import Backup
+from vpsbackups_async.models import Backup, BackupStatus
 
-__all__ = ["CreateEnded", "Event", "OnEvent"]
+__all__ = [
+    "AttemptEnded",
+    "CallHeld",
+    "CreateEnded",
+    "CreateSettled",
+    "Event",
+    "GateClosed",
+    "GateOpened",
+    "OnEvent",
+    "RetryScheduled",
+    "WaitPolled",
+]
 
 logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 
 @frozen
-class CreateEnded:
+class Event:
+    """Any event; the base class of all."""
+
+
+@frozen
+class AttemptEnded(Event):
+    """A request was sent once, or could not be sent, and that ended.
+
+    `number` counts the attempts of the call from 1. `status` is that of the answer, None if none
+    came. `error` is why no whole answer came, else None: "timeout", "connection", "untrusted" (a
+    certificate), "misuse" (a session or proxy that aiohttp cannot send with), "too large" or
+    "cancelled". `seconds` are those of this attempt, without any wait before it; `size` is the
+    number of decoded bytes that were read of the answer's body.
+    """
+
+    kind: str
+    method: str
+    path: str
+    number: int
+    status: int | None
+    error: str | None
+    seconds: float
+    size: int
+
+
+@frozen
+class RetryScheduled(Event):
+    """Attempt `number` of a call failed with `error`; the next one follows in `pause` seconds."""
+
+    kind: str
+    method: str
+    path: str
+    number: int
+    error: Exception
+    pause: float
+
+
+@frozen
+class CallHeld(Event):
+    """A call has waited for so many seconds until it might send, or gave up waiting.
+
+    It waits for the client's limiter: for a free place, or while the gate is closed. With a
+    connector that clients share it also waits for a connection. Waits below a millisecond are not
+    told.
+    """
+
+    kind: str
+    method: str
+    path: str
+    seconds: float
+
+
+@frozen
+class GateClosed(Event):
+    """The limiter lets no request of this kind through for so many seconds; None is every kind.
+
+    `status` is that of the answer to this client which closed it: 429, or 503 for a server that is
+    busy. It is told again if a later answer puts off the end by more than a second.
+    """
+
+    kind: str | None
+    seconds: float
+    status: int
+
+
+@frozen
+class GateOpened(Event):
+    """The limiter lets requests of this kind through again, `seconds` after it closed."""
+
+    kind: str | None
+    seconds: float
+
+
+@frozen
+class CreateEnded(Event):
     """A create ended: with the backup that was started, or with the error that was raised.
 
-    The backup may be one that was there already, where that is what was asked for (by `ensure`,
-    `if_running="adopt"` or a marker of the caller's own).
+    `existing` is True if the backup was there already and none was started, where that is what was
+    asked for (by `ensure`, `if_running="adopt"` or a marker of the caller's own).
 
     `caller_cancelled` is True if the task that called `create` was cancelled meanwhile: the event
     is then the only place where the backup can be learned. If `close()` had to cut it short, the
@@ -33,24 +119,51 @@ class CreateEnded:
     backup: Backup | None = None
     error: Exception | None = None
     caller_cancelled: bool = False
+    existing: bool = False
 
 
-Event = CreateEnded
-"""Any event."""
+@frozen
+class CreateSettled(Event):
+    """The backup of a create without an answer was found by looking, in the call or by `settle`.
+
+    `certain` is whether it must be that of the create; otherwise it was taken for it as the only
+    one with the same description and about the same time.
+    """
+
+    server_id: int
+    backup: Backup
+    certain: bool
+
+
+@frozen
+class WaitPolled(Event):
+    """A look for backups that are waited for ended.
+
+    It was at the list of one server, or at that of all (`server_id` is None), took `requests`
+    answered requests and showed the statuses in `found`, each with its backup's id. `error` is why
+    it failed; with no requests it was put off, for its list fails.
+    """
+
+    server_id: int | None
+    requests: int
+    found: tuple[tuple[int, BackupStatus], ...]
+    error: Exception | None
+
 
 OnEvent = Callable[[Event], object]
 """A callback for events: it is called in the event loop, and must return at once."""
 
 
-def emitter(on_event: OnEvent | None) -> Callable[[Event], None]:
-    """A function that hands an event to the callback; what the callback raises is logged."""
+def emitter(hearers: Iterable[OnEvent]) -> OnEvent | None:
+    """A function that hands an event to all of these; what they raise is logged. None for none."""
+    told = tuple(hearers)
 
     def emit(event: Event) -> None:
-        if on_event is None:
-            return
-        try:
-            on_event(event)
-        except (Exception, CancelledError):  # the caller's code; it cancels no task of ours
-            logger.exception("on_event failed for %r", event)
+        for hear in told:
+            try:
+                hear(event)
+            except (Exception, CancelledError):  # the caller's code; it cancels no task of ours
+                # Not the event itself: what is of the server's own text may hold a secret.
+                logger.exception("on_event failed for %s", type(event).__name__)
 
-    return emit
+    return emit if told else None

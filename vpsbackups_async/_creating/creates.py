@@ -11,8 +11,9 @@ from attrs import evolve
 
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.known import KnownBackups
+from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async.errors import ConfigurationError
-from vpsbackups_async.events import CreateEnded, Event
+from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.models import Backup
 
 __all__ = ["Creates", "WaitForEnd", "closing_error"]
@@ -26,16 +27,16 @@ WaitForEnd = Callable[[Backup, float | None], Awaitable[Backup]]
 class Creates:
     """What the creates of one client share, whatever their timeouts and retries.
 
-    `wait` waits for a backup that runs already, `emit` is called with an event for each end of a
-    create. `known` has the backups that a later create cannot have made.
+    `wait` waits for a backup that runs already, `monitor` is told of each end of a create. `known`
+    has the backups that a later create cannot have made.
     """
 
-    def __init__(self, wait: WaitForEnd, emit: Callable[[Event], None]) -> None:
+    def __init__(self, wait: WaitForEnd, monitor: Monitor) -> None:
         self.wait = wait
         self.known = KnownBackups()
         self.stopped = False
         """Whether no further create, and no further attempt of an open one, is sent."""
-        self._emit = emit
+        self.monitor = monitor
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
         self._open: dict[asyncio.Task[Backup], Creation] = {}
         self._orphans: set[asyncio.Task[Backup]] = set()  # of those, whose callers were cancelled
@@ -71,9 +72,11 @@ class Creates:
                 await asyncio.wait([task])
             raise
         except Exception as error:
-            self._emit(CreateEnded(server_id, error=error))
+            if self.monitor.emit is not None:
+                self.monitor.emit(CreateEnded(server_id, error=error))
             raise
-        self._emit(CreateEnded(server_id, made))
+        if self.monitor.emit is not None:
+            self.monitor.emit(CreateEnded(server_id, made, existing=not creation.made))
         return made
 
     def _report(self, creation: Creation, task: asyncio.Task[Backup]) -> None:
@@ -89,12 +92,13 @@ class Creates:
             event = evolve(event, error=error)
             how = f"failed: {error}"
         elif error is None:
-            event = evolve(event, backup=task.result())
-            how = f"made backup {task.result().id}"
+            event = evolve(event, backup=task.result(), existing=not creation.made)
+            how = f"{'made' if creation.made else 'found'} backup {task.result().id}"
         else:
             return
         logger.warning("%s, whose caller was cancelled, %s", name, how, extra={"event": event})
-        self._emit(event)
+        if self.monitor.emit is not None:
+            self.monitor.emit(event)
 
     def stop(self) -> None:
         """Refuse further creates, and further attempts of those that are open."""

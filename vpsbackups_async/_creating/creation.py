@@ -35,11 +35,12 @@ class Creation:
     `description` is sent with its tags. `known_ids` and `read_before` are those of `SentCreate`.
     `sought` is whether a backup with the `marker` may be there from before; `need` is what `ensure`
     asks for, at `now` by the server's clock. `unanswered` is whether the server may have carried
-    out one of the `posts` requests, `made` whether its backup is known; `pause` is the last pause
-    before one, in seconds. `paced` counts the refusals for pace, which cost no attempt; `accepted`
-    is the session's count of creates without overload when the last request was sent. The call
-    waits for other backups until `wait_until`; a try of it begins at `began` and ends by `end`, in
-    loop time. `longest` is how many seconds the client waits for it when it is closed.
+    out one of the `posts` requests, `made` whether its backup is known and is being given to the
+    caller; `pause` is the last pause before one, in seconds. `paced` counts the refusals for pace,
+    which cost no attempt; `accepted` is the session's count of creates without overload when the
+    last request was sent. The call waits for other backups until `wait_until`; a try of it begins
+    at `began` and ends by `end`, in loop time. `longest` is how many seconds the client waits for
+    it when it is closed.
     """
 
     def __init__(

@@ -30,6 +30,7 @@ from vpsbackups_async.errors import (
     InvalidResponseError,
     VPSBackupsError,
 )
+from vpsbackups_async.events import CreateSettled
 from vpsbackups_async.models import Backup
 
 __all__ = ["Maker"]
@@ -79,9 +80,9 @@ class Maker:
     async def _given(self, creation: Creation, made: Backup) -> Backup:
         """The backup, or for `ensure` the first of those that were made in the same moment."""
         self._known.give(made, creation.marker)
+        creation.made = True
         if creation.need is None:
             return made
-        creation.made = True
         grace = self._retry.create_grace
         first = await first_of_twins(creation, creation.need, made, self._looks, grace=grace)
         return self._known.give(first, creation.marker)
@@ -211,7 +212,7 @@ class Maker:
         return found
 
     def _found(self, verdict: Verdict, backup: Backup) -> Backup:
-        """The backup, noted in the log; with how sure that is."""
+        """The backup, noted in the log and told as an event; with how sure that is."""
         if verdict.certain:
             logger.info("found backup %s, whose create had no answer", backup.id)
         else:
@@ -221,7 +222,13 @@ class Maker:
                 backup.id,
                 backup.server.id,
             )
+        self._tell_settled(backup, certain=bool(verdict.certain))
         return backup
+
+    def _tell_settled(self, backup: Backup, *, certain: bool) -> None:
+        emit = self._transport.session.monitor.emit
+        if emit is not None:
+            emit(CreateSettled(backup.server.id, backup, certain))
 
     def _check_tags(self, creation: Creation, made: Backup) -> None:
         """Log if the server does not keep labels, or markers by which a create might be found."""
@@ -269,6 +276,7 @@ class Maker:
         if answer is None:
             raise _again(error, found.candidates, found.reason)
         known.settle(sent, answer)
+        self._tell_settled(answer, certain=bool(given or verdict.certain))
         return known.give(answer, error.marker)
 
 

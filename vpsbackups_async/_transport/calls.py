@@ -61,6 +61,7 @@ class AttemptResult:
     `number` counts from 1. `sent` is whether the request may have reached the server. `status` is
     None where no answer came, `size` the bytes read of the body. `whole` is whether `body` is all
     of the answer; otherwise `failure` says why, and `late` whether the call's deadline ended it.
+    `tried` is whether it came so far that aiohttp was asked.
     """
 
     number: int
@@ -72,6 +73,14 @@ class AttemptResult:
     whole: bool = False
     failure: AttemptFailure = _NO_ANSWER
     late: bool = False
+    tried: bool = False
+
+    @property
+    def error_type(self) -> str | None:
+        """Why no whole answer came: a cause of a failure, or "cancelled"; None for an answer."""
+        if self.whole or (self.status is not None and self.status >= 300):
+            return None
+        return "cancelled" if self.failure is _NO_ANSWER else self.failure.cause
 
     @property
     def reached(self) -> bool | None:

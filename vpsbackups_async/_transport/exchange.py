@@ -173,6 +173,7 @@ class Exchange(AttemptResult):
     async def run(self, channel: Channel, request: Request, timeout: ClientTimeout) -> None:
         """Send the request and read its answer; what goes wrong becomes `failure`."""
         self._policy = request.policy
+        self.tried = True
         response: aiohttp.ClientResponse | None = None
         self._mask = channel.mask
         try:

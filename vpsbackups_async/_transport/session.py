@@ -24,6 +24,7 @@ from vpsbackups_async._transport.limiter import (
     count_of,
 )
 from vpsbackups_async._transport.lines import lines_of
+from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.opening import (
     ClientSession,
     Connector,
@@ -31,16 +32,17 @@ from vpsbackups_async._transport.opening import (
     connector_of,
     detach,
     open_session,
+    reuse_receive_buffers,
 )
 from vpsbackups_async._transport.quota import (
     RateLimitStatus,
     read_rate_limit,
     tells_rate_limit,
 )
-from vpsbackups_async._transport.retry import RetryBudget, RetryLog
+from vpsbackups_async._transport.retry import RetryBudget
 from vpsbackups_async._transport.rooms import room_of
 from vpsbackups_async._transport.secrets import Redactor, Secret
-from vpsbackups_async._wire import retry_after
+from vpsbackups_async._wire import Request, retry_after
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 
 __all__ = ["Counters", "Session", "closed_error"]
@@ -49,7 +51,6 @@ _DEFAULT_CONCURRENCY: Final = 64
 _BUSY_SECONDS: Final = 60.0
 """For how long after a 503 that closed the limiter further ones are taken for pacing."""
 _CACHED_URLS: Final = 256
-_MORE_THAN_A_RECEIVE: Final = 2**19
 
 
 class Counters:
@@ -94,6 +95,7 @@ class Session:
         proxy: Secret | None,
         allow_insecure: bool,
         max_response_bytes: int,
+        monitor: Monitor | None = None,
     ) -> None:
         self.root = root
         self._ssl = _fitting_ssl(ssl_context)
@@ -112,7 +114,7 @@ class Session:
         """What the server told of its rate limit last."""
         self._busy_until = -math.inf
         self.budget = RetryBudget(budget)
-        self.log = RetryLog()
+        self.monitor = Monitor() if monitor is None else monitor
         self.channel: Channel | None = None
         """How requests are sent; None before the session is opened and once it is closed."""
         self._deadlines: Deadlines | None = None
@@ -152,7 +154,8 @@ class Session:
             if self._closed:
                 raise closed_error()
             self.channel = self._open_channel()
-            _reuse_receive_buffers()
+            self.monitor.open(self.limiter)
+            reuse_receive_buffers()
         return self._deadlines
 
     def _open_channel(self) -> Channel:
@@ -175,6 +178,7 @@ class Session:
         """Close the connections if they are not the caller's; nothing can be sent after that."""
         self._closed = True
         channel, self.channel = self.channel, None
+        self.monitor.close()
         for scope in tuple(self._waiting):
             scope.expire()
         if channel is not None and channel.session is not self._given:
@@ -218,17 +222,21 @@ class Session:
 
     @contextmanager
     def waiting(
-        self, scope: Scope, kind: str = "", patience: float | None = None
+        self, scope: Scope, request: Request | None = None, patience: float | None = None
     ) -> Iterator[None]:
         """A block that waits in `scope`, and ends at once when the client is closed.
 
-        With `patience` it also ends as soon as the limiter is closed for this kind of request for
-        more than so many seconds. Raises `TimeoutError` when the scope ends it, and
-        `ConfigurationError` when the client is closed.
+        With a request the monitor is told how long that waited. With `patience` it also ends as
+        soon as the limiter is closed for this kind of request for more than so many seconds. Raises
+        `TimeoutError` when the scope ends it, and `ConfigurationError` when the client is closed.
         """
-        line = self._waiting if patience is None else self._lines.of(kind, patience)
+        line = self._waiting
+        if request is not None and patience is not None:
+            line = self._lines.of(request.kind, patience)
         self._waiting.add(scope)
         line.add(scope)
+        is_told = request is not None and self.monitor.emit is not None
+        began = scope.loop.time() if is_told else 0.0
         try:
             with scope:
                 yield
@@ -239,10 +247,12 @@ class Session:
         finally:
             self._waiting.discard(scope)
             line.discard(scope)
+            if is_told and request is not None and not scope.loop.is_closed():
+                self.monitor.held(request, scope.loop.time() - began)
 
-    def observe(self, kind: str, result: AttemptResult, elapsed: float) -> None:
+    def observe(self, request: Request, result: AttemptResult, elapsed: float) -> None:
         """Count an attempt and tell the limiter how it ended, after `elapsed` seconds."""
-        status = result.status
+        status, kind = result.status, request.kind
         asked = retry_after(result.headers) if status in {429, 503} else None
         self.counters.rate_limited += status == 429
         if status is not None and tells_rate_limit(result.headers):
@@ -259,6 +269,8 @@ class Session:
             self._busy_until = asyncio.get_running_loop().time() + _BUSY_SECONDS
         if status == 429:
             self._lines.send_away(self.closed_for)
+        if self.monitor.emit is not None:
+            self.monitor.attempted(request, result, elapsed)
 
 
 def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:
@@ -288,12 +300,3 @@ def _fitting_limiter(limiter: Limiter | None, given: Connector | None) -> Limite
             f"room for {most} connections: raise its limit or lower the limiter's maximum"
         )
     return limiter
-
-
-def _reuse_receive_buffers() -> None:
-    """Make glibc serve the event loop's receives from memory that the process already has.
-
-    asyncio receives into 256 KiB at a time. glibc maps such a block anew each time, with a page
-    fault for every 4 KiB used, until a larger block was freed (mallopt(3), M_MMAP_THRESHOLD).
-    """
-    bytes(_MORE_THAN_A_RECEIVE)

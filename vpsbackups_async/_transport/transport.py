@@ -111,9 +111,8 @@ class Transport:
                 raise step.error
             self._charge(call, step)
             session.counters.retries += 1
-            session.log.retrying(
-                step.error, request.kind, call.attempts, step.pause, deadlines.loop.time()
-            )
+            now = deadlines.loop.time()
+            session.monitor.retrying(request, call.attempts, step.error, step.pause, now)
             if not step.in_limiter:
                 await self.pause(step.pause)
 
@@ -175,14 +174,14 @@ class Transport:
                 state.on_the_wire = False
             # A loop that was closed meanwhile has no time, and its calls no end.
             if not deadlines.loop.is_closed():
-                session.observe(request.kind, exchange, deadlines.loop.time() - began)
+                session.observe(request, exchange, deadlines.loop.time() - began)
         return exchange
 
     async def _wait_for_room(self, room: AdaptiveLimiter, call: Call, deadlines: Deadlines) -> None:
         """Return once no other client needs the connection; no time of the attempt runs yet."""
         session, kind = self.session, call.request.kind
         try:
-            with session.waiting(deadlines.until(call.deadline)):
+            with session.waiting(deadlines.until(call.deadline), call.request):
                 return await room.acquire(1, kind)
         except BaseException as error:
             session.limiter.observe(Observation(kind))
@@ -198,7 +197,7 @@ class Transport:
             raise closed
         scope = deadlines.until(call.deadline)
         try:
-            with session.waiting(scope, kind, self._retry.max_retry_after):
+            with session.waiting(scope, call.request, self._retry.max_retry_after):
                 return await session.limiter.acquire(1, kind)
         except TimeoutError:
             if not scope.expired:  # it is the limiter's own

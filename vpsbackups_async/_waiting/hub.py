@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from vpsbackups_async._lists.planner import Finding
+from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._waiting.calendar import TOGETHER, Calendar
 from vpsbackups_async._waiting.looks import Looks, Searches
 from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
@@ -39,12 +40,18 @@ class WaitHub:
 
     `search` carries out looks. `patience` is the time in seconds that one request may take: a wait
     whose time is up while a look is under way ends that much later at most. `closed_for` gives the
-    seconds for which no request is sent at all.
+    seconds for which no request is sent at all. `monitor` is told of looks.
     """
 
     def __init__(
-        self, search: Searches, *, patience: float, closed_for: Callable[[], float] = lambda: 0.0
+        self,
+        search: Searches,
+        *,
+        patience: float,
+        closed_for: Callable[[], float] = lambda: 0.0,
+        monitor: Monitor | None = None,
     ) -> None:
+        self._monitor = Monitor() if monitor is None else monitor
         self._patience = patience
         self._closed_for = closed_for
         self._waiters: dict[int, dict[Waiter, None]] = {}
@@ -209,6 +216,7 @@ class WaitHub:
                     look.met[waiter] = None
         batch = look.batch
         batch.requests += finding.requests
+        look.requests += finding.requests
         if batch.began >= self._rested_from:
             self._rested_from = batch.began
             self._rest = batch.began + batch.requests / _REQUESTS_PER_SECOND
@@ -238,6 +246,7 @@ class WaitHub:
     def _end(self, look: Look, finding: Finding) -> None:
         """Plan the next look of the waiters that a look was for, and of those that it met."""
         now = asyncio.get_running_loop().time()
+        shown = list(look.met)
         due: set[Waiter] = set()
         for key, waiters in look.waiters.items():
             for waiter in waiters:
@@ -258,6 +267,8 @@ class WaitHub:
             if not waiter.future.done():
                 self._plan(waiter, now, was_due=waiter in due or waiter.look is not None)
         self._free(look)
+        if self._monitor.emit is not None:
+            self._monitor.emit(look.polled(shown, finding.error))
 
     def _absorb(self, look: Look, error: VPSBackupsError, now: float) -> None:
         """Go on after a failed look; a refused token ends the waits that it is refused for."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from vpsbackups_async._lists.wanted import Key, Wanted
@@ -17,6 +17,7 @@ from vpsbackups_async.errors import (
     WaitError,
     WaitTimeoutError,
 )
+from vpsbackups_async.events import WaitPolled
 from vpsbackups_async.models import Backup, BackupRef, BackupStatus
 
 __all__ = ["Batch", "Look", "Waiter", "shown_status"]
@@ -249,7 +250,7 @@ class Look:
 
     `waiters` are those that it is for, by what they want. `behind` are those that became due while
     it was under way and want the same list. `met` are all whose backups it showed. `error` is the
-    failure of its last attempt.
+    failure of its last attempt, `requests` the answered requests that it took.
     """
 
     def __init__(
@@ -261,6 +262,13 @@ class Look:
         self.behind: list[Waiter] = []
         self.met: dict[Waiter, None] = {}
         self.error: VPSBackupsError | None = None
+        self.requests = 0
+
+    def polled(self, shown: Iterable[Waiter], error: VPSBackupsError | None) -> WaitPolled:
+        """The event of its end, with the waiters whose backups it showed, and why it failed."""
+        statuses = {one.ref.id: one.last_status for one in shown}
+        found = tuple((key, status) for key, status in statuses.items() if status is not None)
+        return WaitPolled(self.server_id, self.requests, found, error)
 
     def concerned(self) -> list[Waiter]:
         """The waiters that wait for this look's end."""
