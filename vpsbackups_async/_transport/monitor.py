@@ -1,9 +1,14 @@
-"""Hands each moment of a client to its log and its events."""
+"""Hands each moment of a client to its log, its events and its metrics."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Final
+
+from yarl import URL
 
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.gates import GateWatch
+from vpsbackups_async._transport.metrics import Instruments, instruments
 from vpsbackups_async._transport.retry import RetryLog
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import VPSBackupsError
@@ -22,26 +27,47 @@ _HELD: Final = 0.001
 
 
 class Monitor:
-    """Tells `on_event` what a client does.
+    """Tells `on_event` and OpenTelemetry what a client does.
 
-    `emit` is None while nobody listens: then no event needs to be made.
+    `emit` is None while nobody listens: then no event needs to be made. `waits` is how many waits
+    run now.
     """
 
     def __init__(self, on_event: OnEvent | None = None) -> None:
-        self.emit = emitter([] if on_event is None else [on_event])
+        self.emit: OnEvent | None = None
+        self.waits = 0
+        self.server: Mapping[str, str | int] = {}
+        self.limiter: object = None
+        self._on_event = on_event
         self._log = RetryLog()
         self._gates: GateWatch | None = None
+        self._metrics: Instruments | None = None
+        self._listen()
 
-    def open(self, limiter: object) -> None:
-        """Watch the limiter for events."""
+    def open(self, root: URL, limiter: object) -> None:
+        """Record metrics from now on, if a meter provider was set; watch the limiter for events."""
+        self.limiter = limiter
+        self._metrics = instruments()
+        if self._metrics is not None:
+            self.server = {"server.address": root.host or "", "server.port": root.port or 0}
+            self._metrics.add(self)
+        self._listen()
         if self.emit is not None:
             self._gates = GateWatch(limiter, self.emit)
 
+    def _listen(self) -> None:
+        hearers = [] if self._on_event is None else [self._on_event]
+        if self._metrics is not None:
+            hearers.append(partial(self._metrics.hear, self.server))
+        self.emit = emitter(hearers)
+
     def close(self) -> None:
-        """Tell of no gate any more."""
+        """Record no metrics of the client's state any more."""
         if self._gates is not None:
             self._gates.stop()
             self._gates = None
+        if self._metrics is not None:
+            self._metrics.remove(self)
 
     # --- Moments of calls ------------------------------------------------------------------------
 

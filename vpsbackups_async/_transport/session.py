@@ -154,7 +154,7 @@ class Session:
             if self._closed:
                 raise closed_error()
             self.channel = self._open_channel()
-            self.monitor.open(self.limiter)
+            self.monitor.open(self.root, self.limiter)
             reuse_receive_buffers()
         return self._deadlines
 

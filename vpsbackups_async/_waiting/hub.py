@@ -40,7 +40,7 @@ class WaitHub:
 
     `search` carries out looks. `patience` is the time in seconds that one request may take: a wait
     whose time is up while a look is under way ends that much later at most. `closed_for` gives the
-    seconds for which no request is sent at all. `monitor` is told of looks.
+    seconds for which no request is sent at all. `monitor` is told of looks and of running waits.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class WaitHub:
             waiter.abandon()
             return await waiter.future
         self._waiters.setdefault(waiter.ref.id, {})[waiter] = None
+        self._monitor.waits += 1
         try:
             self._plan(waiter, waiter.started)
             if waiter.limit < math.inf:
@@ -116,6 +117,7 @@ class WaitHub:
             self._alarm.set()
 
     def _leave(self, waiter: Waiter) -> None:
+        self._monitor.waits -= 1
         waiter.look = None
         self._due.discard(waiter)
         self._limits.discard(waiter)
