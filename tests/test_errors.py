@@ -39,6 +39,7 @@ from vpsbackups_async import (
     ResponseTooLargeError,
     ServerError,
     ServerRef,
+    StalePlanError,
     TransportError,
     UnexpectedRedirectError,
     VPSBackupsError,
@@ -46,7 +47,7 @@ from vpsbackups_async import (
     WaitTimeoutError,
     WrongEventLoopError,
 )
-from vpsbackups_async.errors import NotInListError, NotRestorableError, StalePlanError
+from vpsbackups_async.errors import NotInListError, NotRestorableError, PruneRefusedError
 
 BACKUP = Backup(
     501,
@@ -163,12 +164,13 @@ PLAIN = [
     ConfigurationError,
     WrongEventLoopError,
     NotAttemptedError,
+    StalePlanError,
 ]
 MADE = [
     *[pytest.param(kind(**said), said, shown, id=kind.__name__) for kind, said, shown in TABLE],
     *[
         pytest.param(kind("it broke"), {}, ["it broke"], id=kind.__name__)
-        for kind in [*PLAIN, StalePlanError]
+        for kind in [*PLAIN, PruneRefusedError]
     ],
 ]
 SAYS_ITSELF = {VPSBackupsError, ConfigurationError}
@@ -422,8 +424,10 @@ def test_each_error_has_the_status_with_which_a_web_handler_passes_it_on() -> No
             statuses.setdefault(kind.gateway_status, set()).add(kind)
     assert statuses.pop(400) == {BadRequestError}
     assert statuses.pop(404) == {NotFoundError, BackupDisappearedError, BackupNeverAppearedError}
-    assert statuses.pop(409) == {ConflictError, BackupInProgressError, ManualBackupLimitError}
-    assert StalePlanError.gateway_status == 409
+    assert statuses.pop(409) == {
+        ConflictError, BackupInProgressError, ManualBackupLimitError, StalePlanError,
+    }  # fmt: skip
+    assert PruneRefusedError.gateway_status == 409
     assert statuses.pop(500) == {ConfigurationError, WrongEventLoopError}
     assert statuses.pop(503) == {RateLimitedError, NotAttemptedError}
     assert statuses.pop(504) == {RequestTimeoutError, DeadlineExceededError, WaitTimeoutError}

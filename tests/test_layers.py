@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "_lists": 4,
     "_waiting": 5,
     "_creating": 5,
+    "_pruning": 5,
     "client": 6,
     "fleet": 6,
     "": 7,  # the package itself: __init__
@@ -81,6 +82,8 @@ MAY: dict[str, set[str]] = {
     "_lists": below(4),
     "_waiting": below(5),
     "_creating": below(5),
+    # It looks at servers and creates as creates do.
+    "_pruning": below(5) | {"_creating"},
     "fleet": below(6),
     # client.fleet() returns a Fleet.
     "client": below(6) | {"fleet"},
@@ -201,6 +204,7 @@ def test_the_table_itself_points_down() -> None:
         ("models", "_pydantic"),
         ("_wire", "_codec"),
         ("retention", "_tags"),
+        ("_pruning", "_creating"),
         ("client", "fleet"),
     }
 

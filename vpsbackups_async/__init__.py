@@ -3,6 +3,7 @@
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._durations import DurationHistory
 from vpsbackups_async._learned import LearnedBackoff
+from vpsbackups_async._pruning.plan import PrunePlan, ServerPlan
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
 from vpsbackups_async._transport.quota import RateLimitStatus
@@ -41,6 +42,7 @@ from vpsbackups_async.errors import (
     RequestTimeoutError,
     ResponseTooLargeError,
     ServerError,
+    StalePlanError,
     TransportError,
     UnexpectedRedirectError,
     VPSBackupsError,
@@ -109,6 +111,7 @@ __all__ = [
     "PaginationError",
     "PermissionDeniedError",
     "Progress",
+    "PrunePlan",
     "RateLimitStatus",
     "RateLimitedError",
     "RequestTimeoutError",
@@ -118,8 +121,10 @@ __all__ = [
     "RetryPolicy",
     "Server",
     "ServerError",
+    "ServerPlan",
     "ServerRef",
     "ServerStream",
+    "StalePlanError",
     "Sweep",
     "Timeouts",
     "TransportError",

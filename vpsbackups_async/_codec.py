@@ -7,7 +7,8 @@ and names the place of a value that is invalid.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from enum import StrEnum
 from functools import cache
 from typing import Any, Final
 
@@ -46,11 +47,12 @@ def converter(page_doc: Any) -> MsgspecJsonConverter:
     It refuses values of the wrong type: by default, cattrs turns null into "None" and "7" into 7.
     """
     codec = make_converter()
-    for kind in (int, str):
+    for kind in (int, str, bool):
         codec.register_structure_hook(kind, _strict)
-    for known in (BackupType, BackupStatus):
+    for known in (BackupType, BackupStatus, StrEnum):
         codec.register_structure_hook(known, lambda value, kind: kind(_strict(value, str)))
     codec.register_structure_hook(datetime, _when)
+    codec.register_structure_hook(timedelta, _duration)
     codec.register_structure_hook(date, lambda text, _: date.fromisoformat(_strict(text, str)[:10]))
     codec.register_structure_hook_func(
         lambda kind: kind == tuple[str, ...],
@@ -95,6 +97,11 @@ def converter(page_doc: Any) -> MsgspecJsonConverter:
         return {**fields, **backup.extra}
 
     codec.register_unstructure_hook(DetailedBackup, unstructure_detailed)
+    plain: Callable[[Backup], Any] = make_dict_unstructure_fn(Backup, codec)
+    # Within another value, the hook of the declared class is called, also for a detailed backup.
+    codec.register_unstructure_hook(
+        Backup, lambda backup: (plain if type(backup) is Backup else unstructure_detailed)(backup)
+    )
     codec.register_structure_hook(Server, _taking_what_fits(codec, Server, ("id", "name")))
     omitted = make_dict_unstructure_fn(
         Server, codec, _cattrs_omit_if_default=True, extra=override(omit=True)
@@ -190,6 +197,13 @@ def _when(value: Any, _: Any) -> datetime:
         return as_utc(msgspec.convert(_strict(value, str), datetime))
     except (msgspec.ValidationError, OverflowError):
         raise ValueError(f"expected an ISO 8601 time, got {_shown(value)}") from None
+
+
+def _duration(value: Any, _: Any) -> timedelta:
+    try:
+        return msgspec.convert(_strict(value, str), timedelta)
+    except (msgspec.ValidationError, OverflowError):
+        raise ValueError(f"expected an ISO 8601 duration, got {_shown(value)}") from None
 
 
 def _shown(value: object) -> str:

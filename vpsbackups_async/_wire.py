@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
-from attrs import define, evolve, field, frozen
+from attrs import AttrsInstance, define, evolve, field, frozen
 
 from vpsbackups_async._checks import check_description, check_int
 from vpsbackups_async.errors import (
@@ -511,8 +511,10 @@ def _codec() -> ModuleType:
 V = TypeVar("V", Backup, BackupRef, Server)
 
 
-def to_json(value: Backup | BackupRef | Server) -> bytes:
+def to_json(value: AttrsInstance) -> bytes:
     """The value as one line of JSON in UTF-8, to store, log or stream.
+
+    The value is a `Backup`, a `BackupRef`, a `Server` or a `PrunePlan`.
 
     A backup or server has the form that the API documents, with times in UTC, and keeps the fields
     that this version of the library does not know. `from_json` reads the value back.
@@ -522,7 +524,7 @@ def to_json(value: Backup | BackupRef | Server) -> bytes:
 
 
 def from_json(kind: type[V], text: bytes | str) -> V:
-    """The value that `to_json` wrote; `kind` is its class, `Backup`, `BackupRef` or `Server`.
+    """The value that `to_json` wrote; `kind` is its class, such as `Backup`.
 
     The text is checked as strictly as a response of the API, since stored text may come from
     anywhere. Raises `ValueError`, which names the place of the invalid value.

@@ -4,7 +4,7 @@ import asyncio
 import os
 import ssl as ssl_module
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from datetime import date, timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from vpsbackups_async._checks import (
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creation import check_if_running
 from vpsbackups_async._creating.creator import Creator
+from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import (
     KnownLists,
@@ -34,8 +35,12 @@ from vpsbackups_async._lists.lists import (
     fetch_page,
     servers_query,
 )
+from vpsbackups_async._lists.sources import Servers, check_servers, read_server_ids
 from vpsbackups_async._lists.stream import BackupStream, ServerStream
 from vpsbackups_async._lists.walk import MAX_PAGES
+from vpsbackups_async._pruning.plan import Caps, PrunePlan
+from vpsbackups_async._pruning.planner import Planner
+from vpsbackups_async._pruning.pruner import Pruner
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
@@ -63,14 +68,13 @@ from vpsbackups_async.events import OnEvent
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Account,
-    AllServers,
     Backup,
     BackupRef,
     BackupType,
     Outcome,
     Restore,
-    Server,
 )
+from vpsbackups_async.retention import Retention
 
 __all__ = ["BackupStream", "BackupsClient", "ClientStats", "ServerStream"]
 
@@ -495,9 +499,66 @@ class BackupsClient:
             raise
         return _wire.read_restore(reply, server_id, backup_id)
 
+    # --- Deleting by a policy ------------------------------------------------------------------
+
+    async def plan_prune(self, server_ids: Servers, retention: Retention) -> PrunePlan:
+        """What the policy would delete and keep on each of these servers, and why; only reads.
+
+        `server_ids` is as for `fleet`; each server is planned once, on its own. The whole list is
+        read where that takes fewer requests than asking each server. Whatever does not allow a
+        decision about a server is in the `problem` of its plan, and nothing of it is deleted then:
+        a list that could not be read completely, or a policy that may keep so much that the quota
+        has no place for the next backup.
+
+        Decisions rest on the server's clock (its `Date` header) or this machine's, whichever is
+        earlier. Raises `AuthenticationError` if the token is refused, what reading the servers
+        raises, and `ValueError` for bad arguments.
+        """
+        check_servers(server_ids)
+        _check_retention(retention)
+        ids = await read_server_ids(server_ids, self._lists)
+        return await Planner(self._lists, self._looks()).plan(ids, retention)
+
+    def apply(
+        self,
+        plan: PrunePlan,
+        *,
+        max_deletions: int | None = None,
+        max_fraction: float = 0.5,
+        max_age: timedelta = timedelta(hours=1),
+    ) -> AsyncGenerator[Outcome[BackupRef, Backup]]:
+        """Delete for good what the plan says: one outcome for each of its backups.
+
+        `max_deletions` bounds how many backups may go, of each server and of the whole plan, and
+        `max_fraction` which share of the manual backups that a server has of the policy's job.
+        A plan that goes beyond is refused before anything is deleted, and so is one that is older
+        than `max_age`.
+
+        Each server is read again before its deletions, completely. If a backup that is to stay is
+        no longer there or no longer completed, if one that is to go has changed, or if the policy
+        would keep it now, all outcomes of that server are `StalePlanError`. Then its backups are
+        deleted, oldest first. One that is gone already is done; one that is still listed ten
+        seconds after its deletion has failed. After a 401 the rest is `NotAttemptedError`.
+
+        Raises `errors.PruneRefusedError`, `StalePlanError`, and `ValueError` for bad arguments,
+        when it is called.
+        """
+        if not isinstance(plan, PrunePlan):
+            raise ValueError(f"plan must be a PrunePlan, not {plan!r}")
+        check_duration("max_age", max_age)
+        return self._pruner().apply(plan, Caps(max_deletions, max_fraction), max_age)
+
+    def _looks(self) -> Looks:
+        return Looks(self._finder, self._creates.known, self._timeouts.attempt)
+
+    def _pruner(self) -> Pruner:
+        return Pruner(self._looks(), self.delete)
+
+    # --- Many servers --------------------------------------------------------------------------
+
     def fleet(
         self,
-        server_ids: Iterable[int | Server] | AsyncIterable[int | Server] | AllServers,
+        server_ids: Servers,
         *,
         concurrency: int | None = None,
     ) -> Fleet:
@@ -631,6 +692,11 @@ def _check_options(timeouts: object, retry: object) -> None:
         raise ValueError(f"timeouts must be Timeouts, not {timeouts!r}")
     if not isinstance(retry, RetryPolicy):
         raise ValueError(f"retry must be a RetryPolicy, not {retry!r}")
+
+
+def _check_retention(value: object) -> None:
+    if not isinstance(value, Retention):
+        raise ValueError(f"retention must be a Retention, not {value!r}")
 
 
 def _known_and_ref(backup: object) -> tuple[Backup | None, BackupRef]:

@@ -32,10 +32,12 @@ __all__ = [
     "NotRestorableError",
     "PaginationError",
     "PermissionDeniedError",
+    "PruneRefusedError",
     "RateLimitedError",
     "RequestTimeoutError",
     "ResponseTooLargeError",
     "ServerError",
+    "StalePlanError",
     "TransportError",
     "UnexpectedRedirectError",
     "VPSBackupsError",
@@ -587,8 +589,15 @@ class NotRestorableError(VPSBackupsError):
         return f"backup {self.ref.id} is {str(self.status)!r}, not completed: nothing was sent"
 
 
+class PruneRefusedError(VPSBackupsError):
+    """Nothing was deleted, because a limit, the quota or a failed check forbids it."""
+
+    hint = "Look at the plan: change the policy or the limits if that is what you want"
+    gateway_status = 409
+
+
 class StalePlanError(VPSBackupsError):
-    """The plan was not carried out, because the backups have changed since it was made."""
+    """The plan was not carried out: the backups have changed since it was made, or it is old."""
 
     hint = "Make a new plan and look at it again"
     gateway_status = 409

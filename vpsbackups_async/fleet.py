@@ -1,14 +1,14 @@
 """The verbs over many servers at once."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
+from collections.abc import AsyncGenerator, Sized
 from contextlib import aclosing
 from datetime import date, timedelta
 from functools import partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 
 from vpsbackups_async._bulk.fan_out import FanOut, OnError
 from vpsbackups_async._bulk.meter import Meter, OnProgress
-from vpsbackups_async._bulk.source import Source, open_source
+from vpsbackups_async._bulk.source import Source
 from vpsbackups_async._checks import (
     check_callable,
     check_description,
@@ -17,10 +17,9 @@ from vpsbackups_async._checks import (
     check_number,
 )
 from vpsbackups_async._creating.creation import IfRunning, check_if_running
-from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, servers_query
+from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.servers import ServersReader
-from vpsbackups_async._lists.stream import ServerStream
-from vpsbackups_async._lists.whole import WholeServers
+from vpsbackups_async._lists.sources import Servers, check_servers, open_servers
 from vpsbackups_async._tags import check_marker, with_labels
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
@@ -29,13 +28,11 @@ from vpsbackups_async.errors import (
     FleetError,
     WaitError,
 )
-from vpsbackups_async.models import ALL_SERVERS, AllServers, Backup, BackupType, Outcome, Server
+from vpsbackups_async.models import AllServers, Backup, BackupType, Outcome
 
 __all__ = ["Fleet"]
 
 DEFAULT_CONCURRENCY = 64
-Servers: TypeAlias = Iterable[int | Server] | AsyncIterable[int | Server] | AllServers
-"""What names the servers of a fleet."""
 
 
 class Verbs(Protocol):
@@ -95,8 +92,7 @@ class Fleet:
     ) -> None:
         if concurrency is not None:
             check_int("concurrency", concurrency)
-        if not isinstance(server_ids, Iterable | AsyncIterable | AllServers):
-            raise ValueError(f"server_ids must be an iterable or ALL_SERVERS, not {server_ids!r}")
+        check_servers(server_ids)
         self._client = client
         self._server_ids = server_ids
         self._concurrency = concurrency or DEFAULT_CONCURRENCY
@@ -110,13 +106,7 @@ class Fleet:
 
     def _source(self) -> Source[int]:
         """The ids of the servers, read lazily."""
-        servers = self._server_ids
-        if servers is ALL_SERVERS:
-            query = servers_query(page_size=PAGE_SIZE)
-            return open_source(WholeServers(self._lists, query), _id_of)
-        if isinstance(servers, ServerStream):
-            return open_source(servers.whole(), _id_of)
-        return open_source(servers, _id_of)
+        return open_servers(self._server_ids, self._lists)
 
     def list(
         self,
@@ -263,10 +253,6 @@ class Fleet:
             on_error=on_error,
             halts=_refuses_all,
         ).outcomes()
-
-
-def _id_of(server: int | Server) -> int:
-    return server.id if isinstance(server, Server) else server
 
 
 def _refuses_all(error: Exception) -> bool:

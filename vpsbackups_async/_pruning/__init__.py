@@ -1,0 +1,1 @@
+"""Deletes backups by a retention policy: plans, carries them out, and rotates."""

@@ -1,0 +1,203 @@
+"""Carries plans out: looks at each server again, deletes, and looks whether that happened."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from vpsbackups_async._bulk.fan_out import FanOut
+from vpsbackups_async._bulk.meter import Meter
+from vpsbackups_async._bulk.source import open_source
+from vpsbackups_async._creating.looks import Looks
+from vpsbackups_async._pruning.looks import Held, look_at
+from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan
+from vpsbackups_async.errors import (
+    AuthenticationError,
+    NotAttemptedError,
+    StalePlanError,
+    VPSBackupsError,
+)
+from vpsbackups_async.models import Backup, BackupRef, Outcome
+from vpsbackups_async.retention import Retention
+
+__all__ = ["Deleted", "Pruner"]
+
+Deleted = Outcome[BackupRef, Backup]
+
+_CONCURRENCY: Final = 16
+_GONE_WITHIN: Final = 10.0
+"""Seconds after its 204 at which a backup that is still listed counts as not deleted."""
+_FIRST_PAUSE: Final = 0.5
+_SKEW: Final = timedelta(minutes=10)
+
+
+class Delete(Protocol):
+    """Deletes a backup, as `BackupsClient.delete` does."""
+
+    async def __call__(self, backup_id: int, *, missing_ok: bool) -> None: ...
+
+
+class Pruner:
+    """Deletes what plans say, and nothing else; `looks` sees the lists of servers."""
+
+    def __init__(self, looks: Looks, delete: Delete) -> None:
+        self.looks = looks
+        self._delete = delete
+
+    def apply(self, plan: PrunePlan, caps: Caps, max_age: timedelta) -> AsyncGenerator[Deleted]:
+        """One outcome for each backup of the plan; see `BackupsClient.apply`."""
+        caps.check(plan.servers, plan.retention.job)
+        age = datetime.now(UTC) - plan.made_at
+        if not -_SKEW <= age <= max_age:
+            raise StalePlanError(
+                f"the plan is {age} old, and may be {max_age}: nothing was deleted"
+            )
+        return self._apply(plan, (max_age - age).total_seconds())
+
+    async def _apply(self, plan: PrunePlan, seconds_left: float) -> AsyncGenerator[Deleted]:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds_left
+
+        async def prune(server: ServerPlan) -> list[Deleted]:
+            if loop.time() > end:
+                raise StalePlanError(
+                    f"the plan grew too old before server {server.server_id} came: nothing of it "
+                    "was deleted"
+                )
+            outcomes = await self.prune(server, plan.retention)
+            for outcome in outcomes:
+                if isinstance(outcome.error, AuthenticationError):
+                    run.halt(outcome.error)
+            return outcomes
+
+        servers = [server for server in plan.servers if server.deleted]
+        run: FanOut[ServerPlan, list[Deleted]] = FanOut(
+            prune,
+            open_source(servers),
+            _CONCURRENCY,
+            Meter(None, ()),
+            halts=lambda error: isinstance(error, AuthenticationError),
+        )
+        async with aclosing(run.outcomes()) as ended:
+            async for server in ended:
+                outcomes = server.value if server.ok else _all_failed(server.key, server.error)
+                for outcome in outcomes:
+                    yield outcome
+
+    async def prune(
+        self, plan: ServerPlan, retention: Retention, seen: Held | None = None
+    ) -> list[Deleted]:
+        """One outcome for each backup that the plan deletes, oldest first.
+
+        `seen` is a look that was just taken; without it, the server is looked at before. Raises
+        `StalePlanError` if its backups have changed, and other errors of the look: then nothing was
+        deleted.
+        """
+        held = await look_at(self.looks, plan.server_id) if seen is None else seen
+        check_still_right(plan, retention, held)
+        there = {backup.id for backup in held.backups}
+        outcomes: dict[int, Deleted] = {}
+        refusal: AuthenticationError | None = None
+        for backup in plan.deleted:
+            error: Exception | None = None
+            if refusal is not None:
+                error = NotAttemptedError(f"not attempted, since the token was refused: {refusal}")
+                error.__cause__ = refusal
+            elif backup.id in there:
+                error = await self._failure(backup)
+                refusal = error if isinstance(error, AuthenticationError) else None
+            outcomes[backup.id] = _outcome(backup, error)
+        done = [one for one in plan.deleted if outcomes[one.id].ok and one.id in there]
+        for backup, error in (await self.still_there(plan.server_id, done)).items():
+            outcomes[backup.id] = _outcome(backup, error)
+        return list(outcomes.values())
+
+    async def _failure(self, backup: Backup) -> Exception | None:
+        """Delete the backup; why that failed, None if it did not or it was gone already."""
+        try:
+            await self._delete(backup.id, missing_ok=True)
+        except VPSBackupsError as error:
+            return error
+        return None
+
+    async def still_there(
+        self, server_id: int, deleted: Sequence[Backup]
+    ) -> dict[Backup, Exception]:
+        """Those of the backups, just deleted, that are not known to be gone, each with the reason.
+
+        The list may lag behind, so it is read for ten seconds.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _GONE_WITHIN
+        left, pause = {backup.id: backup for backup in deleted}, _FIRST_PAUSE
+        failure: Exception | None = None
+        while left:
+            try:
+                held = await look_at(self.looks, server_id)
+            except VPSBackupsError as error:
+                failure = error
+            else:
+                failure = None
+                listed = {backup.id for backup in held.backups}
+                left = {number: one for number, one in left.items() if number in listed}
+            if not left or loop.time() >= end or isinstance(failure, AuthenticationError):
+                break
+            await asyncio.sleep(min(pause, end - loop.time()))
+            pause *= 2
+        return {backup: failure or _still_listed(backup) for backup in left.values()}
+
+
+def check_still_right(plan: ServerPlan, retention: Retention, held: Held) -> None:
+    """Raise `StalePlanError` unless the plan is still right by what the server holds now.
+
+    All that stays must be there, and completed if it was; what goes must be as it was, or gone, and
+    the policy must still let it go.
+    """
+    now = {backup.id: backup for backup in held.backups}
+    for backup in plan.kept:
+        there = now.get(backup.id)
+        if there is None or (backup.is_completed and not there.is_completed):
+            raise _stale(backup, "is to stay, and is no longer there or no longer completed")
+    for backup in plan.deleted:
+        there = now.get(backup.id)
+        if there is not None and _facts(there) != _facts(backup):
+            raise _stale(backup, "is to be deleted, and has changed")
+    kept = {one.backup.id for one in retention.decide(held.backups, held.now) if one.kept}
+    for backup in plan.deleted:
+        if backup.id in kept:
+            raise _stale(backup, "is to be deleted, and the policy would keep it now")
+
+
+def _facts(backup: Backup) -> tuple[object, ...]:
+    """What must not change of a backup that is to be deleted."""
+    return (
+        backup.server.id,
+        backup.backup_type,
+        backup.status,
+        backup.created_at,
+        backup.description,
+    )
+
+
+def _stale(backup: Backup, why: str) -> StalePlanError:
+    return StalePlanError(
+        f"backup {backup.id} of server {backup.server.id} {why}: nothing of this server was deleted"
+    )
+
+
+def _still_listed(backup: Backup) -> VPSBackupsError:
+    error = VPSBackupsError(
+        f"backup {backup.id} of server {backup.server.id} is still listed "
+        f"{_GONE_WITHIN:.0f} seconds after the server said that it was deleted"
+    )
+    error.hint = "Look at the list later: if it is still there, report it to the provider"
+    return error
+
+
+def _all_failed(plan: ServerPlan, error: Exception | None) -> list[Deleted]:
+    return [_outcome(backup, error) for backup in plan.deleted]
+
+
+def _outcome(backup: Backup, error: Exception | None) -> Deleted:
+    return Outcome(backup.ref, backup) if error is None else Outcome(backup.ref, error=error)
