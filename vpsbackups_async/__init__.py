@@ -4,6 +4,7 @@ from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._durations import DurationHistory
 from vpsbackups_async._learned import LearnedBackoff
 from vpsbackups_async._pruning.plan import PrunePlan, ServerPlan
+from vpsbackups_async._pruning.rotation import Rotation
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
 from vpsbackups_async._transport.quota import RateLimitStatus
@@ -119,6 +120,7 @@ __all__ = [
     "Restore",
     "Retention",
     "RetryPolicy",
+    "Rotation",
     "Server",
     "ServerError",
     "ServerPlan",

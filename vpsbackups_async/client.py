@@ -41,6 +41,8 @@ from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._pruning.plan import Caps, PrunePlan
 from vpsbackups_async._pruning.planner import Planner
 from vpsbackups_async._pruning.pruner import Pruner
+from vpsbackups_async._pruning.rotation import RotateOptions, Rotation, Verify
+from vpsbackups_async._pruning.rotator import Rotator
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.limiter import Limiter, count_of
@@ -548,11 +550,65 @@ class BackupsClient:
         check_duration("max_age", max_age)
         return self._pruner().apply(plan, Caps(max_deletions, max_fraction), max_age)
 
+    async def rotate(
+        self,
+        server_id: int,
+        retention: Retention,
+        *,
+        description: str | None = None,
+        make_room: bool = False,
+        verify: Verify | None = None,
+        timeout: float | None = 3600.0,
+        backoff: Backoff | None = None,
+        dry_run: bool = False,
+    ) -> Rotation:
+        """Make a backup of the policy's job, verify it, then delete what the policy lets go.
+
+        The server's manual backups are read completely first, so that a lost answer to the create
+        is settled with certainty. The new backup has the label of `retention.job`, which must be
+        set. It is waited for as `wait` does, with `backoff` for `timeout` seconds. It is verified
+        if a fresh look shows it completed, with its label, and with a size above 0 and at least
+        half the median of the job's last five; a size that is null passes where theirs are too.
+        With `verify`, a coroutine function that takes the backup, what that returns counts in place
+        of the size. No check takes the place of a test restore.
+
+        Whatever fails before that deletes nothing, an unknown outcome of the create included. Then
+        the rest is as for `apply` with its usual limits.
+
+        On a server with ten manual backups (`retention.quota`), a failed one of the job is deleted
+        before, whatever its age. A good one only with `make_room`: exactly one, the oldest that the
+        policy lets go once the new one is there, and only if the job's newest attempt completed, no
+        backup is running, and `retention.min_keep` good ones stay. Otherwise the server refuses the
+        create, and a note of the error says why there was no room.
+
+        With `dry_run`, it reads only; the `Rotation` says what would be done, and its
+        `plan.problem` why a create would be refused.
+
+        Raises what `create` and `wait` raise, `errors.PruneRefusedError` if the policy does not fit
+        into the quota of the server, the new backup is not verified or a limit is exceeded,
+        `StalePlanError` if the backups change meanwhile, the error of the first deletion that
+        failed, what `verify` raises, and `ValueError` for bad arguments. A note of the error says
+        which backup was started.
+        """
+        options = RotateOptions(
+            retention=retention,
+            description=description,
+            make_room=make_room,
+            verify=verify,
+            timeout=timeout,
+            backoff=backoff,
+            dry_run=dry_run,
+        )
+        return await self._rotator(options).rotate(server_id)
+
     def _looks(self) -> Looks:
         return Looks(self._finder, self._creates.known, self._timeouts.attempt)
 
     def _pruner(self) -> Pruner:
         return Pruner(self._looks(), self.delete)
+
+    def _rotator(self, options: RotateOptions) -> Rotator:
+        return Rotator(options, self._pruner(), self._creator, self.wait)
 
     # --- Many servers --------------------------------------------------------------------------
 

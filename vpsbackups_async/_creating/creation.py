@@ -33,14 +33,14 @@ class Creation:
     """One call of `create` or `ensure`, with all of its requests.
 
     `description` is sent with its tags. `known_ids` and `read_before` are those of `SentCreate`.
-    `sought` is whether a backup with the `marker` may be there from before; `need` is what `ensure`
-    asks for, at `now` by the server's clock. `unanswered` is whether the server may have carried
-    out one of the `posts` requests, `made` whether its backup is known and is being given to the
-    caller; `pause` is the last pause before one, in seconds. `paced` counts the refusals for pace,
-    which cost no attempt; `accepted` is the session's count of creates without overload when the
-    last request was sent. The call waits for other backups until `wait_until`; a try of it begins
-    at `began` and ends by `end`, in loop time. `longest` is how many seconds the client waits for
-    it when it is closed.
+    `sought` is whether a backup with the `marker` may be there from before, `reads` whether the
+    server's backups are to be read first in any case; `need` is what `ensure` asks for, at `now` by
+    the server's clock. `unanswered` is whether the server may have carried out one of the `posts`
+    requests, `made` whether its backup is known and is being given to the caller; `pause` is the
+    last pause before one, in seconds. `paced` counts the refusals for pace, which cost no attempt;
+    `accepted` is the session's count of creates without overload when the last request was sent.
+    The call waits for other backups until `wait_until`; a try of it begins at `began` and ends by
+    `end`, in loop time. `longest` is how many seconds the client waits for it when it is closed.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Creation:
         self.need = need
         self.marker: str | None = None
         self.sought = need is not None
+        self.reads = False
         self.wait_until = math.inf  # for the ends of other backups
         self.longest = math.inf
         self.sending = SendState()

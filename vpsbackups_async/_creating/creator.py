@@ -67,9 +67,15 @@ class Creator:
         marker: bool | str = False,
         keep: bool | date | None = None,
         job: str | None = None,
+        read_before: bool = False,
     ) -> Backup:
-        """The backup; see `BackupsClient.create`."""
+        """The backup; see `BackupsClient.create`.
+
+        With `read_before` the server's manual backups are read completely first, so that a lost
+        answer is settled with certainty.
+        """
         creation = Creation(server_id, description, if_running)
+        creation.reads = read_before
         creation.label(keep, job)
         creation.sought = not isinstance(marker, bool)
         if creation.sought:
@@ -160,7 +166,7 @@ class Creator:
 
         Raises `PaginationError` where the list cannot be read completely.
         """
-        if creation.if_running == "raise" and not creation.sought:
+        if creation.if_running == "raise" and not (creation.sought or creation.reads):
             return ()
         kind = BackupType.MANUAL if creation.if_running == "raise" else None
         look = await self._looks.look(creation.server_id, kind)

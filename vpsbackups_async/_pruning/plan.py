@@ -11,7 +11,7 @@ from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.models import Backup
 from vpsbackups_async.retention import Decision, Retention
 
-__all__ = ["Caps", "PrunePlan", "ServerPlan", "plan_of"]
+__all__ = ["Caps", "PrunePlan", "ServerPlan", "is_of", "plan_of"]
 
 
 @frozen
@@ -112,10 +112,8 @@ class Caps:
         """Raise `PruneRefusedError` if these plans delete more than is allowed."""
         total = 0
         for server in servers:
-            count, own = (
-                len(server.deleted),
-                sum(_is_of(job, one.backup) for one in server.decisions),
-            )
+            count = len(server.deleted)
+            own = sum(is_of(job, one.backup) for one in server.decisions)
             total += count
             if count > self.fraction * own:
                 raise PruneRefusedError(
@@ -129,6 +127,7 @@ class Caps:
             )
 
 
-def _is_of(job: str | None, backup: Backup) -> bool:
+def is_of(job: str | None, backup: Backup) -> bool:
+    """Whether this is certainly a manual backup of the job, pinned or not."""
     description = backup.description
     return backup.is_manual and has_readable_label(description) and same(job_of(description), job)

@@ -35,7 +35,7 @@ _SKEW: Final = timedelta(minutes=10)
 class Delete(Protocol):
     """Deletes a backup, as `BackupsClient.delete` does."""
 
-    async def __call__(self, backup_id: int, *, missing_ok: bool) -> None: ...
+    async def __call__(self, backup_id: int, *, missing_ok: bool = False) -> None: ...
 
 
 class Pruner:
@@ -109,9 +109,19 @@ class Pruner:
                 refusal = error if isinstance(error, AuthenticationError) else None
             outcomes[backup.id] = _outcome(backup, error)
         done = [one for one in plan.deleted if outcomes[one.id].ok and one.id in there]
-        for backup, error in (await self.still_there(plan.server_id, done)).items():
+        for backup, error in (await self._still_there(plan.server_id, done)).items():
             outcomes[backup.id] = _outcome(backup, error)
         return list(outcomes.values())
+
+    async def free(self, backup: Backup) -> None:
+        """Delete this backup, and raise an error unless it is known to be gone."""
+        failure = await self._failure(backup)
+        if failure is None:
+            left = await self._still_there(backup.server.id, [backup])
+            failure = left.get(backup)
+        if failure is not None:
+            failure.add_note(f"backup {backup.id} was to make room, and nothing was created")
+            raise failure
 
     async def _failure(self, backup: Backup) -> Exception | None:
         """Delete the backup; why that failed, None if it did not or it was gone already."""
@@ -121,7 +131,7 @@ class Pruner:
             return error
         return None
 
-    async def still_there(
+    async def _still_there(
         self, server_id: int, deleted: Sequence[Backup]
     ) -> dict[Backup, Exception]:
         """Those of the backups, just deleted, that are not known to be gone, each with the reason.

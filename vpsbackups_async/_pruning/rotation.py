@@ -1,0 +1,163 @@
+"""Rotations: what one did, and pure rules for the place and for the check of a new backup."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from statistics import median
+from typing import Final, NamedTuple, TypeAlias
+
+from attrs import evolve, field, frozen
+
+from vpsbackups_async._checks import check_callable, check_description, check_number
+from vpsbackups_async._pruning.plan import ServerPlan, is_of
+from vpsbackups_async._tags import with_labels
+from vpsbackups_async.backoff import Backoff
+from vpsbackups_async.models import Backup, BackupStatus, BackupType
+from vpsbackups_async.retention import Decision, Reason, Retention
+
+__all__ = ["Room", "RotateOptions", "Rotation", "Verify", "next_backup", "room_for", "size_problem"]
+
+Verify: TypeAlias = Callable[[Backup], Awaitable[bool]]
+"""Says whether a completed backup is good, so that older ones may be deleted."""
+
+_FAILED: Final = frozenset({Reason.FAILED, Reason.FAILED_LATELY, Reason.FAILED_NEWEST})
+_GOOD: Final = frozenset({Reason.RULE, Reason.MIN_KEEP, Reason.NO_RULE})
+_NOT_ASKED: Final = "only make_room=True deletes a good one first"
+_LAST: Final = 5
+"""The earlier backups of a job with whose sizes a new one is compared."""
+_LEAST_SHARE: Final = 0.5
+
+
+@frozen
+class Rotation:
+    """What a rotation did on one server, or would do (`dry_run`).
+
+    `backup` is the new backup, completed and verified; None in a dry run. `freed` was deleted
+    before, so that there was a place for it. `plan` is what was deleted and kept after that.
+    """
+
+    server_id: int
+    plan: ServerPlan
+    backup: Backup | None = None
+    freed: Backup | None = None
+    dry_run: bool = False
+
+    @property
+    def deleted(self) -> tuple[Backup, ...]:
+        """All backups that were deleted, or would be; the one that made room first."""
+        freed = () if self.freed is None else (self.freed,)
+        return freed + self.plan.deleted
+
+    def __str__(self) -> str:
+        made = "a new backup" if self.backup is None else f"backup {self.backup.id}"
+        room = "" if self.freed is None else f", {self.freed.id} makes room for it"
+        verb = "would be made" if self.dry_run else "was made"
+        return f"server {self.server_id}: {made} {verb}{room}\n{self.plan}"
+
+
+@frozen(kw_only=True)
+class RotateOptions:
+    """What a rotation is asked for; raises `ValueError` for what cannot be."""
+
+    retention: Retention
+    description: str | None = None
+    make_room: bool = False
+    verify: Verify | None = None
+    timeout: float | None = 3600.0
+    backoff: Backoff | None = None
+    dry_run: bool = False
+    labelled: str = field(init=False)
+    """The description with the label of the policy's job."""
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.retention, Retention):
+            raise ValueError(f"retention must be a Retention, not {self.retention!r}")
+        if self.retention.job is None:
+            raise ValueError("rotate needs a retention with a job, which labels what it makes")
+        check_description(self.description)
+        for name in ("make_room", "dry_run"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        for name in ("verify", "backoff"):
+            if getattr(self, name) is not None:
+                check_callable(name, getattr(self, name))
+        if self.timeout is not None:
+            check_number("timeout", self.timeout)
+        labelled = with_labels(self.description, job=self.retention.job)
+        object.__setattr__(self, "labelled", labelled)
+
+
+class Room(NamedTuple):
+    """Which backup to delete so that there is a place for another one; None if none is to go.
+
+    `problem` says why there is no place, and none may be made; it is empty if there is one.
+    """
+
+    freed: Backup | None = None
+    problem: str = ""
+
+
+def room_for(
+    decisions: Sequence[Decision], retention: Retention, now: datetime, *, make_room: bool
+) -> Room:
+    """How there is a place for a new backup, by the decisions for a server's manual backups.
+
+    On a full server, a failed backup of the job goes whatever its age. A good one goes only with
+    `make_room`, if the newest attempt of the job completed, nothing runs, and enough good ones
+    stay: the oldest of those that the policy keeps no longer once the new one is there.
+    """
+    if len(decisions) < retention.quota:
+        return Room()
+    full = f"the server holds {len(decisions)} of {retention.quota} manual backups"
+    if len(decisions) > retention.quota:
+        return Room(problem=f"{full}: deleting one makes no room")
+    failed = [one.backup for one in decisions if one.reason in _FAILED]
+    if failed:
+        return Room(failed[-1])
+    obstacle = _obstacle(decisions, retention) if make_room else _NOT_ASKED
+    if obstacle:
+        return Room(problem=f"{full}, and {obstacle}")
+    new = next_backup(decisions, retention, now)
+    after = retention.decide([new, *(one.backup for one in decisions)], now)
+    spare = [one.backup for one in after if one.reason is Reason.NO_RULE]
+    return Room(spare[-1]) if spare else Room(problem=f"{full}, and the policy keeps them all")
+
+
+def _obstacle(decisions: Sequence[Decision], retention: Retention) -> str:
+    """Why no good backup may be deleted before the new one is there; empty if one may."""
+    attempts = [one.backup for one in decisions if is_of(retention.job, one.backup)]
+    if not attempts or not attempts[0].is_completed:
+        return "the newest one of the job did not complete"
+    if not all(one.backup.is_completed or one.backup.is_failed for one in decisions):
+        return "one of them may be running"
+    if sum(one.reason in _GOOD for one in decisions) <= retention.min_keep:
+        return "too few good ones of the job would stay"
+    return ""
+
+
+def next_backup(decisions: Sequence[Decision], retention: Retention, now: datetime) -> Backup:
+    """The job's next backup as it will be once it is completed; `decisions` are not empty."""
+    good = [one.backup.created_at for one in decisions if one.reason in _GOOD]
+    return evolve(
+        decisions[0].backup,
+        id=max(one.backup.id for one in decisions) + 1,
+        backup_type=BackupType.MANUAL,
+        status=BackupStatus.COMPLETED,
+        created_at=max(now, *good) if good else now,
+        description=with_labels(None, job=retention.job),
+    )
+
+
+def size_problem(size: int | None, earlier: Sequence[int | None]) -> str:
+    """What is wrong with the size of a new backup, in MB; empty if nothing is.
+
+    `earlier` are the sizes of the last completed backups of the job before it, newest first. An
+    unknown size passes where those of the last five are unknown too.
+    """
+    known = [one for one in earlier[:_LAST] if one is not None]
+    if size is None:
+        return "its size is unknown, unlike those of the ones before it" if known else ""
+    if size <= 0:
+        return f"its size is {size} MB"
+    if known and size < _LEAST_SHARE * median(known):
+        return f"its size is {size} MB, less than half of the usual {median(known):g} MB"
+    return ""

@@ -1,0 +1,186 @@
+"""Rotates: makes a backup, verifies it, and only then deletes what the policy keeps no longer."""
+
+import asyncio
+from typing import Final, Protocol
+
+from attrs import evolve
+
+from vpsbackups_async._checks import check_int
+from vpsbackups_async._creating.creator import Creator
+from vpsbackups_async._pruning.looks import Held, look_at
+from vpsbackups_async._pruning.plan import Caps, ServerPlan, is_of, plan_of
+from vpsbackups_async._pruning.pruner import Pruner
+from vpsbackups_async._pruning.rotation import (
+    Room,
+    RotateOptions,
+    Rotation,
+    next_backup,
+    room_for,
+    size_problem,
+)
+from vpsbackups_async._tags import keeps_labels
+from vpsbackups_async.backoff import Backoff
+from vpsbackups_async.errors import PruneRefusedError, StalePlanError, VPSBackupsError
+from vpsbackups_async.models import Backup
+from vpsbackups_async.retention import Decision
+
+__all__ = ["Rotator"]
+
+_LAG: Final = 10.0
+"""Seconds for which a list may still show a backup as running that a wait saw completed."""
+_FIRST_PAUSE: Final = 0.5
+
+
+class Wait(Protocol):
+    """Waits for a backup, as `BackupsClient.wait` does."""
+
+    async def __call__(
+        self, backup: Backup, *, backoff: Backoff | None = None, timeout: float | None = 3600.0
+    ) -> Backup: ...
+
+
+class Rotator:
+    """Rotates servers as the options say, each in two steps.
+
+    `begin` starts the new backup, `finish` waits for it and deletes others. Whatever fails before
+    the new backup is verified, deletes nothing but what made room for it.
+    """
+
+    def __init__(
+        self, options: RotateOptions, pruner: Pruner, creator: Creator, wait: Wait
+    ) -> None:
+        self._options = options
+        self._retention = options.retention
+        self._pruner = pruner
+        self._creator = creator
+        self._wait = wait
+
+    async def rotate(self, server_id: int) -> Rotation:
+        """Both steps, one after the other."""
+        return await self.finish(await self.begin(server_id))
+
+    async def begin(self, server_id: int) -> Rotation:
+        """The rotation with its new backup started; in a dry run, what would be done."""
+        check_int("server_id", server_id)
+        held = await look_at(self._pruner.looks, server_id)
+        decisions = self._retention.decide(held.backups, held.now)
+        fit = self._retention.fit(decisions)
+        if not fit.fits:
+            raise PruneRefusedError(f"server {server_id}: {fit}: nothing was created or deleted")
+        room = room_for(decisions, self._retention, held.now, make_room=self._options.make_room)
+        if self._options.dry_run:
+            return self._dry(server_id, decisions, room, held)
+        if room.freed is not None:
+            await self._pruner.free(room.freed)
+        try:
+            backup = await self._creator.create(server_id, self._options.labelled, read_before=True)
+        except VPSBackupsError as error:
+            if room.freed is not None:
+                error.add_note(f"backup {room.freed.id} was deleted before, to make room")
+            if room.problem:
+                error.add_note(room.problem)
+            raise
+        return Rotation(server_id, ServerPlan(server_id), backup, room.freed)
+
+    def _dry(
+        self, server_id: int, decisions: tuple[Decision, ...], room: Room, held: Held
+    ) -> Rotation:
+        """What would be done, if the new backup completes and is good."""
+        if decisions:
+            new = next_backup(decisions, self._retention, held.now)
+            left = [one for one in held.backups if one != room.freed]
+            after = self._retention.decide([new, *left], held.now)
+            Caps().check([ServerPlan(server_id, after, room.problem)], self._retention.job)
+            decisions = tuple(one for one in after if one.backup.id != new.id)
+        plan = ServerPlan(server_id, decisions, room.problem)
+        return Rotation(server_id, plan, freed=room.freed, dry_run=True)
+
+    async def finish(self, rotation: Rotation) -> Rotation:
+        """The rotation once its backup is verified and all that the policy lets go is deleted."""
+        started = rotation.backup
+        if started is None:
+            return rotation
+        server_id, options = rotation.server_id, self._options
+        try:
+            await self._wait(started, backoff=options.backoff, timeout=options.timeout)
+            held = await self._once_listed(started)
+            backup = await self._verified(started, held)
+            plan = plan_of(server_id, held.backups, self._retention, held.now)
+            self._check(plan, backup)
+        except Exception as error:
+            error.add_note(_started(rotation, started, "nothing was deleted after it"))
+            raise
+        # A look before the caller's own check, which may take long, is too old to delete by.
+        seen = held if options.verify is None else None
+        try:
+            outcomes = await self._pruner.prune(plan, self._retention, seen)
+        except Exception as error:
+            error.add_note(
+                _started(rotation, started, "verified, and nothing was deleted after it")
+            )
+            raise
+        failures = [outcome.error for outcome in outcomes if outcome.error is not None]
+        if failures:
+            count = f"{len(failures)} of {len(outcomes)} deletions after it failed"
+            failures[0].add_note(_started(rotation, started, f"verified, and {count}"))
+            raise failures[0]
+        return evolve(rotation, backup=backup, plan=plan)
+
+    async def _once_listed(self, backup: Backup) -> Held:
+        """A look that shows the backup as completed, or the last of those taken for ten seconds.
+
+        A replica of the list that lags may answer after one that showed it to the wait.
+        """
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + _LAG, _FIRST_PAUSE
+        while True:
+            held = await look_at(self._pruner.looks, backup.server.id)
+            if any(one.id == backup.id and one.is_completed for one in held.backups):
+                return held
+            if loop.time() >= end:
+                return held
+            await asyncio.sleep(min(pause, end - loop.time()))
+            pause *= 2
+
+    async def _verified(self, started: Backup, held: Held) -> Backup:
+        """The new backup as a fresh look shows it; raises `PruneRefusedError` if it is not good."""
+        backup = next((one for one in held.backups if one.id == started.id), None)
+        if backup is None or not backup.is_completed:
+            raise _refused(started, "is not listed as completed")
+        for one in (started, backup):
+            if not keeps_labels(self._options.labelled, one.description):
+                raise _refused(
+                    started, f"has lost its label: its description is {one.description[:80]!r}"
+                )
+        if self._options.verify is not None:
+            if not await self._options.verify(backup):
+                raise _refused(started, "was not verified by the given function")
+            return backup
+        earlier = [
+            one
+            for one in sorted(held.backups, key=lambda one: one.created_at, reverse=True)
+            if one.id != backup.id and one.is_completed and is_of(self._retention.job, one)
+        ]
+        problem = size_problem(backup.size_mb, [one.size_mb for one in earlier])
+        if problem:
+            raise _refused(started, f"was not verified: {problem}")
+        return backup
+
+    def _check(self, plan: ServerPlan, backup: Backup) -> None:
+        """Raise an error if the plan must not be carried out after this backup was made."""
+        if plan.problem:
+            raise PruneRefusedError(f"server {plan.server_id}: {plan.problem}")
+        if backup.id in {one.id for one in plan.deleted}:
+            raise StalePlanError(
+                f"a backup of job {self._retention.job!r} that was made later is there already"
+            )
+        Caps().check([plan], self._retention.job)
+
+
+def _refused(backup: Backup, why: str) -> PruneRefusedError:
+    return PruneRefusedError(f"backup {backup.id} of server {backup.server.id} {why}")
+
+
+def _started(rotation: Rotation, backup: Backup, what: str) -> str:
+    room = "" if rotation.freed is None else f", for which {rotation.freed.id} was deleted before"
+    return f"backup {backup.id} of server {backup.server.id} was started{room}: {what}"
