@@ -177,7 +177,7 @@ async def test_a_count_that_is_always_wrong_is_not_taken_for_a_list_that_moves()
         return Page(make_all(ids), 5, None if last else "?server_id=1&page=2")
 
     lists = lists_over(fetch)
-    came = [backup async for backup in Fleet(None, [1], lists=lists).list()]  # type: ignore[arg-type]
+    came = [backup async for backup in Fleet(None, [1], lists=lists, rotator=None).list()]  # type: ignore[arg-type]
     assert ids_of(came) == [4, 3, 2, 1]
     assert len(asked) == 2
     sweep = await Finder(lists).read_server(1)

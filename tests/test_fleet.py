@@ -115,7 +115,7 @@ async def test_a_server_whose_listing_is_cancelled_from_within_is_a_failure() ->
 
     came: list[Backup] = []
     with pytest.raises(FleetError) as caught:
-        await drain(Fleet(None, [1, 2, 3], lists=lists_over(fetch)).list(), came)  # type: ignore[arg-type]
+        await drain(Fleet(None, [1, 2, 3], lists=lists_over(fetch), rotator=None).list(), came)  # type: ignore[arg-type]
     assert [outcome.key for outcome in caught.value.failures] == [2]
     assert len(came) == 2
 
@@ -365,7 +365,7 @@ async def test_a_token_refused_in_the_look_for_a_lost_answer_stops_the_fleet() -
             raise CreateOutcomeUnknownError(server_id=server_id) from AuthenticationError(401, "no")
 
     creates = Creates()
-    fleet = Fleet(creates, range(10), concurrency=1, lists=lists_over(None))  # type: ignore[arg-type]
+    fleet = Fleet(creates, range(10), concurrency=1, lists=lists_over(None), rotator=None)  # type: ignore[arg-type]
     kinds = [type(o.error) async for o in fleet.create()]
     assert kinds == [CreateOutcomeUnknownError, *[NotAttemptedError] * 9]
     assert creates.begun == 1

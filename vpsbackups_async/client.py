@@ -624,7 +624,13 @@ class BackupsClient:
         `ALL_SERVERS`: every server of the account. Raises `ValueError` for anything else, None
         included, and for a `concurrency` below 1.
         """
-        return Fleet(self, server_ids, concurrency=concurrency, lists=self._lists)
+        return Fleet(
+            self,
+            server_ids,
+            concurrency=concurrency,
+            lists=self._lists,
+            rotator=self._rotator,
+        )
 
     # --- In a web application ------------------------------------------------------------------
 

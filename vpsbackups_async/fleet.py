@@ -1,6 +1,6 @@
 """The verbs over many servers at once."""
 
-from collections.abc import AsyncGenerator, Sized
+from collections.abc import AsyncGenerator, Callable, Sized
 from contextlib import aclosing
 from datetime import date, timedelta
 from functools import partial
@@ -20,6 +20,8 @@ from vpsbackups_async._creating.creation import IfRunning, check_if_running
 from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.servers import ServersReader
 from vpsbackups_async._lists.sources import Servers, check_servers, open_servers
+from vpsbackups_async._pruning.rotation import RotateOptions, Rotation, Verify
+from vpsbackups_async._pruning.rotator import Rotator
 from vpsbackups_async._tags import check_marker, with_labels
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
@@ -29,6 +31,7 @@ from vpsbackups_async.errors import (
     WaitError,
 )
 from vpsbackups_async.models import AllServers, Backup, BackupType, Outcome
+from vpsbackups_async.retention import Retention
 
 __all__ = ["Fleet"]
 
@@ -89,6 +92,7 @@ class Fleet:
         *,
         concurrency: int | None = None,
         lists: Lists,
+        rotator: Callable[[RotateOptions], Rotator],
     ) -> None:
         if concurrency is not None:
             check_int("concurrency", concurrency)
@@ -97,6 +101,7 @@ class Fleet:
         self._server_ids = server_ids
         self._concurrency = concurrency or DEFAULT_CONCURRENCY
         self._lists = lists
+        self._rotator = rotator
 
     def __repr__(self) -> str:
         ids = self._server_ids
@@ -251,6 +256,51 @@ class Fleet:
             self._concurrency,
             Meter(on_progress, self._server_ids),
             on_error=on_error,
+            halts=_refuses_all,
+        ).outcomes()
+
+    def rotate(
+        self,
+        retention: Retention,
+        *,
+        description: str | None = None,
+        make_room: bool = False,
+        verify: Verify | None = None,
+        timeout: float | None = 3600.0,
+        backoff: Backoff | None = None,
+        dry_run: bool = False,
+        max_running: int | None = None,
+        on_error: OnError = "collect",
+        on_progress: OnProgress | None = None,
+    ) -> AsyncGenerator[Outcome[int, Rotation]]:
+        """One outcome for each server: what its rotation did, or the error.
+
+        The arguments are those of `BackupsClient.rotate` and `create`. Each server is on its own:
+        one that fails, or on which a limit is exceeded, does not stop the others. As with
+        `create(wait=True)`, a server takes no place once its backup was started.
+
+        Raises `ValueError` for bad arguments, before anything is started.
+        """
+        options = RotateOptions(
+            retention=retention,
+            description=description,
+            make_room=make_room,
+            verify=verify,
+            timeout=timeout,
+            backoff=backoff,
+            dry_run=dry_run,
+        )
+        if max_running is not None:
+            check_int("max_running", max_running)
+        rotator = self._rotator(options)
+        return FanOut(
+            rotator.begin,
+            self._source(),
+            self._concurrency,
+            Meter(on_progress, self._server_ids),
+            on_error=on_error,
+            follow=rotator.finish,
+            max_running=max_running,
             halts=_refuses_all,
         ).outcomes()
 
