@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from helpers_pruning import JOB, POLICY, add, add_nights, deletes, ended, held
+from helpers_pruning import DAY, JOB, POLICY, add, add_nights, deletes, ended, held
 
 from vpsbackups_async import (
     ALL_SERVERS,
@@ -26,6 +26,9 @@ from vpsbackups_async.testing import FakeVPS, HostileNext, Reply, SeenRequest, S
 pytestmark = [pytest.mark.fake_vps(servers=3, backups=0), pytest.mark.virtual_time]
 
 Server = Callable[[FakeVPS], object]
+
+BY_HAND = 900
+"""The id of a backup that is not of the job."""
 
 
 # --- Plans ---------------------------------------------------------------------------------------
@@ -155,12 +158,14 @@ async def test_pins_end_by_the_earlier_of_the_two_clocks(
     fake: FakeVPS, client: BackupsClient
 ) -> None:
     add_nights(fake, 1, 2)
-    pinned = add(fake, 1, 5, description=f"Nightly [keep:2025-06-30] [job:{JOB}]")
-    plan = await client.plan_prune([1], POLICY)  # this machine's clock is past that day
-    assert pinned in {one.id for one in plan.servers[0].kept}
+    past = add(fake, 1, 5, description=f"Nightly [keep:2025-06-30] [job:{JOB}]")
+    ours = datetime.now(UTC).date() + 2 * DAY
+    pinned = add(fake, 1, 5, description=f"Nightly [keep:{ours}] [job:{JOB}]")
+    plan = await client.plan_prune([1], POLICY)  # this machine's clock is ahead
+    assert {past, pinned} <= {one.id for one in plan.servers[0].kept}
     fake.date_ahead = 100 * 365 * 86_400.0
-    plan = await client.plan_prune([1], Retention(last=2, job=JOB, tz="UTC"))
-    assert (pinned in {one.id for one in plan.deleted}) is (datetime.now(UTC).year > 2025)
+    plan = await client.plan_prune([1], POLICY)
+    assert [one.id for one in plan.deleted] == [past]
 
 
 @pytest.mark.parametrize(
@@ -289,17 +294,31 @@ async def test_one_that_is_gone_already_is_done(fake: FakeVPS, client: BackupsCl
 
 
 def lose_a_keeper(fake: FakeVPS) -> None:
-    fake.remove_backup(held(fake, 1)[-1])
+    fake.remove_backup(held(fake, 1)[3])
 
 
 def spoil_a_keeper(fake: FakeVPS) -> None:
-    fake.finish(held(fake, 1)[-1], "corrupt")
+    fake.finish(held(fake, 1)[3], "corrupt")
+
+
+def lose_one_of_others(fake: FakeVPS) -> None:
+    fake.remove_backup(BY_HAND)
+
+
+def spoil_one_of_others(fake: FakeVPS) -> None:
+    fake.finish(BY_HAND, "corrupt")
 
 
 def reuse_an_id(fake: FakeVPS) -> None:
     doomed = held(fake, 1)[0]
     fake.remove_backup(doomed)
     add(fake, 1, 0, id=doomed)
+
+
+def swap_for_another_old_one(fake: FakeVPS) -> None:
+    doomed = held(fake, 1)[0]
+    fake.remove_backup(doomed)
+    add(fake, 1, 8, id=doomed)
 
 
 def run_again(fake: FakeVPS) -> None:
@@ -312,11 +331,24 @@ def pin(fake: FakeVPS) -> None:
     add(fake, 1, 4, id=doomed, description=f"Nightly [keep] [job:{JOB}]")
 
 
-@pytest.mark.parametrize("change", [lose_a_keeper, spoil_a_keeper, reuse_an_id, run_again, pin])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lose_a_keeper,
+        spoil_a_keeper,
+        lose_one_of_others,
+        spoil_one_of_others,
+        reuse_an_id,
+        swap_for_another_old_one,
+        run_again,
+        pin,
+    ],
+)
 async def test_a_server_that_changed_keeps_all_and_the_others_are_pruned(
     fake: FakeVPS, client: BackupsClient, change: Server
 ) -> None:
     ids, others = add_nights(fake, 1, 4), add_nights(fake, 2, 4)
+    add(fake, 1, 30, description="By hand", id=BY_HAND)
     plan = await client.plan_prune([1, 2], POLICY)
     change(fake)
     outcomes = await ended(client.apply(plan))
@@ -351,6 +383,17 @@ async def test_a_list_that_cannot_be_read_completely_before_deletes_nothing(
     ids = add_nights(fake, 1, 4)
     plan = await client.plan_prune([1], POLICY)
     fake.inject(HostileNext("http://evil.example/?page=2"))
+    assert await ended(client.apply(plan)) == dict.fromkeys(ids[:2], "PaginationError")
+    assert deletes(fake) == []
+
+
+async def test_a_list_that_is_not_complete_before_deletes_nothing(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 4)
+    plan = await client.plan_prune([1], POLICY)
+    page = {"count": 3, "results": fake.backups, "next": None}
+    fake.inject(Reply(200, json.dumps(page).encode(), method="GET"))
     assert await ended(client.apply(plan)) == dict.fromkeys(ids[:2], "PaginationError")
     assert deletes(fake) == []
 
@@ -399,17 +442,17 @@ async def test_a_failed_deletion_does_not_stop_the_others(
 
 
 async def test_after_a_401_the_rest_is_not_attempted(fake: FakeVPS, client: BackupsClient) -> None:
-    for server_id in range(4, 24):
+    for server_id in range(4, 64):
         fake.add_server(server_id)
         add_nights(fake, server_id, 4)
-    plan = await client.plan_prune(range(4, 24), POLICY)
+    plan = await client.plan_prune(range(4, 64), POLICY)
     before = len(fake.requests)
     fake.inject(Reply(401, b'{"detail": "revoked"}', method="DELETE"))
     outcomes = await ended(client.apply(plan))
-    assert len(outcomes) == 40
+    assert len(outcomes) == 120
     assert set(outcomes.values()) == {"AuthenticationError", "NotAttemptedError"}
-    assert len(fake.requests) - before <= 48
-    assert all(len(held(fake, server_id)) == 4 for server_id in range(4, 24))
+    assert len(fake.requests) - before <= 64
+    assert all(len(held(fake, server_id)) == 4 for server_id in range(4, 64))
 
 
 async def test_leaving_the_outcomes_early_stops_the_deletions(

@@ -26,10 +26,10 @@ SERVERS = (1, 2)
 JOBS = ["", f"[job:{JOB}]", "[job:weekly]", f"[keep] [job:{JOB}]", f"[keep:2025-01-20] [job:{JOB}]"]
 STATUSES = ["completed", "completed", "completed", "failed", "in_progress", "queued"]
 POLICIES = [
-    Retention(last=1, job=JOB),
-    Retention(last=2, daily=2, job=JOB),
-    Retention(daily=2, weekly=1, job=JOB, stacked=False),
-    Retention(within=timedelta(days=2), job=JOB),
+    Retention(last=1, quota=99, job=JOB),
+    Retention(last=2, daily=2, quota=99, job=JOB),
+    Retention(daily=2, weekly=1, quota=99, job=JOB, stacked=False),
+    Retention(within=timedelta(days=2), quota=99, job=JOB),
 ]
 
 servers = st.sampled_from(SERVERS)
@@ -88,10 +88,14 @@ class Pruning(RuleBasedStateMachine):
 
     # --- What others do --------------------------------------------------------------------------
 
-    @initialize(backups=st.lists(made, min_size=2, max_size=12))
-    def begin(self, backups: list[tuple[int, str, str, int]]) -> None:
-        for one in backups:
+    @initialize(backups=st.lists(made, max_size=6), policy=st.sampled_from(POLICIES))
+    def begin(self, backups: list[tuple[int, str, str, int]], policy: Retention) -> None:
+        nights = [
+            (server_id, JOBS[1], "completed", 20 * n) for n in range(6) for server_id in SERVERS
+        ]
+        for one in [*nights, *backups]:
             self.make(one)
+        self.make_a_plan(policy)
 
     @rule(one=made)
     def make(self, one: tuple[int, str, str, int]) -> None:
@@ -100,7 +104,10 @@ class Pruning(RuleBasedStateMachine):
         self.fake.add_backup(server_id, created_at=at, description=f"x {job}", status=status)
 
     def chosen(self, number: int) -> dict[str, Any] | None:
-        there = self.fake.backups
+        """A backup, more often one that the plan deletes."""
+        going = {one.id for one in self.plan.deleted} if self.plan is not None else set()
+        there = [one for one in self.fake.backups if number % 2 or one["id"] in going]
+        number //= 2
         return there[number % len(there)] if there else None
 
     @rule(number=numbers)
@@ -182,4 +189,4 @@ class Pruning(RuleBasedStateMachine):
 
 
 TestPruning = Pruning.TestCase
-TestPruning.settings = settings(max_examples=40, stateful_step_count=16)
+TestPruning.settings = settings(max_examples=100, stateful_step_count=12)
