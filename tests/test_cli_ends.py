@@ -23,7 +23,8 @@ from vpsbackups_async.testing import FakeVPS, Reply
 ROOT = Path(vpsbackups_async.__file__).parent
 CANARY = "vps_canary0123456789abcdef"
 COMMANDS = (
-    "list", "servers", "show", "create", "wait", "delete", "restore", "demo", "fake", "completion",
+    "list", "servers", "show", "create", "wait", "delete", "restore", "prune", "rotate", "demo",
+    "fake", "completion",
 )  # fmt: skip
 
 

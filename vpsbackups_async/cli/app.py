@@ -22,11 +22,9 @@ __all__ = ["app", "run"]
 
 _EPILOGUE: Final = """\
 VPS_API_TOKEN holds the token, VPS_API_URL the URL if not https://admin.vps.org.
-Exit codes: 0 all fine, 1 some failed, 2 usage, 3 authentication,
-            4 timed out waiting, 130 interrupted
+Exit: 0 all fine, 1 some failed, 2 usage, 3 auth, 4 timed out, 130 interrupted
 
 Examples:
-  vpsbackups list --server 12345 --since 7d
   vpsbackups create --servers-from fleet.txt --description Nightly --wait"""
 
 app: App = App(
@@ -49,6 +47,8 @@ _COMMANDS: Final = {
     "wait": Exit.SOME_FAILED,
     "delete": Exit.SOME_FAILED,
     "restore": Exit.SOME_FAILED,
+    "prune": Exit.SOME_FAILED,
+    "rotate": Exit.SOME_FAILED,
     "demo": Exit.FINE,
     "fake": Exit.FINE,
     "completion": Exit.FINE,

@@ -1,4 +1,4 @@
-"""How backups and servers are written: the columns of a table, a plain line, the fields of CSV."""
+"""How backups, servers and decisions are written: columns of a table, a plain line, CSV fields."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,8 +8,9 @@ from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.text import age, moment, safe, size
 from vpsbackups_async.models import Backup, Server
+from vpsbackups_async.retention import Decision
 
-__all__ = ["BACKUPS", "SERVERS"]
+__all__ = ["BACKUPS", "DECISIONS", "SERVERS"]
 
 
 def _word(text: str) -> str:
@@ -109,4 +110,37 @@ SERVERS: Final[Layout[Server]] = Layout(
         "ip_address": lambda server: server.ip_address,
         "location": lambda server: server.location,
     },
+)
+
+
+# --- Decisions -----------------------------------------------------------------------------------
+
+
+def _verb(decision: Decision) -> str:
+    return "keep" if decision.kept else "delete"
+
+
+def _why(decision: Decision) -> str:
+    return ", ".join(decision.rules) or decision.reason.replace("_", " ")
+
+
+DECISIONS: Final[Layout[Decision]] = Layout(
+    (
+        Column("DO", _verb, least=6, style=lambda one: "" if one.kept else "red"),
+        Column("ID", lambda one: str(one.backup.id), right=True, whole=True),
+        Column("SERVER", lambda one: str(one.backup.server.id), right=True, whole=True),
+        Column("NAME", lambda one: safe(one.backup.server.name), shrinks_to=12),
+        Column(
+            "STATUS",
+            lambda one: safe(one.backup.status),
+            least=11,
+            most=14,
+            style=lambda one: _status_style(one.backup),
+        ),
+        Column("SIZE", lambda one: size(one.backup.size_mb), least=8, right=True),
+        Column("CREATED (UTC)", lambda one: moment(one.backup.created_at)),
+        Column("WHY", _why, least=8, rest=True),
+    ),
+    lambda one: f"{_verb(one):<6} {_plain(one.backup)}  ({_why(one)})",
+    {"decision": _verb, "why": _why},
 )

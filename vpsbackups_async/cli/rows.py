@@ -1,4 +1,4 @@
-"""Backups or servers as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
+"""Backups, servers or decisions as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
 
 A writer gets them a page at a time and keeps none, so that a list of any length can be written.
 """
@@ -19,6 +19,7 @@ from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.models import Backup, Server
+from vpsbackups_async.retention import Decision
 
 __all__ = [
     "Column",
@@ -31,7 +32,7 @@ __all__ = [
     "open_writer",
 ]
 
-T = TypeVar("T", bound=Backup | Server)
+T = TypeVar("T", bound=Backup | Server | Decision)
 
 Form = Literal["table", "json", "ndjson", "csv"]
 
@@ -49,7 +50,7 @@ def form_of(**flags: bool) -> Form:
 
 
 class Writer(ABC, Generic[T]):
-    """Writes backups or servers to standard output."""
+    """Writes backups, servers or decisions to standard output."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -183,7 +184,7 @@ class _Lines(Writer[T]):
         self._screen.result("\n".join(map(self._plain, items)))
 
 
-def json_line(item: Backup | Server) -> bytes:
+def json_line(item: Backup | Server | Decision) -> bytes:
     """The item as the API writes it, with escapes for what is not printable."""
     line = to_json(item)
     if line.isascii() and b"\x7f" not in line:

@@ -1,0 +1,83 @@
+"""Show what a policy deletes, and why; with --apply, delete it.
+
+Usage: vpsbackups prune [OPTIONS]
+
+  vpsbackups prune --all --keep-daily 4 --keep-weekly 4 --job nightly
+  vpsbackups prune -s 12345 --keep-last 5 --apply --max-deletions 10
+"""
+
+from contextlib import aclosing
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async._pruning.plan import PrunePlan
+from vpsbackups_async.cli.ends import Exit
+from vpsbackups_async.cli.failures import Failures
+from vpsbackups_async.cli.ids import written
+from vpsbackups_async.cli.layouts import DECISIONS
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
+from vpsbackups_async.cli.rows import open_writer
+from vpsbackups_async.cli.session import Session
+
+__all__ = ["run"]
+
+
+def run(
+    *,
+    servers: Chosen = SERVERS,
+    keep: Keep = KEEP,
+    apply: Annotated[Flag, Parameter(help="delete what otherwise is only shown")] = False,
+    max_deletions: Annotated[
+        int | None, Parameter(metavar="N", help="with --apply: refuse if more would go")
+    ] = None,
+    max_fraction: Annotated[
+        float,
+        Parameter(metavar="X", help="refuse if more of a server's would go; 0.5 if not given"),
+    ] = 0.5,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    ids, retention = servers.ids(), keep.retention()
+    with Session(common) as session:
+        plan = session.do(session.client.plan_prune(ids, retention))
+        for server in plan.servers:
+            if server.problem:
+                session.screen.note(f"server {server.server_id}: {server.problem}", "red")
+        code = Exit.SOME_FAILED if any(server.problem for server in plan.servers) else Exit.FINE
+        if apply:
+            return max(code, session.do(_apply(session, plan, max_deletions, max_fraction)))
+        _show(session, plan)
+    return code
+
+
+def _show(session: Session, plan: PrunePlan) -> None:
+    """Write a row for each backup, and how many would go."""
+    writer = open_writer("table", session.screen, DECISIONS)
+    for server in plan.servers:
+        if server.decisions and not server.problem:
+            writer.rows(server.decisions)
+    writer.end()
+    count = f"{len(plan.deleted):,} would be deleted, {plan.mb_freed:,} MB"
+    session.screen.summary(f"{count}; nothing was deleted: --apply does it")
+
+
+async def _apply(
+    session: Session, plan: PrunePlan, max_deletions: int | None, max_fraction: float
+) -> Exit:
+    """Delete what the plan says, and write the ref of each when it is deleted."""
+    screen, failures, done = session.screen, Failures(session.screen), 0
+    outcomes = session.client.apply(plan, max_deletions=max_deletions, max_fraction=max_fraction)
+    async with aclosing(outcomes):
+        async for outcome in outcomes:
+            ref = written(outcome.key)
+            if outcome.error is not None:
+                failures.add(f"backup {ref}", outcome.error)
+            else:
+                done += 1
+                screen.result(f"deleted {ref}" if screen.out.is_terminal else ref)
+    code = failures.close()
+    failed = f", {failures.count:,} not" if failures.count else ""
+    screen.summary(f"{done:,} deleted{failed}")
+    return code

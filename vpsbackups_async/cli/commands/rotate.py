@@ -1,0 +1,120 @@
+"""Make a backup, verify it, then delete what a policy lets go.
+
+Usage: vpsbackups rotate [OPTIONS]
+
+  vpsbackups rotate --all --job nightly --keep-daily 4 --keep-weekly 4
+  vpsbackups rotate -s 12345 --job nightly --keep-daily 4 --dry-run
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async._pruning.rotation import Rotation
+from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.failures import Failures
+from vpsbackups_async.cli.ids import written
+from vpsbackups_async.cli.layouts import DECISIONS
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Timeout, timeout_seconds
+from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.rows import Writer, open_writer
+from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.session import Session
+from vpsbackups_async.cli.text import safe
+from vpsbackups_async.models import Backup, Outcome
+from vpsbackups_async.retention import Decision
+
+__all__ = ["run"]
+
+
+def run(
+    *,
+    servers: Chosen = SERVERS,
+    keep: Keep = KEEP,
+    description: Annotated[
+        str | None, Parameter(("--description", "-d"), metavar="TEXT", help="of the new backups")
+    ] = None,
+    make_room: Annotated[
+        Flag, Parameter(help="on a full server, delete one good backup first")
+    ] = False,
+    dry_run: Annotated[Flag, Parameter(help="only show what would be done")] = False,
+    timeout: Timeout = None,
+    max_running: Annotated[int | None, Parameter(metavar="N", show=False)] = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    ids, retention = servers.ids(), keep.retention()
+    if retention.job is None:
+        raise UsageError("--job NAME is needed: it labels what is made, and only that is deleted")
+    if max_running is not None and max_running < 1:
+        raise UsageError("--max-running is one or more")
+    seconds = timeout_seconds(timeout)
+    with Session(common) as session:
+
+        async def work() -> Exit:
+            async with Display(session.screen, "Rotating", session.stats) as display:
+                outcomes = session.client.fleet(ids).rotate(
+                    retention,
+                    description=description,
+                    make_room=make_room,
+                    timeout=seconds,
+                    dry_run=dry_run,
+                    max_running=max_running,
+                    on_progress=display.update,
+                )
+                return await _follow(session, outcomes)
+
+        return session.do(work())
+
+
+async def _follow(session: Session, outcomes: AsyncGenerator[Outcome[int, Rotation]]) -> Exit:
+    """Write what became of each server; the exit code."""
+    screen, failures = session.screen, Failures(session.screen)
+    writer = open_writer("table", screen, DECISIONS)
+    made = deleted = full = 0
+    dry = False
+    async with aclosing(outcomes):
+        async for outcome in outcomes:
+            if outcome.error is not None:
+                failures.add(f"server {outcome.key}", outcome.error)
+                for note in getattr(outcome.error, "__notes__", ()):
+                    screen.note(safe(note), "red")
+                continue
+            rotation = outcome.value
+            deleted += len(rotation.deleted)
+            if rotation.backup is None:
+                dry = True
+                full += bool(rotation.plan.problem)
+                _show(screen, writer, rotation)
+            else:
+                made += 1
+                screen.result(_line(screen, rotation, rotation.backup))
+    writer.end()
+    code = failures.close()
+    failed = f", {failures.count:,} failed" if failures.count else ""
+    if dry:
+        screen.summary(f"{deleted:,} would be deleted; nothing was done{failed}")
+    else:
+        screen.summary(f"{made:,} made, {deleted:,} deleted{failed}")
+    return max(code, Exit.SOME_FAILED) if full else code
+
+
+def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:
+    """Write what a dry run says of a server."""
+    if rotation.plan.problem:
+        screen.note(f"server {rotation.server_id}: {rotation.plan.problem}", "red")
+    if rotation.freed is not None:
+        screen.note(f"backup {written(rotation.freed.ref)} would be deleted first, to make room")
+    if rotation.plan.decisions and not rotation.plan.problem:
+        writer.rows(rotation.plan.decisions)
+
+
+def _line(screen: Screen, rotation: Rotation, backup: Backup) -> str:
+    ref = written(backup.ref)
+    gone = " ".join(written(one.ref) for one in rotation.deleted)
+    if not screen.out.is_terminal:
+        return ref
+    return f"made {ref}{f', deleted {gone}' if gone else ''}"

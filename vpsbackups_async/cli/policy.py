@@ -1,0 +1,90 @@
+"""The options that name servers and the policy by which their backups are deleted."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+from attrs import frozen
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.options import Flag
+from vpsbackups_async.cli.text import seconds_of
+from vpsbackups_async.models import ALL_SERVERS, AllServers
+from vpsbackups_async.retention import Retention
+
+__all__ = ["KEEP", "SERVERS", "Chosen", "Keep"]
+
+_RULES: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+
+_Hidden = Annotated[int, Parameter(metavar="N", show=False)]
+
+
+@Parameter(name="*")
+@frozen(kw_only=True)
+class Chosen:
+    """Which servers are meant: some by their ids, or all."""
+
+    server: Annotated[
+        tuple[str, ...], Parameter(("--server", "-s"), metavar="ID", help="this server; repeatable")
+    ] = ()
+    servers_from: Annotated[
+        str | None,
+        Parameter(
+            metavar="FILE",
+            allow_leading_hyphen=True,
+            help="the servers named there; - is stdin",
+        ),
+    ] = None
+    all_servers: Annotated[Flag, Parameter("--all", help="every server of the account")] = False
+
+    def ids(self) -> list[int] | AllServers:
+        """The ids, or `ALL_SERVERS`; raises `UsageError` if none or both are given."""
+        ids = server_ids(self.server, self.servers_from)
+        if self.all_servers and ids:
+            raise UsageError("--all is every server: name none beside it")
+        if not (self.all_servers or ids):
+            raise UsageError("no server is named: give --server ID, --servers-from FILE, or --all")
+        return ALL_SERVERS if self.all_servers else ids
+
+
+@Parameter(name="*")
+@frozen(kw_only=True)
+class Keep:
+    """What a policy keeps."""
+
+    keep_daily: Annotated[
+        int,
+        Parameter(metavar="N", help="days; also last, hourly, weekly, monthly, yearly"),
+    ] = 0
+    keep_last: _Hidden = 0
+    keep_hourly: _Hidden = 0
+    keep_weekly: _Hidden = 0
+    keep_monthly: _Hidden = 0
+    keep_yearly: _Hidden = 0
+    keep_within: Annotated[str | None, Parameter(metavar="TIME", show=False)] = None
+    tz: Annotated[str, Parameter(metavar="ZONE", help="of the periods; UTC if not given")] = "UTC"
+    job: Annotated[
+        str | None, Parameter(metavar="NAME", help="the label of the backups, [job:NAME]")
+    ] = None
+
+    def retention(self) -> Retention:
+        """The policy; raises `UsageError` if the options make none."""
+        rules: dict[str, Any] = {
+            rule: count for rule in _RULES if (count := getattr(self, f"keep_{rule}"))
+        }
+        if self.keep_within is not None:
+            seconds = seconds_of(self.keep_within)
+            if not seconds:
+                raise UsageError(f"--keep-within {self.keep_within!r} is no time: give 36h or 30d")
+            rules["within"] = timedelta(seconds=seconds)
+        if not rules:
+            raise UsageError("nothing would be kept: give --keep-daily 4, for example")
+        try:
+            return Retention(**rules, tz=self.tz, job=self.job)
+        except (ValueError, OverflowError) as error:
+            raise UsageError(str(error)) from None
+
+
+SERVERS = Chosen()
+KEEP = Keep()
