@@ -148,6 +148,16 @@ async def test_a_policy_that_does_not_fit_into_the_quota_is_refused_for_that_ser
     assert plan.servers[1].problem == ""
 
 
+@pytest.mark.parametrize("job", ["nightly2", "night", None])
+async def test_a_label_that_nothing_bears_deletes_nothing(
+    fake: FakeVPS, client: BackupsClient, job: str | None
+) -> None:
+    ids = add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], Retention(last=1, job=job))
+    assert plan.deleted == ()
+    assert len(plan.servers[0].kept) == len(ids)
+
+
 async def test_a_refused_token_is_raised(fake: FakeVPS, client: BackupsClient) -> None:
     fake.revoke()
     with pytest.raises(AuthenticationError):
