@@ -1,11 +1,13 @@
 """`vpsbackups prune` and `rotate`: nothing is deleted unless it was asked for."""
 
+import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 
 import pytest
-from helpers_cli import Here, Terminal
+from helpers_cli import Here, Terminal, start
 from helpers_pruning import JOB, add, add_nights, deletes, held
 
 from vpsbackups_async.testing import FakeVPS, Reply, SeenRequest, ServerFault
@@ -230,3 +232,34 @@ async def test_rotate_needs_a_job(fake: FakeVPS, run: Here) -> None:
 async def test_rotate_refuses_no_running_backup_at_all(fake: FakeVPS, run: Here) -> None:
     ended = await run("rotate", "-s", "7", *LAST_TWO, "--max-running", "0", fake=fake)
     assert ended.code == 2
+
+
+async def test_an_interrupted_rotation_names_the_backups_that_may_still_run(fake: FakeVPS) -> None:
+    ids = add_nights(fake, 7, 3)
+    fake.backup_seconds = 1000
+    looking = asyncio.Event()
+
+    def watch(seen: SeenRequest) -> None:
+        if seen.method == "GET" and fake.count("POST"):
+            looking.set()  # the wait has begun
+
+    fake.on_request = watch
+    process = await start("rotate", "-s", "7", *LAST_TWO, fake=fake)
+    async with asyncio.timeout(30):
+        await looking.wait()
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    new = max(held(fake, 7))
+    assert process.returncode == 130
+    assert "interrupted: 1 of 1 backups were started" in err.decode()
+    assert f"vpsbackups wait {new}:7" in err.decode()
+    assert held(fake, 7) == [*ids, new]
+
+
+async def test_a_backup_that_was_refused_after_its_end_is_not_named_as_running(
+    fake: FakeVPS, run: Here
+) -> None:
+    add_nights(fake, 7, 6)
+    make_at_once(fake)
+    ended = await run("rotate", "-s", "7", *LAST_TWO, fake=fake)
+    assert "may still be running" not in ended.err

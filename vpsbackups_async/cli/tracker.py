@@ -84,6 +84,12 @@ class Tracker:
         """Note at once that a backup runs no more; its row may come later, or not at all."""
         self._running.pop(ref.id, None)
 
+    def has_none_running(self, server_id: int) -> None:
+        """Note that no backup of the server runs any more."""
+        self._running = {
+            number: ref for number, ref in self._running.items() if ref.server_id != server_id
+        }
+
     def end(self) -> Exit:
         """Say what became of them all; the exit code."""
         code = self._failures.close()

@@ -8,7 +8,7 @@ Usage: vpsbackups rotate [OPTIONS]
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -22,12 +22,16 @@ from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Writer, open_writer
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import safe
-from vpsbackups_async.models import Backup, Outcome
+from vpsbackups_async.cli.tracker import Tracker
+from vpsbackups_async.errors import AuthenticationError, PermissionDeniedError, WaitTimeoutError
+from vpsbackups_async.models import AllServers, Backup, Outcome
 from vpsbackups_async.retention import Decision
 
 __all__ = ["run"]
+
+_MAY_RUN: Final = (AuthenticationError, PermissionDeniedError, WaitTimeoutError)
+"""The errors that end a wait whose backup may still be running."""
 
 
 def run(
@@ -52,7 +56,9 @@ def run(
     if max_running is not None and max_running < 1:
         raise UsageError("--max-running is one or more")
     seconds = timeout_seconds(timeout)
-    with Session(common) as session:
+    planned = 0 if isinstance(ids, AllServers) else len(ids)
+    with Tracker(common, waits=True, planned=planned) as tracker:
+        session = tracker.session
 
         async def work() -> Exit:
             async with Display(session.screen, "Rotating", session.stats) as display:
@@ -65,19 +71,22 @@ def run(
                     max_running=max_running,
                     on_progress=display.update,
                 )
-                return await _follow(session, outcomes)
+                return await _follow(tracker, outcomes)
 
         return session.do(work())
 
 
-async def _follow(session: Session, outcomes: AsyncGenerator[Outcome[int, Rotation]]) -> Exit:
+async def _follow(tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotation]]) -> Exit:
     """Write what became of each server; the exit code."""
-    screen, failures = session.screen, Failures(session.screen)
+    screen = tracker.session.screen
+    failures = Failures(screen)
     writer = open_writer("table", screen, DECISIONS)
     made = deleted = full = 0
     dry = False
     async with aclosing(outcomes):
         async for outcome in outcomes:
+            if not isinstance(outcome.error, _MAY_RUN):
+                tracker.has_none_running(outcome.key)
             if outcome.error is not None:
                 failures.add(f"server {outcome.key}", outcome.error)
                 for note in getattr(outcome.error, "__notes__", ()):
