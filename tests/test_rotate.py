@@ -201,6 +201,17 @@ async def test_whatever_fails_before_the_new_backup_is_verified_deletes_nothing(
     assert set(ids) <= set(held(fake, 1))
 
 
+async def test_a_create_that_is_answered_with_an_old_backup_deletes_nothing(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 3)
+    old = next(one for one in fake.backups if one["id"] == ids[0])
+    fake.inject(Reply(201, json.dumps(old).encode(), method="POST"))
+    with pytest.raises(PruneRefusedError, match=f"backup {ids[0]} of server 1 was there before"):
+        await client.rotate(1, POLICY)
+    assert held(fake, 1) == ids
+
+
 async def test_the_error_says_which_backup_was_started(
     fake: FakeVPS, client: BackupsClient
 ) -> None:

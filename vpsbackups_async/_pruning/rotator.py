@@ -80,6 +80,8 @@ class Rotator:
             if room.problem:
                 error.add_note(room.problem)
             raise
+        if backup.id in {one.id for one in held.backups if one != room.freed}:
+            raise _refused(backup, "was there before, and was given as the new one")
         return Rotation(server_id, ServerPlan(server_id), backup, room.freed)
 
     def _dry(
