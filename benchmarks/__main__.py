@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks import (
+    audits,
     creates,
     decoding,
     fleet,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "creates": creates.run,
     "fleet": fleet.run,
     "fleet_waits": fleet_waits.run,
+    "audit": audits.run,
     "imports": imports.run,
     "instructions": instructions.run,
     "memory": memory.run,

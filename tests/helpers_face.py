@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 MODULES = (
     "vpsbackups_async",
+    "vpsbackups_async.audit",
     "vpsbackups_async.errors",
     "vpsbackups_async.events",
     "vpsbackups_async.limiters",

@@ -21,9 +21,9 @@ def backup(at: datetime | str, *, status: str = "completed", **changes: Any) -> 
         server=ServerRef(changes.get("server", 1), "web"),
         backup_type=BackupType(changes.get("kind", "manual")),
         status=BackupStatus(status),
-        size_mb=None,
+        size_mb=changes.get("size_mb"),
         created_at=at,
-        expires_at=None,
+        expires_at=changes.get("expires_at"),
         description=changes.get("description", ""),
     )
 

@@ -47,6 +47,7 @@ LAYERS: dict[str, int] = {
     "client": 6,
     "fleet": 6,
     "": 7,  # the package itself: __init__
+    "audit": 7,
     "limiters": 8,
     "pytest_vpsbackups": 8,
     "cli": 9,
@@ -88,6 +89,7 @@ MAY: dict[str, set[str]] = {
     # client.fleet() returns a Fleet.
     "client": below(6) | {"fleet"},
     "": below(7),
+    "audit": below(7),
     # These need an extra: nothing of ours imports them.
     "limiters": below(8),
     # The demo and `vpsbackups fake` run the server to test against.
@@ -358,7 +360,7 @@ def test_importing_the_package_loads_neither_a_server_nor_the_command_line() -> 
     )
     loaded = set(done.stdout.split())
     assert {"aiohttp", PACKAGE, f"{PACKAGE}._wire"} <= loaded
-    ours = (f"{PACKAGE}.testing.", f"{PACKAGE}.cli.")
+    ours = (f"{PACKAGE}.testing.", f"{PACKAGE}.cli.", f"{PACKAGE}.audit.")
     others = ("rich.", "cyclopts.", "pydantic.", "pydantic_core.", "zoneinfo.")
     unwanted = ("aiohttp.web", *ours, *others)
     assert [name for name in loaded if f"{name}.".startswith(unwanted)] == []

@@ -1,0 +1,31 @@
+"""Which servers are covered by backups: `audit` reads, and a `Coverage` says how well.
+
+`check` holds a coverage against controls: `NewestYounger`, `Kept`, `Reach`, or your own.
+"""
+
+from vpsbackups_async.audit.controls import (
+    Control,
+    ControlResult,
+    Evidence,
+    Kept,
+    NewestYounger,
+    Reach,
+    check,
+)
+from vpsbackups_async.audit.coverage import Coverage, ServerCoverage, State, cover
+from vpsbackups_async.audit.reading import audit
+
+__all__ = [
+    "Control",
+    "ControlResult",
+    "Coverage",
+    "Evidence",
+    "Kept",
+    "NewestYounger",
+    "Reach",
+    "ServerCoverage",
+    "State",
+    "audit",
+    "check",
+    "cover",
+]
