@@ -49,13 +49,15 @@ _COMMANDS: Final = {
     "restore": Exit.SOME_FAILED,
     "prune": Exit.SOME_FAILED,
     "rotate": Exit.SOME_FAILED,
+    "audit": Exit.SOME_FAILED,
     "demo": Exit.FINE,
     "fake": Exit.FINE,
     "completion": Exit.FINE,
 }
 """The commands in the order of the help, each with its exit code if its output is a closed pipe.
 
-A command that only reads is fine then; one that changes something has left work undone.
+A command that only reads is fine then; one that changes something has left work undone, and an
+audit nobody read to its end must not pass for a good one.
 """
 
 for _place, _name in enumerate(_COMMANDS):

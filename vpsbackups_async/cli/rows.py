@@ -1,4 +1,4 @@
-"""Backups, servers or decisions as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
+"""Backups, servers and the like as rows: a table for a terminal, plain lines, JSON, NDJSON and CSV.
 
 A writer gets them a page at a time and keeps none, so that a list of any length can be written.
 """
@@ -29,10 +29,12 @@ __all__ = [
     "Writer",
     "form_of",
     "json_line",
+    "lines_or_table",
     "open_writer",
 ]
 
-T = TypeVar("T", bound=Backup | Server | Decision)
+T = TypeVar("T")
+J = TypeVar("J", bound=Backup | Server | Decision)
 
 Form = Literal["table", "json", "ndjson", "csv"]
 
@@ -50,7 +52,7 @@ def form_of(**flags: bool) -> Form:
 
 
 class Writer(ABC, Generic[T]):
-    """Writes backups, servers or decisions to standard output."""
+    """Writes items to standard output."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -63,7 +65,7 @@ class Writer(ABC, Generic[T]):
         """Write the end of the form, after the last row."""
 
 
-def open_writer(form: Form, screen: Screen, layout: "Layout[T]") -> Writer[T]:
+def open_writer(form: Form, screen: Screen, layout: "Layout[J]") -> Writer[J]:
     """The writer for this form; a table is written as plain lines if there is no terminal."""
     if form == "json":
         return _Json(screen)
@@ -71,6 +73,11 @@ def open_writer(form: Form, screen: Screen, layout: "Layout[T]") -> Writer[T]:
         return _Ndjson(screen)
     if form == "csv":
         return _Csv(screen, layout)
+    return lines_or_table(screen, layout)
+
+
+def lines_or_table(screen: Screen, layout: "Layout[T]") -> Writer[T]:
+    """A table for a terminal, plain lines for anything else."""
     return Table(screen, layout) if screen.out.is_terminal else _Lines(screen, layout)
 
 
@@ -198,22 +205,22 @@ def _escaped(char: str) -> str:
     return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
-class _Ndjson(Writer[T]):
+class _Ndjson(Writer[J]):
     """One JSON object on each line."""
 
-    def rows(self, items: Sequence[T]) -> None:
+    def rows(self, items: Sequence[J]) -> None:
         """Write these."""
         self._screen.raw(b"\n".join(map(json_line, items)) + b"\n")
 
 
-class _Json(Writer[T]):
+class _Json(Writer[J]):
     """One JSON array. It is closed at the end only, so that a partial list does not parse."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen)
         self._before = b"[\n"
 
-    def rows(self, items: Sequence[T]) -> None:
+    def rows(self, items: Sequence[J]) -> None:
         """Write these."""
         self._screen.raw(self._before + b",\n".join(map(json_line, items)))
         self._before = b",\n"
@@ -223,10 +230,10 @@ class _Json(Writer[T]):
         self._screen.raw(b"[]\n" if self._before == b"[\n" else b"\n]\n")
 
 
-class _Csv(Writer[T]):
+class _Csv(Writer[J]):
     """Comma-separated values with a header; texts are made safe only for a terminal."""
 
-    def __init__(self, screen: Screen, layout: Layout[T]) -> None:
+    def __init__(self, screen: Screen, layout: Layout[J]) -> None:
         super().__init__(screen)
         self._values = layout.csv
         self._text = io.StringIO()
@@ -234,7 +241,7 @@ class _Csv(Writer[T]):
         self._csv.writerow(self._values)
         self._shown = safe if screen.out.is_terminal else str
 
-    def rows(self, items: Sequence[T]) -> None:
+    def rows(self, items: Sequence[J]) -> None:
         """Write these."""
         self._csv.writerows(map(self._fields, items))
         self.end()
@@ -245,6 +252,6 @@ class _Csv(Writer[T]):
         self._text.seek(0)
         self._text.truncate()
 
-    def _fields(self, item: T) -> list[object]:
+    def _fields(self, item: J) -> list[object]:
         values = (value(item) for value in self._values.values())
         return [self._shown(value) if isinstance(value, str) else value for value in values]

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["age", "clock", "moment", "safe", "seconds_of", "since", "size"]
+__all__ = ["age", "clock", "moment", "safe", "seconds_of", "short", "since", "size"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw]?)")
@@ -28,7 +28,12 @@ def moment(when: datetime) -> str:
 
 def age(when: datetime, now: datetime) -> str:
     """The time since then in its largest unit: `45s`, `12m`, `30h`, `12d`."""
-    seconds = max(0, int((now - when).total_seconds()))
+    return short(now - when)
+
+
+def short(duration: timedelta) -> str:
+    """A duration in its largest unit, rounded down: `45s`, `12m`, `30h`, `12d`."""
+    seconds = max(0, int(duration.total_seconds()))
     for unit, length in (("s", 60), ("m", 3600), ("h", 172_800)):
         if seconds < length:
             return f"{seconds // _UNITS[unit]}{unit}"

@@ -1,0 +1,134 @@
+"""What the commands that audit have in common: their options, the read, the exit code."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated, Final
+
+from attrs import frozen
+from cyclopts import Parameter
+
+from vpsbackups_async.audit import (
+    Control,
+    ControlResult,
+    Coverage,
+    Kept,
+    NewestYounger,
+    Reach,
+    audit,
+    check,
+)
+from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.session import Session
+from vpsbackups_async.cli.text import seconds_of
+from vpsbackups_async.models import ALL_SERVERS
+
+__all__ = ["Audited", "Keeps", "Ping", "Reaches", "Servers", "ServersFrom", "Slack", "Wanted"]
+
+_MOST: Final = timedelta(days=36_500)
+
+Servers = Annotated[str, Parameter(metavar="SERVER", help="ids of servers; all if none is given")]
+ServersFrom = Annotated[
+    str | None,
+    Parameter(
+        metavar="FILE", allow_leading_hyphen=True, help="the servers named there, too; - is stdin"
+    ),
+]
+Slack = Annotated[
+    str | None, Parameter(metavar="TIME", help="how much later if none failed, 0h if not given")
+]
+Keeps = Annotated[
+    int | None, Parameter("--kept", metavar="N", help="require that many good ones on each server")
+]
+Reaches = Annotated[
+    str | None,
+    Parameter("--reach", metavar="TIME", help="require good ones that far back, 14d for example"),
+]
+Ping = Annotated[
+    str | None,
+    Parameter(metavar="URL", help="tell start, success and failure there (healthchecks.io)"),
+]
+
+
+def duration_of(option: str, text: str, *, least: timedelta = timedelta(seconds=1)) -> timedelta:
+    """The duration of a text such as `30m`, `24h` or `2d`; raises `UsageError`.
+
+    A number without a unit is refused: nobody knows whether 24 is hours or seconds.
+    """
+    seconds = seconds_of(text) if text.strip()[-1:].isalpha() else None
+    if seconds is None or not least <= timedelta(seconds=min(seconds, 1e10)) <= _MOST:
+        raise UsageError(f"{option} {text!r} is no time: give 30m, 24h or 2d")
+    return timedelta(seconds=seconds)
+
+
+@frozen
+class Audited:
+    """A coverage, and how it fares against the controls that were asked for."""
+
+    coverage: Coverage
+    results: tuple[ControlResult, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every server is ok, and passes every control."""
+        return self.coverage.ok and all(one.passed for one in self.results)
+
+    @property
+    def code(self) -> Exit:
+        """The exit code."""
+        return Exit.FINE if self.ok else Exit.SOME_FAILED
+
+    def summary(self) -> str:
+        """The counts of states, and the controls that failed, in one line."""
+        parts = [f"{count:,} {state}" for state, count in self.coverage.counts.items() if count]
+        failed = [
+            f"{len(one.failed):,} fail: {one.control}" for one in self.results if not one.passed
+        ]
+        return "; ".join([", ".join(parts), *failed])
+
+
+@frozen
+class Wanted:
+    """What is to be audited, and how, as the options give it."""
+
+    servers: list[int]
+    rpo: timedelta
+    slack: timedelta
+    controls: tuple[Control, ...]
+
+    @classmethod
+    def of(
+        cls,
+        servers: Sequence[str],
+        servers_from: str | None,
+        rpo: str,
+        slack: str | None,
+        kept: int | None,
+        reach: str | None,
+    ) -> "Wanted":
+        """What the options ask for; raises `UsageError`."""
+        limit = duration_of("--rpo", rpo)
+        controls: list[Control] = [NewestYounger(limit)]
+        if kept is not None:
+            if kept < 1:
+                raise UsageError("--kept is one or more")
+            controls.append(Kept(kept))
+        if reach is not None:
+            controls.append(Reach(duration_of("--reach", reach)))
+        none = timedelta(0)
+        late = none if slack is None else duration_of("--slack", slack, least=none)
+        controls[0] = NewestYounger(limit + late)
+        return cls(server_ids(servers, servers_from), limit, late, tuple(controls))
+
+    def read(self, session: Session) -> Audited:
+        """The audit of the servers, of all if none is named."""
+
+        async def work() -> Coverage:
+            async with Display(session.screen, "Reading", session.stats):
+                return await audit(
+                    session.client, self.servers or ALL_SERVERS, rpo=self.rpo, slack=self.slack
+                )
+
+        coverage = session.do(work())
+        return Audited(coverage, check(coverage, self.controls))

@@ -1,0 +1,63 @@
+"""Say which servers lack a recent good backup; exit 1 if any does.
+
+Usage: vpsbackups audit [OPTIONS] [SERVER...]
+
+  vpsbackups audit --rpo 24h --slack 2h
+  vpsbackups audit --rpo 24h --json | jq '.servers[] | select(.state != "ok")'
+"""
+
+import json as json_module
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.auditing import (
+    Audited,
+    Keeps,
+    Ping,
+    Reaches,
+    Servers,
+    ServersFrom,
+    Slack,
+    Wanted,
+)
+from vpsbackups_async.cli.layouts import COVERAGE
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.pings import Pings
+from vpsbackups_async.cli.rows import lines_or_table
+from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.session import Session
+
+__all__ = ["run"]
+
+
+def run(
+    *servers: Servers,
+    rpo: Annotated[str, Parameter(metavar="TIME", help="the most age of the newest good backup")],
+    servers_from: ServersFrom = None,
+    slack: Slack = None,
+    kept: Keeps = None,
+    reach: Reaches = None,
+    json: Annotated[Flag, Parameter(help="one JSON object, with the controls")] = False,
+    ping: Ping = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach)
+    pings = Pings(ping, Screen(quiet=common.quiet))
+    with pings, Session(common) as session:
+        found = wanted.read(session)
+        pings.ends(ok=found.ok, text=found.summary())
+        _show(session.screen, found, as_json=json)
+        session.screen.summary(found.summary())
+    return found.code
+
+
+def _show(screen: Screen, found: Audited, *, as_json: bool) -> None:
+    coverage = found.coverage
+    if as_json:
+        controls = [one.as_dict() for one in found.results]
+        text = json_module.dumps({**coverage.as_dict(), "controls": controls})
+        screen.raw(text.encode() + b"\n")
+        return
+    lines_or_table(screen, COVERAGE).rows(coverage.servers)
