@@ -17,6 +17,7 @@ MODULES = (
     "vpsbackups_async.errors",
     "vpsbackups_async.events",
     "vpsbackups_async.limiters",
+    "vpsbackups_async.metrics",
     "vpsbackups_async.retention",
     "vpsbackups_async.testing",
 )

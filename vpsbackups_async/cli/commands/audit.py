@@ -7,10 +7,13 @@ Usage: vpsbackups audit [OPTIONS] [SERVER...]
 """
 
 import json as json_module
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from vpsbackups_async.audit import Coverage
 from vpsbackups_async.cli.auditing import (
     Audited,
     Keeps,
@@ -21,6 +24,7 @@ from vpsbackups_async.cli.auditing import (
     Slack,
     Wanted,
 )
+from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.layouts import COVERAGE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.pings import Pings
@@ -39,18 +43,33 @@ def run(
     kept: Keeps = None,
     reach: Reaches = None,
     json: Annotated[Flag, Parameter(help="one JSON object, with the controls")] = False,
+    prometheus: Annotated[
+        Path | None, Parameter(metavar="FILE", help="write metrics for node_exporter there")
+    ] = None,
     ping: Ping = None,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
     wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach)
+    write = None if prometheus is None else _metrics_writer()
     pings = Pings(ping, Screen(quiet=common.quiet))
     with pings, Session(common) as session:
         found = wanted.read(session)
+        if write is not None:
+            write(found.coverage, prometheus)
         pings.ends(ok=found.ok, text=found.summary())
         _show(session.screen, found, as_json=json)
         session.screen.summary(found.summary())
     return found.code
+
+
+def _metrics_writer() -> Callable[[Coverage, Any], None]:
+    """What writes metrics; raises `UsageError` if its extra is missing."""
+    try:
+        from vpsbackups_async.metrics import write_textfile  # noqa: PLC0415  # may be missing
+    except ImportError as error:
+        raise UsageError(f"--prometheus: {error}") from error
+    return write_textfile
 
 
 def _show(screen: Screen, found: Audited, *, as_json: bool) -> None:
