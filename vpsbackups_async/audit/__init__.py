@@ -1,6 +1,7 @@
 """Which servers are covered by backups: `audit` reads, and a `Coverage` says how well.
 
 `check` holds a coverage against controls: `NewestYounger`, `Kept`, `Reach`, or your own.
+`html_report` shows both to people.
 """
 
 from vpsbackups_async.audit.controls import (
@@ -14,6 +15,7 @@ from vpsbackups_async.audit.controls import (
 )
 from vpsbackups_async.audit.coverage import Coverage, ServerCoverage, State, cover
 from vpsbackups_async.audit.reading import audit
+from vpsbackups_async.audit.report import html_report
 
 __all__ = [
     "Control",
@@ -28,4 +30,5 @@ __all__ = [
     "audit",
     "check",
     "cover",
+    "html_report",
 ]
