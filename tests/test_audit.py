@@ -81,6 +81,15 @@ async def test_few_servers_of_many_are_asked_for_their_own_lists(
     assert {one.name for one in found.servers} == {"server-0001", "two"}
 
 
+@pytest.mark.fake_vps(servers=40, backups=105)
+async def test_a_whole_list_with_more_pages_than_servers_is_not_swept(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    found = await audit(client, ALL_SERVERS, rpo=DAY)
+    assert found.counts[State.OK] == 40
+    assert sum("server_id" not in seen.query for seen in fake.requests) == 1 + 1  # and the servers
+
+
 async def test_ids_may_come_from_an_async_iterable_or_a_stream_of_servers(
     client: BackupsClient,
 ) -> None:

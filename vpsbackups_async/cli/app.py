@@ -51,6 +51,7 @@ _COMMANDS: Final = {
     "rotate": Exit.SOME_FAILED,
     "audit": Exit.SOME_FAILED,
     "report": Exit.FINE,
+    "units": Exit.FINE,
     "demo": Exit.FINE,
     "fake": Exit.FINE,
     "completion": Exit.FINE,
