@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -216,8 +216,6 @@ def _covered(
         and any(one.is_completed for one in backups if one.id in future)
     ):
         state, problem = State.UNKNOWN, "its only good backups are from the future"
-    manual = [one for one in backups if one.is_manual]
-    today = limits.at.date()
     return ServerCoverage(
         server_id,
         name,
@@ -229,12 +227,18 @@ def _covered(
         failed_since,
         stuck,
         tuple(sorted(future)),
-        len(manual),
-        sum(_tags.is_pinned(one.description, today) for one in manual),
-        min((one.expires_at for one in backups if one.expires_at is not None), default=None),
+        *_held(backups, limits.at.date()),
         *_sizes(backups, good),
         backups,
     )
+
+
+def _held(backups: Sequence[Backup], today: date) -> tuple[int, int, datetime | None]:
+    """How many manual backups there are, how many of them are pinned, and the next expiry."""
+    manual = [one for one in backups if one.is_manual]
+    pinned = sum(_tags.is_pinned(one.description, today) for one in manual)
+    expiries = [one.expires_at for one in backups if one.expires_at is not None]
+    return len(manual), pinned, min(expiries, default=None)
 
 
 def _state(

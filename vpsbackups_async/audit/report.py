@@ -12,6 +12,7 @@ from typing import Final
 from attrs import frozen
 
 from vpsbackups_async._checks import check_int
+from vpsbackups_async.audit.advice import advice
 from vpsbackups_async.audit.calendar import A_LINE, CELL, Day, days_of, drawn, first_day
 from vpsbackups_async.audit.controls import ControlResult, Evidence, span
 from vpsbackups_async.audit.coverage import QUOTA, Coverage, ServerCoverage, State, iso
@@ -20,36 +21,7 @@ __all__ = ["html_report"]
 
 _SHOWN: Final = 100
 """Servers of a state, or evidence of a control, that are shown; the others are folded."""
-_IN_A_COMMAND: Final = 20
-"""The most servers that a command names."""
 _MOST_DAYS: Final = 366
-
-_ADVICE: Final[dict[State, tuple[str, str]]] = {
-    State.NEVER: (
-        "No backup of these servers ever completed. Make one:",
-        "vpsbackups create --wait {ids}",
-    ),
-    State.FAILING: (
-        "The newest attempt failed, and the newest good backup is too old. Find out why, then:",
-        "vpsbackups create --wait {ids}",
-    ),
-    State.STUCK: (
-        "A backup is in progress for too long, and may block others. If support calls it dead:",
-        "vpsbackups delete {refs}",
-    ),
-    State.STALE: (
-        "The newest good backup is too old, and none failed since: check what is to start backups.",
-        "vpsbackups create --wait {ids}",
-    ),
-    State.UNKNOWN: (
-        "It could not be told. Check that the servers exist and the token may read them, then:",
-        "vpsbackups audit --rpo {rpo} {ids}",
-    ),
-    State.RUNNING: (
-        "The newest good backup is too old, but another one runs. When it has ended:",
-        "vpsbackups audit --rpo {rpo} {ids}",
-    ),
-}
 
 _MARKS: Final = {
     Day.GOOD: "M3 6.5l2.2 2.2L9.5 3.8",
@@ -177,15 +149,8 @@ class _Page:
         )
 
     def _group(self, state: State, servers: Sequence[ServerCoverage]) -> str:
-        text, command = _ADVICE[state]
-        some = servers[:_IN_A_COMMAND]
-        hours = max(1, round(self.coverage.rpo / timedelta(hours=1)))
-        ready = command.format(
-            ids=" ".join(str(one.server_id) for one in some),
-            refs=" ".join(f"{number}:{one.server_id}" for one in some for number in one.stuck),
-            rpo=f"{hours}h",
-        )
-        more = "" if len(some) == len(servers) else f" (the first {len(some)} of them)"
+        text, command, named = advice(state, servers, self.coverage.rpo)
+        more = "" if named == len(servers) else f" (the first {named} of them)"
         shown, rest = servers[:_SHOWN], servers[_SHOWN:]
         folded = (
             f"<details><summary>{_counted(len(rest), 'more server')} {state}</summary>"
@@ -195,7 +160,7 @@ class _Page:
         )
         return (
             f"<section><h3>{state}: {_counted(len(servers), 'server')}</h3><p>{text}</p>"
-            f"<p><code>{ready}</code>{more}</p>{self._list(shown)}{folded}</section>"
+            f"<p><code>{command}</code>{more}</p>{self._list(shown)}{folded}</section>"
         )
 
     def _list(self, servers: Sequence[ServerCoverage]) -> str:

@@ -1,4 +1,4 @@
-"""What the commands that audit have in common: their options, the read, the exit code."""
+"""What the commands that audit have in common: options, the read, the exit code, the rows."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,17 +14,30 @@ from vpsbackups_async.audit import (
     Kept,
     NewestYounger,
     Reach,
+    ServerCoverage,
     audit,
     check,
 )
+from vpsbackups_async.audit.coverage import QUOTA, iso
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import seconds_of
+from vpsbackups_async.cli.text import safe, seconds_of, short
 from vpsbackups_async.models import ALL_SERVERS
 
-__all__ = ["Audited", "Keeps", "Ping", "Reaches", "Servers", "ServersFrom", "Slack", "Wanted"]
+__all__ = [
+    "COVERAGE",
+    "Audited",
+    "Keeps",
+    "Ping",
+    "Reaches",
+    "Servers",
+    "ServersFrom",
+    "Slack",
+    "Wanted",
+]
 
 _MOST: Final = timedelta(days=36_500)
 
@@ -132,3 +145,51 @@ class Wanted:
 
         coverage = session.do(work())
         return Audited(coverage, check(coverage, self.controls))
+
+
+# --- Rows ----------------------------------------------------------------------------------------
+
+
+def _state_style(one: ServerCoverage) -> str:
+    return {"ok": "green", "running": "yellow", "unknown": "yellow"}.get(one.state, "red")
+
+
+def _covered_age(one: ServerCoverage) -> str:
+    return "-" if one.age is None else short(one.age)
+
+
+def _slots(one: ServerCoverage) -> str:
+    return "-" if one.slots_used is None else f"{one.slots_used}/{QUOTA}"
+
+
+def _remark(one: ServerCoverage) -> str:
+    """What else there is to say: why it is unknown, what failed, is stuck, or is pinned."""
+    remarks = [
+        safe(one.problem),
+        one.failed_since and f"{one.failed_since} failed since",
+        one.stuck and f"stuck: {', '.join(map(str, one.stuck))}",
+        one.from_the_future and f"from the future: {', '.join(map(str, one.from_the_future))}",
+        one.pinned and f"{one.pinned} pinned",
+    ]
+    return "; ".join(str(remark) for remark in remarks if remark)
+
+
+def _plain_coverage(one: ServerCoverage) -> str:
+    return (
+        f"{one.state:<8} {one.server_id:<10} {_covered_age(one):>5} {_slots(one):>6} "
+        f"{iso(one.last_success) or '-':<20}  {safe(one.name):<16}  {_remark(one)}"
+    ).rstrip()
+
+
+COVERAGE: Final[Layout[ServerCoverage]] = Layout(
+    (
+        Column("STATE", lambda one: str(one.state), least=7, style=_state_style),
+        Column("ID", lambda one: str(one.server_id), right=True, whole=True),
+        Column("NAME", lambda one: safe(one.name), most=40, shrinks_to=12),
+        Column("AGE", _covered_age, least=4, right=True),
+        Column("SLOTS", _slots, least=5, right=True),
+        Column("REMARK", _remark, least=8, rest=True),
+    ),
+    _plain_coverage,
+    {},
+)

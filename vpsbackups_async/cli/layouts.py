@@ -4,15 +4,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from vpsbackups_async.audit import ServerCoverage
-from vpsbackups_async.audit.coverage import QUOTA
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.rows import Column, Layout
-from vpsbackups_async.cli.text import age, moment, safe, short, size
+from vpsbackups_async.cli.text import age, moment, safe, size
 from vpsbackups_async.models import Backup, Server
 from vpsbackups_async.retention import Decision
 
-__all__ = ["BACKUPS", "COVERAGE", "DECISIONS", "SERVERS"]
+__all__ = ["BACKUPS", "DECISIONS", "SERVERS"]
 
 
 def _word(text: str) -> str:
@@ -145,52 +143,4 @@ DECISIONS: Final[Layout[Decision]] = Layout(
     ),
     lambda one: f"{_verb(one):<6} {_plain(one.backup)}  ({_why(one)})",
     {"decision": _verb, "why": _why},
-)
-
-
-# --- Audits --------------------------------------------------------------------------------------
-
-
-def _state_style(one: ServerCoverage) -> str:
-    return {"ok": "green", "running": "yellow", "unknown": "yellow"}.get(one.state, "red")
-
-
-def _covered_age(one: ServerCoverage) -> str:
-    return "-" if one.age is None else short(one.age)
-
-
-def _slots(one: ServerCoverage) -> str:
-    return "-" if one.slots_used is None else f"{one.slots_used}/{QUOTA}"
-
-
-def _remark(one: ServerCoverage) -> str:
-    """What else there is to say: why it is unknown, what failed, is stuck, or is pinned."""
-    remarks = [
-        safe(one.problem),
-        one.failed_since and f"{one.failed_since} failed since",
-        one.stuck and f"stuck: {', '.join(map(str, one.stuck))}",
-        one.from_the_future and f"from the future: {', '.join(map(str, one.from_the_future))}",
-        one.pinned and f"{one.pinned} pinned",
-    ]
-    return "; ".join(str(remark) for remark in remarks if remark)
-
-
-def _plain_coverage(one: ServerCoverage) -> str:
-    return (
-        f"{one.state:<8} {one.server_id:<10} {_covered_age(one):>5} {_slots(one):>6} "
-        f"{_iso(one.last_success) or '-':<20}  {safe(one.name):<16}  {_remark(one)}"
-    ).rstrip()
-
-
-COVERAGE: Final[Layout[ServerCoverage]] = Layout(
-    (
-        Column("STATE", lambda one: str(one.state), least=7, style=_state_style),
-        Column("ID", lambda one: str(one.server_id), right=True, whole=True),
-        Column("NAME", lambda one: safe(one.name), most=40, shrinks_to=12),
-        Column("AGE", _covered_age, least=4, right=True),
-        Column("SLOTS", _slots, least=5, right=True),
-        Column("REMARK", _remark, least=8, rest=True),
-    ),
-    _plain_coverage,
-    {},
 )

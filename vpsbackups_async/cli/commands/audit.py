@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.audit import Coverage
 from vpsbackups_async.cli.auditing import (
+    COVERAGE,
     Audited,
     Keeps,
     Ping,
@@ -25,7 +26,6 @@ from vpsbackups_async.cli.auditing import (
     Wanted,
 )
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.layouts import COVERAGE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.rows import lines_or_table
