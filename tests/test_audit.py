@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers_streams import on_page
 
+from benchmarks.audits import plant, planted
 from vpsbackups_async import (
     ALL_SERVERS,
     AuthenticationError,
@@ -56,6 +57,17 @@ async def test_each_server_is_found_in_its_state_by_the_servers_clock(
     assert states(found) == states(found) | {1: "ok", 2: "ok"}
     assert next(one for one in found.servers if one.name == "stale").server_status == "stopped"
     assert abs(found.at - fake.now) < MINUTE
+
+
+@pytest.mark.fake_vps(servers=300, backups=0)
+async def test_exactly_the_planted_servers_are_found_among_many(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    """As `python -m benchmarks audit` does with 5,000."""
+    plant(fake, 300)
+    assert states(await audit(client, ALL_SERVERS, rpo=DAY)) == planted(300)
+    pages = -(-len(fake.backups) // 100)
+    assert fake.count("GET", BACKUPS) == 1 + pages
 
 
 @pytest.mark.fake_vps(servers=200, backups=0, page_size=20)
