@@ -3,14 +3,13 @@
 import json
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from helpers_cli import Here, TerminalHere
+from helpers_monitor import monitoring
 
 from vpsbackups_async.testing import FakeVPS
 
@@ -127,29 +126,10 @@ async def test_a_refused_token_is_exit_code_3(fake: FakeVPS, run: Here) -> None:
 # --- Pings ---------------------------------------------------------------------------------------
 
 
-class _Monitor(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.pings.append((self.path, body))  # type: ignore[attr-defined]
-        self.send_response(self.server.status)  # type: ignore[attr-defined]
-        self.end_headers()
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def monitor() -> Iterator[Any]:
-    """A monitor whose `pings` are the paths and bodies that it got; it answers with `status`."""
-    with HTTPServer(("127.0.0.1", 0), _Monitor) as server:
-        made: Any = server
-        made.pings, made.status = [], 200
-        made.url = f"http://127.0.0.1:{server.server_port}/ping/secret-uuid"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with monitoring() as made:
         yield made
-        server.shutdown()
-        thread.join()
 
 
 async def test_a_good_run_pings_its_start_and_its_success(

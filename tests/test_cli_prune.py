@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from helpers_cli import Here, Terminal, start
+from helpers_monitor import monitoring
 from helpers_pruning import JOB, add, add_nights, deletes, held
 
 from vpsbackups_async.testing import FakeVPS, Reply, SeenRequest, ServerFault
@@ -182,6 +183,27 @@ async def test_rotate_on_a_terminal_says_what_it_deleted(fake: FakeVPS) -> None:
         shown = await terminal.end()
     new = max(held(fake, 7))
     assert f"made {new}:7, deleted {ids[0]}:7 {ids[1]}:7" in shown
+
+
+async def test_rotate_pings_how_it_went(fake: FakeVPS, run: Here) -> None:
+    add_nights(fake, 7, 3)
+    make_at_once(fake)
+    with monitoring() as monitor:
+        await run("rotate", "-s", "7", *LAST_TWO, "--ping", monitor.url, fake=fake)
+        await run("rotate", "-s", "404", *LAST_TWO, "--ping", monitor.url, fake=fake)
+    ends = [(path.rpartition("/")[2], text) for path, text in monitor.pings]
+    assert ends == [
+        ("start", ""),
+        ("secret-uuid", "1 made, 2 deleted"),
+        ("start", ""),
+        ("fail", "0 made, 0 deleted, 1 failed"),
+    ]
+
+
+async def test_a_dry_run_of_rotate_pings_nobody(fake: FakeVPS, run: Here) -> None:
+    with monitoring() as monitor:
+        await run("rotate", "-s", "7", *LAST_TWO, "--dry-run", "--ping", monitor.url, fake=fake)
+    assert monitor.pings == []
 
 
 async def test_rotate_with_dry_run_only_shows(fake: FakeVPS, run: Here) -> None:

@@ -31,7 +31,6 @@ __all__ = [
     "COVERAGE",
     "Audited",
     "Keeps",
-    "Ping",
     "Reaches",
     "Servers",
     "ServersFrom",
@@ -57,10 +56,6 @@ Keeps = Annotated[
 Reaches = Annotated[
     str | None,
     Parameter("--reach", metavar="TIME", help="require good ones that far back, 14d for example"),
-]
-Ping = Annotated[
-    str | None,
-    Parameter(metavar="URL", help="tell start, success and failure there (healthchecks.io)"),
 ]
 
 

@@ -9,12 +9,17 @@ from cyclopts import Group, Parameter
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.text import seconds_of
 
-__all__ = ["DEFAULTS", "Common", "Flag", "Timeout", "timeout_seconds"]
+__all__ = ["DEFAULTS", "Common", "Flag", "Ping", "Timeout", "timeout_seconds"]
 
 Flag = Annotated[bool, Parameter(negative=())]
 
 Timeout = Annotated[
     str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
+]
+
+Ping = Annotated[
+    str | None,
+    Parameter(metavar="URL", help="tell start, success and failure there (healthchecks.io)"),
 ]
 
 _GROUP = Group("Of every command", sort_key=2)

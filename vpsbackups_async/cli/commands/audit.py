@@ -18,7 +18,6 @@ from vpsbackups_async.cli.auditing import (
     COVERAGE,
     Audited,
     Keeps,
-    Ping,
     Reaches,
     Servers,
     ServersFrom,
@@ -26,7 +25,7 @@ from vpsbackups_async.cli.auditing import (
     Wanted,
 )
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Ping
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.screen import Screen

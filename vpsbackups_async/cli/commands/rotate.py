@@ -17,7 +17,8 @@ from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Timeout, timeout_seconds
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Ping, Timeout, timeout_seconds
+from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Writer, open_writer
@@ -45,6 +46,7 @@ def run(
         Flag, Parameter(help="on a full server, delete one good backup first")
     ] = False,
     dry_run: Annotated[Flag, Parameter(help="only show what would be done")] = False,
+    ping: Ping = None,
     timeout: Timeout = None,
     max_running: Annotated[int | None, Parameter(metavar="N", show=False)] = None,
     common: Common = DEFAULTS,
@@ -57,7 +59,8 @@ def run(
         raise UsageError("--max-running is one or more")
     seconds = timeout_seconds(timeout)
     planned = 0 if isinstance(ids, AllServers) else len(ids)
-    with Tracker(common, waits=True, planned=planned) as tracker:
+    pings = Pings(None if dry_run else ping, Screen(quiet=common.quiet))
+    with pings, Tracker(common, waits=True, planned=planned) as tracker:
         session = tracker.session
 
         async def work() -> Exit:
@@ -71,13 +74,18 @@ def run(
                     max_running=max_running,
                     on_progress=display.update,
                 )
-                return await _follow(tracker, outcomes)
+                code, text = await _follow(tracker, outcomes)
+            session.screen.summary(text)
+            pings.ends(ok=code == Exit.FINE, text=text)
+            return code
 
         return session.do(work())
 
 
-async def _follow(tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotation]]) -> Exit:
-    """Write what became of each server; the exit code."""
+async def _follow(
+    tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotation]]
+) -> tuple[Exit, str]:
+    """Write what became of each server; the exit code, and a summary."""
     screen = tracker.session.screen
     failures = Failures(screen)
     writer = open_writer("table", screen, DECISIONS)
@@ -105,10 +113,9 @@ async def _follow(tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotati
     code = failures.close()
     failed = f", {failures.count:,} failed" if failures.count else ""
     if dry:
-        screen.summary(f"{deleted:,} would be deleted; nothing was done{failed}")
-    else:
-        screen.summary(f"{made:,} made, {deleted:,} deleted{failed}")
-    return max(code, Exit.SOME_FAILED) if full else code
+        text = f"{deleted:,} would be deleted; nothing was done{failed}"
+        return max(code, Exit.SOME_FAILED) if full else code, text
+    return code, f"{made:,} made, {deleted:,} deleted{failed}"
 
 
 def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:
