@@ -4,8 +4,7 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 """
 
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final, Literal, NamedTuple
 
@@ -34,11 +33,12 @@ _ERROR_BODY_BYTES: Final = 64 * 1024
 class Channel(NamedTuple):
     """An open session, and what every request through it is sent with.
 
-    `body_headers` are for requests with a body. `max_bytes` is the largest decoded body of a
-    success that is read.
+    `middlewares` are those of a session that was given. `body_headers` are for requests with a
+    body. `max_bytes` is the largest decoded body of a success that is read.
     """
 
     session: ClientSession
+    middlewares: Sequence[aiohttp.ClientMiddlewareType]
     mask: Redactor
     url: Callable[[str, str], URL]
     headers: Mapping[str, str]
@@ -112,10 +112,14 @@ class _Failed(Exception):  # noqa: N818  # never leaves this module
         self.failure = failure
 
 
-def _own_middlewares(session: ClientSession) -> Sequence[aiohttp.ClientMiddlewareType]:
-    """The middlewares of a given session, which ours would replace; aiohttp does not show them."""
-    own: Sequence[aiohttp.ClientMiddlewareType] = getattr(session, "_middlewares", ())
-    return own
+def _fitting(connection: Connection, policy: Policy) -> Connection:
+    """The connection, taken for a request; raises `UnfitConnectionError` unless it is fit."""
+    protocol = connection.protocol
+    if protocol is not None:
+        take(protocol, unread=protocol.should_close, idempotent=policy.idempotent)
+        if policy.success_by_status and protocol.transport is not None:
+            HeadReader(protocol.transport, protocol)
+    return connection
 
 
 # --- The exchange --------------------------------------------------------------------------------
@@ -141,8 +145,9 @@ class Exchange(AttemptResult):
         """Pass the request on to aiohttp, once."""
         if self.number > 1:
             tag_attempt(self.number)
+        send, policy = request.send, self._policy
         # The one place that knows the connection before anything is written to it.
-        request.send = partial(self._send_on, request.send)  # type: ignore[method-assign]
+        request.send = lambda conn: send(_fitting(conn, policy))  # type: ignore[method-assign]
         try:
             while True:
                 try:
@@ -156,19 +161,6 @@ class Exchange(AttemptResult):
             # aiohttp sets it right after the request line and headers were handed to the socket.
             self.sent = request.response is not None
         raise failed
-
-    def _send_on(
-        self,
-        send: Callable[[Connection], Coroutine[Any, Any, aiohttp.ClientResponse]],
-        connection: Connection,
-    ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
-        """Send the request on a connection that aiohttp took for it, if it is fit for that."""
-        policy, protocol = self._policy, connection.protocol
-        if protocol is not None:
-            take(protocol, unread=protocol.should_close, idempotent=policy.idempotent)
-            if policy.success_by_status and protocol.transport is not None:
-                HeadReader(protocol.transport, protocol)
-        return send(connection)
 
     async def run(self, channel: Channel, request: Request, timeout: ClientTimeout) -> None:
         """Send the request and read its answer; what goes wrong becomes `failure`."""
@@ -187,9 +179,11 @@ class Exchange(AttemptResult):
                 proxy=channel.proxy,
                 allow_redirects=False,
                 raise_for_status=False,
-                middlewares=(*_own_middlewares(channel.session), self),
+                middlewares=(*channel.middlewares, self),
             )
-            await self._take(response, channel.max_bytes)
+            cap = channel.max_bytes if response.status < 300 else _ERROR_BODY_BYTES
+            if not self._take(response, cap):
+                await self._read(response.content, cap)
         except _Failed as failed:
             self.failure = failed.failure
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
@@ -198,23 +192,22 @@ class Exchange(AttemptResult):
             if response is not None and not (self.whole and response.status < 300):
                 self._clean_up(response, channel)
 
-    async def _take(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
-        """Read a response up to `max_bytes` of its body, or less of it if it is no success."""
+    def _take(self, response: aiohttp.ClientResponse, cap: int) -> bool:
+        """Take what is there of an answer; whether that is all of it."""
         status = response.status
         if status < 200:  # aiohttp gives a 101 for the final one, and its body has no end
             words = f"the server answered with status {status}, after which an answer must follow"
             self.failure = AttemptFailure(words)
-            return
+            return True
         self.status = status
         self.headers = response.headers
-        cap = max_bytes if status < 300 else _ERROR_BODY_BYTES
         content = response.content
-        if content.is_eof():  # most answers have arrived whole by now: no need to wait
-            self.body = content.read_nowait()
-            self.size = len(self.body)
-            self.whole = self.size <= cap
-        else:
-            await self._read(content, cap)
+        if not content.is_eof():
+            return False
+        self.body = content.read_nowait()  # most answers have arrived whole by now
+        self.size = len(self.body)
+        self.whole = self.size <= cap
+        return True
 
     async def _read(self, content: aiohttp.StreamReader, cap: int) -> None:
         """Read the body up to `cap` decoded bytes: a small gzip can hold gigabytes."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import aiohttp
@@ -18,6 +18,7 @@ __all__ = [
     "connector_of",
     "detach",
     "open_session",
+    "own_middlewares",
     "reuse_receive_buffers",
     "timeout_of",
 ]
@@ -53,6 +54,12 @@ def open_session(keepalive: float, given: Connector | None) -> ClientSession:
         )
     except RuntimeError:
         raise WrongEventLoopError("the connector was made in another event loop") from None
+
+
+def own_middlewares(session: ClientSession) -> Sequence[aiohttp.ClientMiddlewareType]:
+    """The middlewares of a given session, which ours would replace; aiohttp does not show them."""
+    own: Sequence[aiohttp.ClientMiddlewareType] = getattr(session, "_middlewares", ())
+    return own
 
 
 def connector_of(session: ClientSession | None, connector: Connector | None) -> Connector | None:

@@ -32,6 +32,7 @@ from vpsbackups_async._transport.opening import (
     connector_of,
     detach,
     open_session,
+    own_middlewares,
     reuse_receive_buffers,
 )
 from vpsbackups_async._transport.quota import (
@@ -159,16 +160,20 @@ class Session:
         return self._deadlines
 
     def _open_channel(self) -> Channel:
+        # The session must not have them: aiohttp would send its Authorization to a proxy as well.
         headers = {
             "Authorization": Secret(f"Bearer {self._token}"),
             "Accept": "application/json",
         }
+        session = self._given or open_session(self._keepalive, self._connector)
+        headers_kind = type(session.headers)  # aiohttp would make one of a dict for each request
         return Channel(
-            self._given or open_session(self._keepalive, self._connector),
+            session,
+            own_middlewares(session),
             self.mask,
             self._url,
-            headers,
-            {**headers, "Content-Type": "application/json"},
+            headers_kind(headers),
+            headers_kind({**headers, "Content-Type": "application/json"}),
             self._ssl,
             None if self._proxy is None else self._proxy.url,
             self._max_bytes,
