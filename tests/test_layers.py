@@ -259,6 +259,41 @@ def test_the_client_module_uses_aiohttp_for_the_types_of_its_arguments_only() ->
     assert used == {"BaseConnector", "ClientSession"}
 
 
+def private_of_others(source: str) -> set[str]:
+    """The names with an underscore that are read or set on anything but `self` and `cls`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=value, attr=name):
+                pass
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "delattr" | "hasattr"),
+                args=[value, ast.Constant(value=str(name)), *_],
+            ):
+                pass
+            case _:
+                continue
+        if name.startswith("_") and ast.unparse(value) not in {"self", "cls"}:
+            names.add(name)
+    return names
+
+
+def test_nothing_private_of_aiohttp_is_touched_but_what_it_shows_nowhere_else() -> None:
+    files = ("exchange.py", "opening.py", "connections.py")
+    sources = [(ROOT / "_transport" / file).read_text("utf-8") for file in files]
+    touched = {name for source in sources for name in private_of_others(source)}
+    # The middlewares of a session that was given would be left out without it.
+    assert {name for name in touched if not name.startswith("__")} == {"_middlewares"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["session._connector", "response._closed = True", 'getattr(session, "_timeout", None)'],
+)
+def test_a_private_attribute_is_found_however_it_is_touched(source: str) -> None:
+    assert private_of_others(source)
+
+
 IO = {"aiohttp", "asyncio", "socket", "ssl", "os", "pathlib", "yarl"}
 
 
