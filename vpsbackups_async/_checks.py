@@ -11,6 +11,8 @@ def check_int(name: str, value: object, least: int = 1) -> int:
     A bool is refused: `True` as an id is a mistake. A subclass of int, such as an enum member, is
     converted, because it may print as other text and the value may become part of a path.
     """
+    if type(value) is int and value >= least:
+        return value
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         wanted = "a positive int" if least == 1 else f"an int of at least {least}"
         raise ValueError(f"{name} must be {wanted}, not {value!r}")

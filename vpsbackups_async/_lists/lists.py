@@ -73,7 +73,10 @@ class ListQuery(Generic[T]):
         self.page_size: int | None = (
             None if page_size is None else check_int("page_size", page_size)
         )
-        pairs = [f"{name}={quote(str(value), safe='')}" for name, value in filters.items()]
+        pairs = [
+            f"{name}={value if type(value) is int else quote(str(value), safe='')}"
+            for name, value in filters.items()
+        ]
         if self.page_size is not None:
             pairs.append(f"page_size={self.page_size}")
         self.text: str = "&".join(pairs)
@@ -201,10 +204,10 @@ class Lists:
             fetch,
             first,
             self._known.links(listing.path),
-            keep=partial(self._matching, query) if query.filters else None,
-            prefetch=prefetch,
-            max_pages=max_pages,
-            open_walks=self._known.open_walks,
+            (lambda page: self._matching(query, page)) if query.filters else None,
+            prefetch,
+            max_pages,
+            self._known.open_walks,
         )
 
     def _matching(self, query: ListQuery[T], page: Page[T]) -> Page[T]:
@@ -215,7 +218,7 @@ class Lists:
         items, known = page.items, self._known
         for name, value in query.filters.items():
             values = query.listing.filters[name]
-            if values(page.items) - {value}:
+            if not values(page.items) <= {value}:
                 known.ignored_filters.add(name)
                 items = tuple(item for item in items if values((item,)) <= {value})
         if items is page.items:

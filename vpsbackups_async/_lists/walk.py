@@ -79,7 +79,6 @@ class Walk(Generic[T]):
         fetch: Fetch[T],
         query: str,
         links: NextLinks,
-        *,
         keep: Callable[[Page[T]], Page[T]] | None = None,
         prefetch: int = 0,
         max_pages: int = MAX_PAGES,
