@@ -6,7 +6,7 @@ A request passes the limiter before it asks aiohttp for a connection, so no time
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.growth import Growth
@@ -14,7 +14,7 @@ from vpsbackups_async._transport.limiter import Limiter, Observation
 from vpsbackups_async._transport.line import LONGEST_PAUSE, Line
 from vpsbackups_async._transport.refusals import Kinds, Unavailable, Unreachable
 
-__all__ = ["AdaptiveLimiter", "quick_acquire"]
+__all__ = ["AdaptiveLimiter", "Shortcuts", "shortcuts"]
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_OWN_PAUSE: Final = 30.0
@@ -120,6 +120,13 @@ class AdaptiveLimiter(Line):
         if self._apart:
             self._observe_apart(outcome)
         self._end()
+
+    def _try_end(self, status: int | None) -> bool:
+        """End a request whose answer tells nothing new; False if `observe` has to hear of it."""
+        if status is None or status in {429, 503} or self._watching:
+            return False
+        self._end()
+        return True
 
     def _enter(self, loop: asyncio.AbstractEventLoop) -> None:
         is_new = self._loop is not None
@@ -237,16 +244,28 @@ class AdaptiveLimiter(Line):
             self._quick = self._timeless and not self._slow
 
 
-def _never(_loop: asyncio.AbstractEventLoop) -> bool:
+class Shortcuts(NamedTuple):
+    """What a limiter does without a coroutine and an observation, for most requests.
+
+    `try_acquire` starts a request in an event loop if one may start at once; False means that it
+    has to pass `acquire`. `try_end` ends one with this status if its answer tells nothing new;
+    False means that `observe` has to hear of it.
+    """
+
+    try_acquire: Callable[[asyncio.AbstractEventLoop], bool]
+    try_end: Callable[[int | None], bool]
+
+
+def _never(_: object) -> bool:
     return False
 
 
-def quick_acquire(limiter: Limiter) -> Callable[[asyncio.AbstractEventLoop], bool]:
-    """A function that starts a request if one may start at once, without a coroutine for it.
+def shortcuts(limiter: Limiter) -> Shortcuts:
+    """The shortcuts of a limiter.
 
-    It never does for any class but `AdaptiveLimiter` itself: a subclass or wrapper must see every
-    request in its `acquire`.
+    There are none for any class but `AdaptiveLimiter` itself: a subclass or wrapper must see every
+    request in its `acquire` and `observe`.
     """
     if type(limiter) is AdaptiveLimiter:
-        return limiter._try_acquire  # noqa: SLF001  # of the class above
-    return _never
+        return Shortcuts(limiter._try_acquire, limiter._try_end)  # noqa: SLF001  # of the class above
+    return Shortcuts(_never, _never)

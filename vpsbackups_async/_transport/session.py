@@ -11,7 +11,7 @@ from typing import Final
 
 from yarl import URL
 
-from vpsbackups_async._transport.adaptive import AdaptiveLimiter, quick_acquire
+from vpsbackups_async._transport.adaptive import AdaptiveLimiter, shortcuts
 from vpsbackups_async._transport.address import build_url, find_proxy
 from vpsbackups_async._transport.calls import AttemptResult, Situation
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
@@ -104,8 +104,7 @@ class Session:
         self.limiter = limiter = _fitting_limiter(limiter, shared)
         self.room = room_of(shared)
         """The connections that clients with the same connector share; None for no limit."""
-        self.try_acquire = quick_acquire(limiter)
-        """Whether a request may start, and has started, without a wait in `limiter.acquire`."""
+        self.try_acquire, self._try_end = shortcuts(limiter)
         self.counters = Counters()
         self.accepted = 0
         """Answers other than 429 and 5xx, which show that the server takes requests."""
@@ -258,7 +257,6 @@ class Session:
     def observe(self, request: Request, result: AttemptResult, elapsed: float) -> None:
         """Count an attempt and tell the limiter how it ended, after `elapsed` seconds."""
         status, kind = result.status, request.kind
-        asked = retry_after(result.headers) if status in {429, 503} else None
         self.counters.rate_limited += status == 429
         if status is not None and tells_rate_limit(result.headers):
             self.rate_limit = read_rate_limit(result.headers) or self.rate_limit
@@ -266,8 +264,10 @@ class Session:
             self.accepted += 1
             self.accepted_of[kind] += 1
         self.counters.bytes_received += result.size
-        reached = True if status is not None else result.reached
-        self.limiter.observe(Observation(kind, 1, status, asked, elapsed, reached))
+        if not self._try_end(status):
+            asked = retry_after(result.headers) if status in {429, 503} else None
+            reached = True if status is not None else result.reached
+            self.limiter.observe(Observation(kind, 1, status, asked, elapsed, reached))
         if self.room is not None:
             self.room.observe(Observation(kind))
         if status == 503 and self.closed_for(kind) > 0:
