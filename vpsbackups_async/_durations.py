@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple, Self, TypeVar
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, field
 
 from vpsbackups_async._checks import check_int, check_number
 
@@ -35,8 +35,7 @@ class _Known(NamedTuple):
     guess: _Seconds | None = None
 
 
-@frozen
-class _StoredHistory:
+class _StoredHistory(msgspec.Struct):
     """A `DurationHistory` as JSON holds it."""
 
     per_server: int

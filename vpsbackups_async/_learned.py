@@ -22,8 +22,7 @@ _GAP: Final = 0.2
 """Among the expected durations, the longest delay between two polls as a fraction of the time."""
 
 
-@frozen
-class _StoredBackoff:
+class _StoredBackoff(msgspec.Struct):
     """A `LearnedBackoff` as JSON holds it."""
 
     step: float

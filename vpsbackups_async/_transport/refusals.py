@@ -6,8 +6,6 @@ Times are in seconds of loop time: `began` is when a request was sent, `now` whe
 import math
 from typing import Final
 
-from attrs import define, field
-
 __all__ = ["Kinds", "Unavailable", "Unreachable"]
 
 _RUN: Final = 6
@@ -16,7 +14,6 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
 
-@define(eq=False)
 class Unavailable:
     """Tells a server that is busy from one that is down or fails now and then, all with 503.
 
@@ -25,9 +22,9 @@ class Unavailable:
     the server is down, and pauses of the limiter are of no use.
     """
 
-    _run: int = field(default=0, init=False)
-    _pauses: int = field(default=0, init=False)
-    _paused_at: float = field(default=-math.inf, init=False)
+    def __init__(self) -> None:
+        self._run = self._pauses = 0
+        self._paused_at = -math.inf
 
     def refuse(self, began: float, now: float) -> bool:
         """Whether a 503 closes the limiter."""
@@ -49,15 +46,15 @@ class Unavailable:
         return self._run > 0
 
 
-@define(eq=False)
 class Unreachable:
     """Tells when a server to which no connection can be made is tried again, by one request."""
 
-    lasts: bool = field(default=False, init=False)
-    until: float = field(default=-math.inf, init=False)
-    """When the next request may try."""
-    _failures: int = field(default=0, init=False)
-    _last: float = field(default=-math.inf, init=False)
+    def __init__(self) -> None:
+        self.lasts = False
+        self.until = -math.inf
+        """When the next request may try."""
+        self._failures = 0
+        self._last = -math.inf
 
     def fail(self, began: float, now: float) -> bool:
         """Note that no connection was made; whether that is news, and no end of the same burst."""
@@ -76,14 +73,13 @@ class Unreachable:
         return True
 
 
-@define(eq=False)
 class _Refusals:
     """The refusals in a row of one kind of request."""
 
-    first: float
-    last: float
-    times: int = 1
-    others_succeeded: bool = False
+    def __init__(self, at: float) -> None:
+        self.first = self.last = at
+        self.times = 1
+        self.others_succeeded = False
 
     @property
     def are_of_this_kind_alone(self) -> bool:
@@ -98,7 +94,7 @@ class Kinds:
 
     def refuse(self, kind: str, began: float, now: float) -> bool:
         """Whether this kind was refused before and only other kinds have succeeded since."""
-        before = self._refused.setdefault(kind, _Refusals(now, now))
+        before = self._refused.setdefault(kind, _Refusals(now))
         if began > before.last:
             before.times += 1
             before.last = now

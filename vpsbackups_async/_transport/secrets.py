@@ -1,6 +1,5 @@
 """Secrets: held so that nothing prints them, and masked in what the server sends back."""
 
-import html
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
@@ -192,6 +191,8 @@ def _char(match: "re.Match[str]") -> str:
         return ""
     digits = match.group(group)
     if group == _NAMED:
-        return html.unescape(f"&{digits};")
+        from html import unescape  # noqa: PLC0415  # its table takes long to load, and few need it
+
+        return unescape(f"&{digits};")
     code = int(digits, 10 if group == _DECIMAL else 16)
     return chr(code) if 0x21 <= code <= 0x7E else ""
