@@ -58,7 +58,8 @@ class Stream(Generic[T]):
                 for item in page.items:
                     yield item
         finally:
-            await self._end(walk)
+            self._walks.discard(walk)
+            await walk.aclose()
 
     async def pages(self) -> AsyncGenerator[Page[T]]:
         """The pages as the server cuts them, each without the items that an earlier one had.
@@ -70,16 +71,13 @@ class Stream(Generic[T]):
             while (page := await walk.turn()) is not None:
                 yield page
         finally:
-            await self._end(walk)
+            self._walks.discard(walk)
+            await walk.aclose()
 
     def _begin(self) -> Walk[T]:
         walk = self._lists.open(self._query, prefetch=self._prefetch, max_pages=self._max_pages)
         self._walks.add(walk)
         return walk
-
-    async def _end(self, walk: Walk[T]) -> None:
-        self._walks.discard(walk)
-        await walk.aclose()
 
     async def first(self) -> T | None:
         """The first item, None if there is none; one request, unless the page is empty.
