@@ -1,12 +1,14 @@
 """S12 and S13: the instructions that a request takes, counted by valgrind's callgrind.
 
 A count repeats to about a thousandth, whatever else the machine does. Each side runs with few and
-with more requests, one at a time; the difference leaves out what its start takes.
+with more requests, one at a time; the difference leaves out what its start takes. Beside them stand
+the page faults of a request, which cost time but no instructions of the process.
 """
 
 import asyncio
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -151,12 +153,35 @@ def _cost(verdict: Verdict, side: str, url: str, work: str, *, uvloop: bool) -> 
     return (_counted(side, url, work, more, uvloop=uvloop) - first) / (more - few)
 
 
+def _faults(verdict: Verdict, side: str, url: str, work: str) -> float:
+    """The page faults of one request, by the kernel's count, on asyncio's own loop."""
+
+    def counted(requests: int) -> int:
+        order = {"side": side, "url": url, "work": work, "requests": requests, "uvloop": False}
+        command = [sys.executable, "-m", "benchmarks.instructions", json.dumps(order)]
+        return int(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    few, more = verdict.size(_FEW, 1), verdict.size(10 * _MORE, 5)
+    return (counted(more) - counted(few)) / (more - few)
+
+
 def run(verdict: Verdict) -> None:
     """Count lists beside a plain loop and bare aiohttp, and the other verbs beside the loop."""
     if shutil.which("valgrind") is None:
         print("not run: valgrind is not on the PATH (Debian's package valgrind)", flush=True)
         return
     with serving(total=1) as url:
+        for work in LISTS:
+            ours, loop = (_faults(verdict, side, url, work) for side in ("ours", "loop"))
+            verdict.record(
+                f"page faults of a request, {work}",
+                measured=f"{ours:.2f} against {loop:.2f}",
+                target="<= 0.5",
+                met=ours <= 0.5,
+                ours=ours,
+                loop=loop,
+                unit="page faults",
+            )
         if verdict.smoke:  # the start alone takes each process many seconds there
             _count_list(verdict, url, "list of 1", uvloop=False)
             return
@@ -198,6 +223,7 @@ def main() -> None:
         uvloop.run(_send(**order))
     else:
         asyncio.run(_send(**order))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 
 if __name__ == "__main__":

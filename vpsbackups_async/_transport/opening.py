@@ -105,5 +105,6 @@ def reuse_receive_buffers() -> None:
 
     asyncio receives into 256 KiB at a time. glibc maps such a block anew each time, with a page
     fault for every 4 KiB used, until a larger block was freed (mallopt(3), M_MMAP_THRESHOLD).
+    `python -m benchmarks instructions` counts the faults.
     """
     bytes(_MORE_THAN_A_RECEIVE)
