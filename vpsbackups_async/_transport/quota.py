@@ -37,7 +37,6 @@ def tells_rate_limit(headers: Mapping[str, str]) -> bool:
         "X-RateLimit-Remaining" in headers
         or "RateLimit-Remaining" in headers
         or "RateLimit" in headers
-        or "X-RateLimit-Limit" in headers
     )
 
 
