@@ -12,12 +12,13 @@ from vpsbackups_async import (
     AdaptiveLimiter,
     BackupsClient,
     ConfigurationError,
+    CreateOutcomeUnknownError,
     DeadlineExceededError,
     Observation,
     RateLimitedError,
     Timeouts,
 )
-from vpsbackups_async.testing import FakeVPS, Latency, RateLimit, ServerFault
+from vpsbackups_async.testing import Drop, FakeVPS, Latency, RateLimit, ServerFault
 
 pytestmark = pytest.mark.virtual_time
 
@@ -196,3 +197,78 @@ async def test_a_timeout_error_of_a_limiter_is_told_as_what_it_is(fake: FakeVPS,
         with pytest.raises(TimeoutError, match=r"^the quota service is slow$"):
             await VERBS[verb](client)
     assert fake.count() == 0
+
+
+class Failing(CountingLimiter):
+    """Raises in its methods of the given names."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        if "acquire" in self.names:
+            raise RuntimeError("the quota service is away")
+        await super().acquire(cost, kind)
+
+    def observe(self, outcome: Observation) -> None:
+        super().observe(outcome)
+        if "observe" in self.names:
+            raise RuntimeError("the metrics service is away")
+
+    def closed_for(self, kind: str | None = None) -> float:
+        if "closed_for" in self.names:
+            raise RuntimeError("no clock")
+        return 0.0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", ["observe", "closed_for"])
+async def test_an_error_of_a_limiter_after_an_answer_is_logged_once_and_replaces_no_answer(
+    fake: FakeVPS, verb: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.inject(RateLimit(1, times=2))
+    limiter = Failing(name)
+    async with BackupsClient(
+        fake.token, base_url=fake.url, limiter=limiter, on_event=lambda _: None
+    ) as client:
+        await VERBS[verb](client)
+    failures = [record for record in caplog.records if f"{name} of" in record.getMessage()]
+    assert [(record.levelname, bool(record.exc_info)) for record in failures] == [("WARNING", True)]
+
+
+async def test_an_error_of_a_limiter_keeps_no_connection_that_clients_share(fake: FakeVPS) -> None:
+    async with (
+        aiohttp.TCPConnector(limit=2) as connector,
+        BackupsClient(
+            fake.token, base_url=fake.url, limiter=Failing("observe"), connector=connector
+        ) as one,
+        BackupsClient(fake.token, base_url=fake.url, connector=connector) as other,
+    ):
+        await asyncio.gather(*(one.create(number) for number in range(1, 4)))
+        assert await other.list().count() == 15 + 3
+    assert now() < 1
+
+
+async def test_an_error_of_a_limiter_does_not_hide_that_a_backup_was_made(fake: FakeVPS) -> None:
+    """Its answer is lost, and the looks for it pass a limiter that fails by then."""
+    fake.inject(Drop("after", method="POST", times=1))
+    limiter = Failing()
+    fake.on_request = lambda _: setattr(limiter, "names", ("acquire",))
+    async with BackupsClient(
+        fake.token, base_url=fake.url, limiter=limiter, retry=at_once(2)
+    ) as client:
+        with pytest.raises(CreateOutcomeUnknownError, match="the quota service is away"):
+            await client.create(1)
+
+
+async def test_a_create_goes_on_looking_while_its_limiter_fails(fake: FakeVPS) -> None:
+    fake.inject(Drop("after", method="POST", times=1))
+    limiter = Failing()
+    fake.on_request = lambda _: setattr(limiter, "names", ("acquire",))
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=limiter) as client:
+        call = asyncio.create_task(client.create(1))
+        await asyncio.sleep(20)
+        fake.on_request = None
+        limiter.names = ()
+        assert (await call).id == fake.backups[-1]["id"]

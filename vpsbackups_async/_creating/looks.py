@@ -61,6 +61,6 @@ class Looks:
         try:
             async with asyncio.timeout(self.patience):
                 sweep = await self._finder.read_server(server_id)
-        except (VPSBackupsError, TimeoutError):
+        except Exception:  # noqa: BLE001  # also what the caller's limiter raises
             return refusal
         return recognised(refusal, sweep.items)

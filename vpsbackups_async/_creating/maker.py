@@ -18,6 +18,7 @@ from vpsbackups_async._creating.settling import (
     is_not_handled,
     may_create_again,
     search,
+    told,
 )
 from vpsbackups_async._creating.twins import first_of_twins, warn_of_twins
 from vpsbackups_async._transport.attempts import is_ambiguous, without_budget
@@ -65,8 +66,10 @@ class Maker:
         while True:
             try:
                 made = await self._send(creation)
-            except VPSBackupsError as failure:
-                found = await self._after(creation, failure)
+            except Exception as error:
+                if not (creation.unanswered or isinstance(error, VPSBackupsError)):
+                    raise
+                found = await self._after(creation, told(error))
                 if found is not None:
                     if not creation.sought:  # that may be another caller's, with its own labels
                         self._check_tags(creation, found)
@@ -129,7 +132,7 @@ class Maker:
         try:
             async with asyncio.timeout_at(creation.end):
                 look = await self._looks.look(creation.server_id)
-        except (VPSBackupsError, TimeoutError):
+        except Exception:  # noqa: BLE001  # also what the caller's limiter raises
             raise failure from None
         found = Search()
         verdict = judge(creation.sent(look), look.backups, self._known.is_given)

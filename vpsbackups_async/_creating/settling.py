@@ -20,7 +20,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup
 
-__all__ = ["Search", "is_not_handled", "may_create_again", "search"]
+__all__ = ["Search", "is_not_handled", "may_create_again", "search", "told"]
 
 _FIRST_PAUSE: Final = 0.5
 _MAX_PAUSE: Final = 4.0
@@ -114,8 +114,8 @@ async def _look_on(
         longest = _MAX_PAUSE
         try:
             look = await look_at_server()
-        except VPSBackupsError as error:
-            found.failure = error
+        except Exception as failure:  # noqa: BLE001  # also what the caller's limiter raises
+            error = found.failure = told(failure)
             lasts = grace == 0 or not _may_pass(error)
             over = now >= (began + grace if until is None else until)
             if (lasts and over) or isinstance(error, ConfigurationError):
@@ -130,6 +130,18 @@ async def _look_on(
         rest = math.inf if until is None else until - loop.time()
         await asyncio.sleep(min(pause, rest) if rest > 0 else pause)
         pause = min(2 * pause, longest)
+
+
+def told(error: Exception) -> VPSBackupsError:
+    """The error, as one of ours where the caller's limiter raised it: nothing was sent then.
+
+    The backup of a create must not be lost sight of for a limiter that fails.
+    """
+    if isinstance(error, VPSBackupsError):
+        return error
+    own = TransportError(f"the limiter failed: {type(error).__name__}: {error}", False)
+    own.__cause__ = error
+    return own
 
 
 def _may_pass(failure: VPSBackupsError) -> bool:

@@ -10,7 +10,6 @@ from vpsbackups_async._creating.ensuring import Need
 from vpsbackups_async._creating.evidence import judge
 from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._creating.settling import Search, search
-from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.models import Backup
 
 __all__ = ["first_of_twins", "warn_of_twins"]
@@ -54,7 +53,8 @@ async def warn_of_twins(
     try:
         async with asyncio.timeout_at(_end(creation, looks)):
             look = await looks.look(creation.server_id)
-    except (VPSBackupsError, TimeoutError):
+    except Exception as error:  # noqa: BLE001  # also what the caller's limiter raises
+        logger.debug("no look for twins of backup %s: %s", made.id, error)
         return
     verdict = judge(creation.sent(look), look.backups, is_given)
     twins = [one.id for one in verdict.candidates if one.id != made.id]

@@ -2,11 +2,11 @@
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 from attrs import define
 
-from vpsbackups_async._transport.limiter import closed_for
 from vpsbackups_async.events import GateClosed, GateOpened, OnEvent
 
 __all__ = ["GateWatch"]
@@ -31,8 +31,8 @@ class GateWatch:
     closed for longer than all are.
     """
 
-    def __init__(self, limiter: object, emit: OnEvent) -> None:
-        self._limiter = limiter
+    def __init__(self, closed_for: Callable[[str | None], float], emit: OnEvent) -> None:
+        self._closed_for = closed_for
         self._emit = emit
         self._kinds: set[str] = set()  # those that were refused
         self._closed: dict[str | None, _Gate] = {}
@@ -55,10 +55,10 @@ class GateWatch:
     def _look(self, status: int | None) -> None:
         """Tell what has changed; `status` is that of a refusal."""
         loop = asyncio.get_running_loop()
-        now, of_all = loop.time(), closed_for(self._limiter)
+        now, of_all = loop.time(), self._closed_for(None)
         self._note(None, of_all, now, status)
         for kind in self._kinds:
-            left = closed_for(self._limiter, kind)
+            left = self._closed_for(kind)
             self._note(kind, left if left > of_all else 0.0, now, status)
         self.stop()
         if self._closed:

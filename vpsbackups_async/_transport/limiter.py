@@ -1,11 +1,22 @@
 """The protocols of a limiter: what lets requests through, and what it may tell of itself."""
 
 import inspect
+import logging
 from typing import Literal, Protocol, runtime_checkable
 
 from attrs import frozen
 
-__all__ = ["Limiter", "LimiterState", "Observation", "check_limiter", "closed_for", "count_of"]
+__all__ = [
+    "Guarded",
+    "Limiter",
+    "LimiterState",
+    "Observation",
+    "check_limiter",
+    "closed_for",
+    "count_of",
+]
+
+logger = logging.getLogger("vpsbackups_async")
 
 
 @frozen
@@ -39,7 +50,10 @@ class Limiter(Protocol):
         ...
 
     def observe(self, outcome: Observation) -> None:
-        """Called once when a request ends, for every request that `acquire` let through."""
+        """Called once when a request ends, for every request that `acquire` let through.
+
+        What it raises is logged, and changes nothing for the call.
+        """
         ...
 
 
@@ -112,3 +126,31 @@ def closed_for(limiter: object, kind: str | None = None) -> float:
     told = getattr(limiter, "closed_for", None)
     seconds = told(kind) if callable(told) else told
     return seconds if isinstance(seconds, float | int) else 0.0
+
+
+class Guarded:
+    """Asks a limiter what must not fail: an error of its own is logged once for each method."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._logged: set[str] = set()
+
+    def observe(self, outcome: Observation) -> None:
+        """Tell the limiter how a request ended."""
+        try:
+            self._limiter.observe(outcome)
+        except Exception as error:  # noqa: BLE001  # the caller's code; the request has its outcome
+            self._log("observe", error)
+
+    def closed_for(self, kind: str | None = None) -> float:
+        """`LimiterState.closed_for`; 0 if the limiter does not tell it or fails."""
+        try:
+            return closed_for(self._limiter, kind)
+        except Exception as error:  # noqa: BLE001  # the caller's code
+            self._log("closed_for", error)
+            return 0.0
+
+    def _log(self, method: str, error: Exception) -> None:
+        if method not in self._logged:
+            self._logged.add(method)
+            logger.warning("%s of the limiter failed; calls go on", method, exc_info=error)

@@ -1,6 +1,6 @@
 """Hands each moment of a client to its log, its events and its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -44,8 +44,11 @@ class Monitor:
         self._metrics: Instruments | None = None
         self._listen()
 
-    def open(self, root: URL, limiter: object) -> None:
-        """Record metrics from now on, if a meter provider was set; watch the limiter for events."""
+    def open(self, root: URL, limiter: object, closed_for: Callable[[str | None], float]) -> None:
+        """Record metrics from now on, if a meter provider was set.
+
+        For events, the gates of the limiter are watched by `closed_for`.
+        """
         self.limiter = limiter
         self._metrics = instruments()
         if self._metrics is not None:
@@ -53,7 +56,7 @@ class Monitor:
             self._metrics.add(self)
         self._listen()
         if self.emit is not None:
-            self._gates = GateWatch(limiter, self.emit)
+            self._gates = GateWatch(closed_for, self.emit)
 
     def _listen(self) -> None:
         hearers = [] if self._on_event is None else [self._on_event]

@@ -17,10 +17,10 @@ from vpsbackups_async._transport.calls import AttemptResult, Situation
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
 from vpsbackups_async._transport.exchange import Channel
 from vpsbackups_async._transport.limiter import (
+    Guarded,
     Limiter,
     Observation,
     check_limiter,
-    closed_for,
     count_of,
 )
 from vpsbackups_async._transport.lines import lines_of
@@ -102,6 +102,10 @@ class Session:
         self._ssl = _fitting_ssl(ssl_context)
         shared = connector_of(given, connector)
         self.limiter = limiter = _fitting_limiter(limiter, shared)
+        self.guarded = Guarded(limiter)
+        """The limiter where an error of its own must not end a call."""
+        self.closed_for = self.guarded.closed_for
+        """The seconds until the limiter lets a kind of request through again after a refusal."""
         self.room = room_of(shared)
         """The connections that clients with the same connector share; None for no limit."""
         self.try_acquire, self._try_end = shortcuts(limiter)
@@ -154,7 +158,7 @@ class Session:
             if self._closed:
                 raise closed_error()
             self.channel = self._open_channel()
-            self.monitor.open(self.root, self.limiter)
+            self.monitor.open(self.root, self.limiter, self.closed_for)
             reuse_receive_buffers()
         return self._deadlines
 
@@ -210,10 +214,6 @@ class Session:
 
     # --- The limiter -----------------------------------------------------------------------------
 
-    def closed_for(self, kind: str | None = None) -> float:
-        """The seconds until the limiter lets requests of this kind through again after a 429."""
-        return closed_for(self.limiter, kind)
-
     def situation(self, kind: str, now: float) -> Situation:
         """What the rules need to know of the session at a loop time (s)."""
         return Situation(
@@ -267,7 +267,7 @@ class Session:
         if not self._try_end(status):
             asked = retry_after(result.headers) if status in {429, 503} else None
             reached = True if status is not None else result.reached
-            self.limiter.observe(Observation(kind, 1, status, asked, elapsed, reached))
+            self.guarded.observe(Observation(kind, 1, status, asked, elapsed, reached))
         if self.room is not None:
             self.room.observe(Observation(kind))
         if status == 503 and self.closed_for(kind) > 0:

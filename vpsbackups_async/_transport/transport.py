@@ -184,7 +184,7 @@ class Transport:
             with session.waiting(deadlines.until(call.deadline), call.request):
                 return await room.acquire(1, kind)
         except BaseException as error:
-            session.limiter.observe(Observation(kind))
+            session.guarded.observe(Observation(kind))
             if not isinstance(error, TimeoutError):
                 raise
         raise self._rules.after_waiting(call, deadlines.loop.time(), 0.0)
