@@ -717,6 +717,15 @@ def test_a_closed_limiter_is_waited_for_only_where_it_opens_in_time(
     assert error.__cause__ is cause
 
 
+def test_a_limiter_that_503s_closed_for_long_fails_a_call_with_that_status() -> None:
+    call = a_call("restore", 0)
+    error = rules().while_closed(call, STARTED, 20.1, 503)
+    assert type(error) is ServerError
+    assert (error.status, error.retry_after) == (503, 20.1)
+    assert not is_ambiguous(error)
+    assert failure_of(rules().after_error(call, error, at())) is error
+
+
 def test_a_call_that_is_not_let_through_in_time_counts_the_attempt_it_waited_for() -> None:
     call = a_call(attempts=1)
     error = rules().after_waiting(call, DEADLINE, 0)

@@ -16,6 +16,7 @@ from vpsbackups_async import (
     DeadlineExceededError,
     Observation,
     RateLimitedError,
+    ServerError,
     Timeouts,
 )
 from vpsbackups_async.testing import Drop, FakeVPS, Latency, RateLimit, ServerFault
@@ -272,3 +273,44 @@ async def test_a_create_goes_on_looking_while_its_limiter_fails(fake: FakeVPS) -
         fake.on_request = None
         limiter.names = ()
         assert (await call).id == fake.backups[-1]["id"]
+
+
+# --- A run of 503s that closes the limiter -------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_503s_for_long_send_away_those_in_line_with_an_error_of_that_status(
+    fake: FakeVPS, verb: str
+) -> None:
+    fake.inject(Latency(0.1), ServerFault(503, retry_after=25, method="GET"))
+    policy = at_once(3, max_retry_after=10)
+    client = BackupsClient(fake.token, base_url=fake.url, limiter=AdaptiveLimiter(6), retry=policy)
+    async with client:
+        lists = [asyncio.create_task(client.list().first()) for _ in range(6)]
+        await asyncio.sleep(0)
+        calls = [asyncio.ensure_future(VERBS[verb](client)) for _ in range(3)]
+        await asyncio.wait([*lists, *calls])
+        assert now() < 1
+        calls.append(asyncio.ensure_future(VERBS[verb](client)))
+        ends = await asyncio.gather(*lists, *calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {ServerError}
+        late = [end for end in ends if isinstance(end, ServerError)][6:]
+        assert {end.status for end in late} == {503}
+        assert all("not sent" in str(end) and "may run" not in str(end) for end in late)
+        assert all(end.retry_after == pytest.approx(25, abs=0.1) for end in late)
+        assert (client.stats.rate_limited, fake.count()) == (0, 6)
+
+
+async def test_those_in_line_are_sent_away_with_the_status_that_closes_the_limiter_last(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(*(ServerFault(503, retry_after=20, times=6), RateLimit(40, times=1)))
+    async with BackupsClient(fake.token, base_url=fake.url, retry=at_once(1)) as client:
+        for _ in range(6):
+            with pytest.raises(ServerError):
+                await client.list().first()
+        with pytest.raises(RateLimitedError):
+            await client.list().first()
+        hasty = client.with_options(retry=at_once(3, max_retry_after=10))
+        with pytest.raises(RateLimitedError, match="not sent"):
+            await hasty.list().first()

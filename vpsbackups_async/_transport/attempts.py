@@ -27,6 +27,7 @@ from vpsbackups_async.errors import (
     RateLimitedError,
     RequestTimeoutError,
     ResponseTooLargeError,
+    ServerError,
     TransportError,
     UnexpectedRedirectError,
     VPSBackupsError,
@@ -101,7 +102,8 @@ def may_send_again(policy: Policy, error: VPSBackupsError) -> bool:
 def is_ambiguous(error: BaseException) -> bool:
     """Whether the request may have been carried out although it failed with this error."""
     if isinstance(error, ApiError):
-        return error.status >= 500 or error.status == 408
+        was_sent = error.attempts > 0  # else the limiter did not let it through
+        return was_sent and (error.status >= 500 or error.status == 408)
     return bool(getattr(error, "sent", False)) and not isinstance(error, UnexpectedRedirectError)
 
 
@@ -183,17 +185,19 @@ class Rules(NamedTuple):
         return call.paced <= _FREE_IN_A_ROW and call.paced_for < self.retry.max_retry_after
 
     def while_closed(
-        self, call: Call, now: float, closed_for: float
-    ) -> RateLimitedError | DeadlineExceededError | None:
-        """The error for a call that cannot wait until the limiter opens; None if it can."""
+        self, call: Call, now: float, closed_for: float, closed_by: int = 429
+    ) -> RateLimitedError | ServerError | DeadlineExceededError | None:
+        """The error for a call that cannot wait until the limiter opens; None if it can.
+
+        `closed_by` is the status of the answer that closed it: 429, or 503 of a busy server.
+        """
         if not closed_for:
             return None
         if closed_for > self.retry.max_retry_after:
             method, path = call.request.method, API_ROOT + call.request.path
             words = "not sent: an earlier answer asked every request to wait"
-            refused = RateLimitedError(
-                429, words, None, None, method, path, call.attempts, closed_for
-            )
+            error = RateLimitedError if closed_by == 429 else ServerError
+            refused = error(closed_by, words, None, None, method, path, call.attempts, closed_for)
             refused.__cause__ = call.last_error
             return refused
         if now + closed_for > call.deadline:
@@ -201,9 +205,11 @@ class Rules(NamedTuple):
             return self._deadline(call, how)
         return None
 
-    def after_waiting(self, call: Call, now: float, closed_for: float) -> VPSBackupsError:
+    def after_waiting(
+        self, call: Call, now: float, closed_for: float, closed_by: int = 429
+    ) -> VPSBackupsError:
         """The error for a call that was not let through in time."""
-        error = self.while_closed(call, now, closed_for)
+        error = self.while_closed(call, now, closed_for, closed_by)
         if error is not None:
             return error
         call.attempts += 1  # the attempt that it waited for

@@ -87,11 +87,12 @@ class LimiterState(Protocol):
         ...
 
     def closed_for(self, kind: str | None = None) -> float:
-        """The seconds until a request of this kind may start after a 429; 0 while it is open.
+        """The seconds until a request of this kind may start after a refusal; 0 while it is open.
 
         `kind` is that of `acquire`; None asks about requests of any kind. A call fails at once with
-        `RateLimitedError` while this is more than `RetryPolicy.max_retry_after`. A call that waits
-        in `acquire` already does so when a client that shares the limiter gets a 429. After a 429
+        `RateLimitedError` while this is more than `RetryPolicy.max_retry_after`, with `ServerError`
+        if a 503 made it so long. A call that waits in `acquire` already does so when a client that
+        shares the limiter gets a 429 or 503. After a 429
         with `Retry-After` the call's pause is this time, spent in `acquire`, if it covers what the
         server asked for; otherwise the call sleeps by itself.
         """

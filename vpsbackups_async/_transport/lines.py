@@ -15,6 +15,8 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[tuple[str, float], set[Scope]] = {}
+        self.closed_by = 429
+        """The status of the answer that closed the limiter last."""
 
     def of(self, kind: str, patience: float) -> set[Scope]:
         """The scopes of requests of a kind; a request adds its own, and removes it again.

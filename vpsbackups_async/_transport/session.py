@@ -224,6 +224,11 @@ class Session:
             now < self._busy_until,
         )
 
+    @property
+    def closed_by(self) -> int:
+        """The status of the answer that closed the limiter last, to any client that shares it."""
+        return self._lines.closed_by
+
     @contextmanager
     def waiting(
         self, scope: Scope, request: Request | None = None, patience: float | None = None
@@ -257,6 +262,8 @@ class Session:
     def observe(self, request: Request, result: AttemptResult, elapsed: float) -> None:
         """Count an attempt and tell the limiter how it ended, after `elapsed` seconds."""
         status, kind = result.status, request.kind
+        is_refusal = status in {429, 503}
+        closed_before = self.closed_for(kind) if is_refusal else 0.0
         self.counters.rate_limited += status == 429
         if status is not None and tells_rate_limit(result.headers):
             self.rate_limit = read_rate_limit(result.headers) or self.rate_limit
@@ -265,17 +272,24 @@ class Session:
             self.accepted_of[kind] += 1
         self.counters.bytes_received += result.size
         if not self._try_end(status):
-            asked = retry_after(result.headers) if status in {429, 503} else None
+            asked = retry_after(result.headers) if is_refusal else None
             reached = True if status is not None else result.reached
             self.guarded.observe(Observation(kind, 1, status, asked, elapsed, reached))
         if self.room is not None:
             self.room.observe(Observation(kind))
-        if status == 503 and self.closed_for(kind) > 0:
-            self._busy_until = asyncio.get_running_loop().time() + _BUSY_SECONDS
-        if status == 429:
-            self._lines.send_away(self.closed_for)
+        if status is not None and is_refusal:
+            self._hear_refusal(kind, status, closed_before)
         if self.monitor.emit is not None:
             self.monitor.attempted(request, result, elapsed)
+
+    def _hear_refusal(self, kind: str, status: int, closed_before: float) -> None:
+        """Send those in line away that would not wait so long, once the limiter heard of it."""
+        closed_for = self.closed_for(kind)
+        if closed_for > closed_before:
+            self._lines.closed_by = status
+        if status == 503 and closed_for > 0:
+            self._busy_until = asyncio.get_running_loop().time() + _BUSY_SECONDS
+        self._lines.send_away(self.closed_for)
 
 
 def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:

@@ -192,7 +192,8 @@ class Transport:
     async def _wait_in_line(self, call: Call, deadlines: Deadlines) -> None:
         """Return once the limiter lets the request through; no time of the attempt runs yet."""
         session, kind = self.session, call.request.kind
-        closed = self._rules.while_closed(call, deadlines.loop.time(), session.closed_for(kind))
+        now = deadlines.loop.time()
+        closed = self._rules.while_closed(call, now, session.closed_for(kind), session.closed_by)
         if closed is not None:
             raise closed
         scope = deadlines.until(call.deadline)
@@ -202,4 +203,5 @@ class Transport:
         except TimeoutError:
             if not scope.expired:  # it is the limiter's own
                 raise
-        raise self._rules.after_waiting(call, deadlines.loop.time(), session.closed_for(kind))
+        now = deadlines.loop.time()
+        raise self._rules.after_waiting(call, now, session.closed_for(kind), session.closed_by)
