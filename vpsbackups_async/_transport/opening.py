@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import ssl as ssl_module
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -17,6 +18,7 @@ __all__ = [
     "connection_limit",
     "connector_of",
     "detach",
+    "fitting_ssl",
     "open_session",
     "own_middlewares",
     "reuse_receive_buffers",
@@ -108,3 +110,12 @@ def reuse_receive_buffers() -> None:
     `python -m benchmarks instructions` counts the faults.
     """
     bytes(_MORE_THAN_A_RECEIVE)
+
+
+def fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:
+    """What aiohttp takes as `ssl`: True is the default verification, False would be none."""
+    if not isinstance(ssl_context, ssl_module.SSLContext | None):
+        raise ConfigurationError(
+            f"ssl_context must be an ssl.SSLContext or None, not {ssl_context!r}"
+        )
+    return ssl_context or True

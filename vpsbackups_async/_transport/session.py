@@ -11,7 +11,7 @@ from typing import Final
 
 from yarl import URL
 
-from vpsbackups_async._transport.adaptive import AdaptiveLimiter, shortcuts
+from vpsbackups_async._transport.adaptive import shortcuts
 from vpsbackups_async._transport.address import build_url, find_proxy
 from vpsbackups_async._transport.calls import AttemptResult, Situation
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
@@ -20,17 +20,15 @@ from vpsbackups_async._transport.limiter import (
     Guarded,
     Limiter,
     Observation,
-    check_limiter,
-    count_of,
 )
 from vpsbackups_async._transport.lines import lines_of
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.opening import (
     ClientSession,
     Connector,
-    connection_limit,
     connector_of,
     detach,
+    fitting_ssl,
     open_session,
     own_middlewares,
     reuse_receive_buffers,
@@ -41,14 +39,13 @@ from vpsbackups_async._transport.quota import (
     tells_rate_limit,
 )
 from vpsbackups_async._transport.retry import RetryBudget
-from vpsbackups_async._transport.rooms import room_of
+from vpsbackups_async._transport.rooms import fitting_limiter, room_of
 from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._wire import Request, retry_after
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 
 __all__ = ["Counters", "Session", "closed_error"]
 
-_DEFAULT_CONCURRENCY: Final = 64
 _BUSY_SECONDS: Final = 60.0
 """For how long after a 503 that closed the limiter further ones are taken for pacing."""
 _CACHED_URLS: Final = 256
@@ -99,9 +96,9 @@ class Session:
         monitor: Monitor | None = None,
     ) -> None:
         self.root = root
-        self._ssl = _fitting_ssl(ssl_context)
+        self._ssl = fitting_ssl(ssl_context)
         shared = connector_of(given, connector)
-        self.limiter = limiter = _fitting_limiter(limiter, shared)
+        self.limiter = limiter = fitting_limiter(limiter, shared)
         self.guarded = Guarded(limiter)
         """The limiter where an error of its own must not end a call."""
         self.closed_for = self.guarded.closed_for
@@ -290,32 +287,3 @@ class Session:
         if status == 503 and closed_for > 0:
             self._busy_until = asyncio.get_running_loop().time() + _BUSY_SECONDS
         self._lines.send_away(self.closed_for)
-
-
-def _fitting_ssl(ssl_context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | bool:
-    """What aiohttp takes as `ssl`: True is the default verification, False would be none."""
-    if not isinstance(ssl_context, ssl_module.SSLContext | None):
-        raise ConfigurationError(
-            f"ssl_context must be an ssl.SSLContext or None, not {ssl_context!r}"
-        )
-    return ssl_context or True
-
-
-def _fitting_limiter(limiter: Limiter | None, given: Connector | None) -> Limiter:
-    """A limiter that lets no more requests through than a given connector has connections for.
-
-    Where aiohttp queues, its wait for a connection would count as time of the request.
-    """
-    most = connection_limit(given)
-    if limiter is None:
-        return AdaptiveLimiter(
-            _DEFAULT_CONCURRENCY if most is None else min(most, _DEFAULT_CONCURRENCY)
-        )
-    check_limiter(limiter)
-    wanted = count_of(limiter, "maximum")
-    if most is not None and wanted is not None and wanted > most:
-        raise ConfigurationError(
-            f"the limiter lets {wanted} requests through at once, but the connector has "
-            f"room for {most} connections: raise its limit or lower the limiter's maximum"
-        )
-    return limiter
