@@ -199,7 +199,7 @@ class BackupsClient:
         """Send with these timeouts and retries; a finder for waits and creates that does so."""
         self._timeouts, self._retry = timeouts, retry
         self._transport = Transport(self._session, timeouts, retry)
-        looking = Transport(self._session, timeouts, retry, self._looking_budget)
+        looking = Transport(self._session, timeouts, retry, self._looking_budget, settles=True)
         # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
         # that was never closed could then no longer close its connections.
         self._lists = Lists(partial(fetch_page, self._transport), self._known_lists)
@@ -440,7 +440,7 @@ class BackupsClient:
             check_plain_function("on_poll", on_poll)
         if on_unknown not in {"wait", "raise"}:
             raise ValueError(f"on_unknown must be 'wait' or 'raise', not {on_unknown!r}")
-        self._session.open()
+        self._session.open(settles=True)  # while it is closed, the hub answers with the ref
         if known is not None and known.is_completed:
             return known
         if known is not None and known.is_failed:
@@ -708,9 +708,11 @@ class BackupsClient:
     async def close(self) -> None:
         """End all waits, lists and background jobs, and close the connections.
 
-        It waits for creates that the server may be carrying out, also those whose callers were
-        cancelled, so that their backups are known. Closing twice does no harm. On a client that
-        `with_options` gave it does nothing: close the one that was asked for it.
+        Calls that wait for their turn or in a pause end at once with `ConfigurationError`, and
+        further calls are refused. It waits for creates that the server may be carrying out, also
+        those whose callers were cancelled, so that their backups are known. Closing twice does no
+        harm. On a client that `with_options` gave it does nothing: close the one that was asked for
+        it.
         """
         if self._parent is not None:
             return
@@ -718,6 +720,7 @@ class BackupsClient:
             # In this order, so that jobs whose waits end can say which backup they waited for, and
             # creates whose jobs are cancelled are waited for.
             self._creates.stop()
+            self._session.refuse()
             await self._hub.close()
             await self._jobs.close()
             await self._creates.close()

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,11 @@ from attrs import evolve
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async._transport.monitor import Monitor
-from vpsbackups_async.errors import ConfigurationError
+from vpsbackups_async._transport.session import closed_error
 from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.models import Backup
 
-__all__ = ["Creates", "WaitForEnd", "closing_error"]
+__all__ = ["Creates", "WaitForEnd"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -48,12 +49,7 @@ class Creates:
     async def run(
         self, creation: Creation, work: Callable[[Creation], Coroutine[Any, Any, Backup]]
     ) -> Backup:
-        """The backup that the work gives; if the server may make one, it ends without its caller.
-
-        Raises `ConfigurationError` once the client is being closed.
-        """
-        if self.stopped:
-            raise closing_error()
+        """The backup that the work gives; if the server may make one, it needs no caller to end."""
         server_id = creation.server_id
         task = asyncio.create_task(work(creation), name=f"vpsbackups-create-{server_id}")
         self._open[task] = creation
@@ -101,10 +97,31 @@ class Creates:
             self.monitor.emit(event)
 
     def stop(self) -> None:
-        """Refuse further creates, and further attempts of those that are open."""
+        """Refuse further attempts of the creates that are open, and end what precedes them."""
         self.stopped = True
         for creation in self._open.values():
             creation.sending.no_more_attempts = True
+            if creation.preparing is not None and not creation.preparing.expired():
+                creation.preparing.reschedule(0.0)
+
+    @asynccontextmanager
+    async def preparing(self, creation: Creation, end: float) -> AsyncIterator[asyncio.Timeout]:
+        """A block of a create before anything is sent.
+
+        Raises `TimeoutError` at `end`, in loop time, and `ConfigurationError` as soon as the client
+        is being closed.
+        """
+        if self.stopped:
+            raise closed_error()
+        try:
+            async with asyncio.timeout_at(end) as creation.preparing:
+                yield creation.preparing
+        except TimeoutError:
+            if self.stopped:
+                raise closed_error() from None
+            raise
+        finally:
+            creation.preparing = None
 
     async def close(self) -> None:
         """Wait for creates that the server may be carrying out, no longer than one can take.
@@ -122,8 +139,3 @@ class Creates:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-
-
-def closing_error() -> ConfigurationError:
-    """The error of a create that was not sent because the client is closed."""
-    return ConfigurationError("this client is being closed: it creates no further backup")

@@ -41,6 +41,7 @@ class Creation:
     `accepted` is the session's count of creates without overload when the last request was sent.
     The call waits for other backups until `wait_until`; a try of it begins at `began` and ends by
     `end`, in loop time. `longest` is how many seconds the client waits for it when it is closed.
+    `preparing` is the timeout of what precedes a request, while that runs.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Creation:
         self.wait_until = math.inf  # for the ends of other backups
         self.longest = math.inf
         self.sending = SendState()
+        self.preparing: asyncio.Timeout | None = None
         self.known_ids: frozenset[int] = frozenset()
         self.read_before = False
         self.unanswered = False

@@ -137,27 +137,28 @@ class Creator:
                 lock.release()
             if running is None or not await self._has_ended(running, creation):
                 rounds += 1
-                pause = _BETWEEN_ROUNDS(Attempt(rounds))
-                await asyncio.sleep(min(pause, self._time_left(creation)))
+                pause = min(_BETWEEN_ROUNDS(Attempt(rounds)), self._time_left(creation))
+                async with self._creates.preparing(creation, math.inf):
+                    await asyncio.sleep(pause)
 
     async def _in_turn(self, creation: Creation, lock: asyncio.Lock) -> Sequence[Backup]:
         """The backups of the server, as `_read` gives them, with the lock held.
 
         Raises `DeadlineExceededError` where the time of the call is over first.
         """
-        in_line = asyncio.timeout_at(min(creation.end, creation.wait_until))
+        in_line = min(creation.end, creation.wait_until)
         try:
-            async with in_line:
+            async with self._creates.preparing(creation, in_line):
                 await lock.acquire()
         except TimeoutError:
             raise _late(creation, "in line behind another create on this server") from None
-        reading = asyncio.timeout_at(creation.end)
+        reading: asyncio.Timeout | None = None
         try:
-            async with reading:
+            async with self._creates.preparing(creation, creation.end) as reading:
                 return await self._read(creation)
         except BaseException as error:
             lock.release()
-            if isinstance(error, TimeoutError) and reading.expired():
+            if isinstance(error, TimeoutError) and reading is not None and reading.expired():
                 raise _late(creation, "while the server's backups were read") from None
             raise
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 from vpsbackups_async import _tags, _wire
-from vpsbackups_async._creating.creates import closing_error
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
 from vpsbackups_async._creating.known import KnownBackups
@@ -23,6 +22,7 @@ from vpsbackups_async._creating.settling import (
 from vpsbackups_async._creating.twins import first_of_twins, warn_of_twins
 from vpsbackups_async._transport.attempts import is_ambiguous, without_budget
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
+from vpsbackups_async._transport.session import closed_error
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
@@ -97,7 +97,7 @@ class Maker:
     async def _send(self, creation: Creation) -> Backup:
         """Send the create once; not after the client was closed or the caller cancelled."""
         if creation.sending.no_more_attempts:
-            raise closing_error()
+            raise closed_error()
         creation.posts += 1
         creation.accepted = self._transport.session.accepted_of[creation.request.kind]
         reply = await self._transport.send(

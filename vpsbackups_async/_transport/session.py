@@ -63,7 +63,8 @@ class Counters:
 
 def closed_error() -> ConfigurationError:
     """The error for a call on a client that was closed."""
-    return ConfigurationError("this client is closed: make a new BackupsClient")
+    words = "this client is closed, or is being closed: make a new BackupsClient"
+    return ConfigurationError(words)
 
 
 class Session:
@@ -117,11 +118,13 @@ class Session:
         self.budget = RetryBudget(budget)
         self.monitor = Monitor() if monitor is None else monitor
         self.channel: Channel | None = None
-        """How requests are sent; None before the session is opened and once it is closed."""
+        """How requests are sent; None before the session is opened and once it refuses calls."""
+        self._last_channel: Channel | None = None  # for what settles creates after that
         self._deadlines: Deadlines | None = None
         self._lines = lines_of(limiter)
-        self._waiting: set[Scope] = set()  # of calls in the limiter or in a pause
-        self._closed = False
+        # Of calls in the limiter or in a pause: those that settle creates, and the others.
+        self._waiting: dict[bool, set[Scope]] = {True: set(), False: set()}
+        self._refuses = False
         self._token = token
         self._given = given
         self._connector = connector
@@ -141,10 +144,11 @@ class Session:
 
     # --- Open and closed -------------------------------------------------------------------------
 
-    def open(self) -> Deadlines:
+    def open(self, *, settles: bool = False) -> Deadlines:
         """Be ready to send in the running event loop, from the first use on; the loop's deadlines.
 
-        Raises `WrongEventLoopError` in any other loop, `ConfigurationError` once closed.
+        Raises `WrongEventLoopError` in any other loop, `ConfigurationError` once calls are refused;
+        for what settles creates, once the connections are closed.
         """
         loop = asyncio.get_running_loop()
         if self._deadlines is None:
@@ -152,11 +156,12 @@ class Session:
         elif self._deadlines.loop is not loop:
             raise WrongEventLoopError("this client was opened in another event loop")
         if self.channel is None:
-            if self._closed:
-                raise closed_error()
-            self.channel = self._open_channel()
-            self.monitor.open(self.root, self.limiter, self.closed_for)
-            reuse_receive_buffers()
+            if self._refuses:
+                self.channel_for(settles=settles)
+            else:
+                self.channel = self._open_channel()
+                self.monitor.open(self.root, self.limiter, self.closed_for)
+                reuse_receive_buffers()
         return self._deadlines
 
     def _open_channel(self) -> Channel:
@@ -179,21 +184,39 @@ class Session:
             self._max_bytes,
         )
 
+    def channel_for(self, *, settles: bool) -> Channel:
+        """How a request is sent; raises `ConfigurationError` once it is refused."""
+        channel = self._last_channel if settles and self._refuses else self.channel
+        if channel is None:
+            raise closed_error()
+        return channel
+
+    def refuse(self) -> None:
+        """Refuse all calls from now on, and end those that wait, but for what settles creates."""
+        if not self._refuses:
+            self._refuses = True
+            self._last_channel, self.channel = self.channel, None
+        self._end_waiting(settles=False)
+
     async def close(self) -> None:
         """Close the connections if they are not the caller's; nothing can be sent after that."""
-        self._closed = True
-        channel, self.channel = self.channel, None
+        self.refuse()
+        channel, self._last_channel = self._last_channel, None
         self.monitor.close()
-        for scope in tuple(self._waiting):
-            scope.expire()
+        self._end_waiting(settles=True)
         if channel is not None and channel.session is not self._given:
             await channel.session.close()
         if self._deadlines is not None:
             self._deadlines.close()
 
+    def _end_waiting(self, *, settles: bool) -> None:
+        for scope in tuple(self._waiting[settles]):
+            scope.expire()
+
     def abandon(self) -> bool:
         """Drop the connections of a client that was never closed; whether there were any."""
-        channel, self.channel = self.channel, None
+        channel = self._last_channel if self._refuses else self.channel
+        self.channel = self._last_channel = None
         if channel is None or channel.session is self._given:
             return False
         if self._connector is not None:
@@ -228,18 +251,24 @@ class Session:
 
     @contextmanager
     def waiting(
-        self, scope: Scope, request: Request | None = None, patience: float | None = None
+        self,
+        scope: Scope,
+        request: Request | None = None,
+        patience: float | None = None,
+        *,
+        settles: bool = False,
     ) -> Iterator[None]:
-        """A block that waits in `scope`, and ends at once when the client is closed.
+        """A block that waits in `scope`, and ends as soon as calls are refused.
 
-        With a request the monitor is told how long that waited. With `patience` it also ends as
-        soon as the limiter is closed for this kind of request for more than so many seconds. Raises
-        `TimeoutError` when the scope ends it, and `ConfigurationError` when the client is closed.
+        One that settles creates ends when the connections are closed. With a request the monitor is
+        told how long that waited. With `patience` it also ends as soon as the limiter is closed for
+        this kind of request for more than so many seconds. Raises `TimeoutError` when the scope
+        ends it, and `ConfigurationError` when the client is closed.
         """
-        line = self._waiting
+        waiting = line = self._waiting[settles]
         if request is not None and patience is not None:
             line = self._lines.of(request.kind, patience)
-        self._waiting.add(scope)
+        waiting.add(scope)
         line.add(scope)
         is_told = request is not None and self.monitor.emit is not None
         began = scope.loop.time() if is_told else 0.0
@@ -247,11 +276,11 @@ class Session:
             with scope:
                 yield
         except TimeoutError:
-            if scope.expired and self._closed:
-                raise closed_error() from None
+            if scope.expired and self._refuses:
+                self.channel_for(settles=settles)
             raise
         finally:
-            self._waiting.discard(scope)
+            waiting.discard(scope)
             line.discard(scope)
             if is_told and request is not None and not scope.loop.is_closed():
                 self.monitor.held(request, scope.loop.time() - began)

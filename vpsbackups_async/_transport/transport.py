@@ -19,7 +19,7 @@ from vpsbackups_async._transport.exchange import Exchange
 from vpsbackups_async._transport.limiter import Observation
 from vpsbackups_async._transport.opening import timeout_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
-from vpsbackups_async._transport.session import Session, closed_error
+from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.telemetry import call_span, is_traced
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._wire import API_ROOT, Request, Response
@@ -35,6 +35,8 @@ class Transport:
 
     Several transports may share a session. Their retries come from `budget`, by default the
     session's. `timeouts.keepalive` and `retry.budget` are the session's and have no effect here.
+    One that `settles` creates sends until the connections are closed, also while the session
+    refuses calls.
     """
 
     def __init__(
@@ -43,11 +45,14 @@ class Transport:
         timeouts: Timeouts,
         retry: RetryPolicy,
         budget: RetryBudget | None = None,
+        *,
+        settles: bool = False,
     ) -> None:
         self.session = session
         self.timeouts = timeouts
         self.budget = session.budget if budget is None else budget
         self._retry = retry
+        self._settles = settles
         self._rules = Rules(timeouts, retry, session.mask, session.plain_proxy)
         self._connect = timeout_of(timeouts.connect)
 
@@ -71,7 +76,7 @@ class Transport:
         `ConfigurationError` at once.
         """
         session = self.session
-        deadlines = session.open()
+        deadlines = session.open(settles=self._settles)
         now = deadlines.loop.time()
         deadline = min(deadline, now + self.timeouts.deadline)
         call = Call(request, now, deadline, session.accepted, state, on_retry)
@@ -128,10 +133,10 @@ class Transport:
     async def pause(self, seconds: float) -> None:
         """Sleep; raises `ConfigurationError` as soon as the client is closed."""
         session = self.session
-        deadlines = session.open()
+        deadlines = session.open(settles=self._settles)
         # Only the end of the client ends this scope.
         scope = deadlines.until(deadlines.loop.time() + seconds + _MORE_THAN_A_PAUSE)
-        with session.waiting(scope):
+        with session.waiting(scope, settles=self._settles):
             await asyncio.sleep(seconds)
 
     def _charge(self, call: Call, step: SendAgain) -> None:
@@ -157,8 +162,8 @@ class Transport:
         try:
             with scope:
                 channel = session.channel
-                if channel is None:  # closed while this request was in line
-                    raise closed_error()
+                if channel is None:  # calls were refused while this request was in line
+                    channel = session.channel_for(settles=self._settles)
                 if state is not None and state.no_more_attempts:
                     raise call.error(TransportError, "the call was stopped in line", False)
                 if state is not None:
@@ -181,7 +186,8 @@ class Transport:
         """Return once no other client needs the connection; no time of the attempt runs yet."""
         session, kind = self.session, call.request.kind
         try:
-            with session.waiting(deadlines.until(call.deadline), call.request):
+            scope = deadlines.until(call.deadline)
+            with session.waiting(scope, call.request, settles=self._settles):
                 return await room.acquire(1, kind)
         except BaseException as error:
             session.guarded.observe(Observation(kind))
@@ -198,7 +204,8 @@ class Transport:
             raise closed
         scope = deadlines.until(call.deadline)
         try:
-            with session.waiting(scope, call.request, self._retry.max_retry_after):
+            patience = self._retry.max_retry_after
+            with session.waiting(scope, call.request, patience, settles=self._settles):
                 return await session.limiter.acquire(1, kind)
         except TimeoutError:
             if not scope.expired:  # it is the limiter's own

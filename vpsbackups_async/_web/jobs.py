@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from vpsbackups_async.errors import ConfigurationError, VPSBackupsError
+from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.models import Backup
 
 logger = logging.getLogger("vpsbackups_async")
@@ -26,12 +26,9 @@ class Jobs:
         self._mask = mask
         # The event loop keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
 
     def begin(self, work: Coroutine[Any, Any, T], name: str | None) -> asyncio.Task[T]:
-        """Start a task that does the work; raises `ConfigurationError` once closed."""
-        if self._closed:
-            raise ConfigurationError("this client is being closed: it begins no background job")
+        """Start a task that does the work."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -54,7 +51,6 @@ class Jobs:
 
     async def close(self) -> None:
         """Cancel the jobs that do not end within a second, and wait until all have ended."""
-        self._closed = True
         # A job may close the client itself, and must not wait for its own end.
         tasks = self._tasks - {asyncio.current_task()}
         try:
