@@ -182,6 +182,8 @@ async def test_a_second_close_waits_for_the_create_as_well(settling: Settling) -
     behind = asyncio.create_task(settling.client.create(3))
     await asyncio.sleep(0.1)
     first = asyncio.create_task(settling.client.close())
+    for _ in range(2):
+        await asyncio.sleep(0)  # then what is in line is just about to end
     await settling.close()
     await first
     assert settling.create.done()

@@ -18,7 +18,6 @@ from vpsbackups_async import (
     RetryPolicy,
     ServerError,
     Timeouts,
-    TransportError,
 )
 from vpsbackups_async.testing import FakeVPS, Fault, Latency, RateLimit, ServerFault
 
@@ -113,77 +112,6 @@ async def test_a_503_outage_is_no_reason_to_wait_in_the_limiter_for_long() -> No
         with pytest.raises(ServerError):
             await client.list().first()
         assert now() - began < 0.1
-
-
-# --- An origin that restarts ---------------------------------------------------------------------
-
-
-async def test_no_create_of_a_fleet_fails_while_an_origin_refuses_connections() -> None:
-    fake = FakeVPS(servers=2000)
-    async with fake, BackupsClient(fake.token, base_url=fake.url) as client:
-        await client.list().collect()
-        await fake.stop()
-        asyncio.get_running_loop().call_later(
-            2.4, lambda: starts.append(asyncio.ensure_future(fake.start()))
-        )
-        starts: list[asyncio.Future[None]] = []
-        failed = [one async for one in client.fleet(range(1, 2001)).create() if not one.ok]
-        assert failed == []
-        # A burst of at most 64 finds out, then one request at a time tries.
-        assert client.stats.requests - len(fake.requests) <= 64 + 10
-        assert client.stats.limit == 64
-    assert fake.count("POST") == len(fake.backups) == 2000
-
-
-async def test_an_address_where_nothing_was_ever_reached_costs_attempts_but_no_budget() -> None:
-    fake = FakeVPS(servers=1, backups=1)
-    async with fake:
-        url = fake.url
-    policy = at_once(3, budget=0)
-    async with BackupsClient(fake.token, base_url=url, retry=policy) as client:
-        with pytest.raises(TransportError) as caught:
-            await client.list().first()
-        assert (caught.value.attempts, caught.value.sent) == (3, False)
-
-
-def lost(began: float) -> Observation:
-    return Observation("list", elapsed=now() - began, reached=False)
-
-
-async def test_one_request_at_a_time_tries_to_reach_a_server_that_is_away() -> None:
-    limiter = AdaptiveLimiter(8)
-    for _ in range(8):
-        await limiter.acquire()
-    for _ in range(8):
-        limiter.observe(lost(now()))
-    tries = [asyncio.create_task(limiter.acquire()) for _ in range(20)]
-    pauses = []
-    for number in range(1, 9):
-        before = now()
-        await asyncio.wait([tries[number - 1]])
-        assert limiter.running == 1
-        pauses.append(round(now() - before, 3))
-        limiter.observe(lost(now()))
-    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2, 2, 2]
-    assert limiter.closed_for() == 0  # it is not the server that asks for it
-    await asyncio.wait([tries[8]])
-    limiter.observe(Observation("list", status=500))
-    await asyncio.sleep(0)
-    assert (limiter.limit, limiter.running) == (8, 8)
-    for task in tries:
-        task.cancel()
-    await asyncio.gather(*tries, return_exceptions=True)
-
-
-async def test_an_answer_to_a_request_from_before_does_not_show_that_the_server_is_back() -> None:
-    limiter = AdaptiveLimiter(8)
-    await limiter.acquire()
-    await limiter.acquire()
-    await asyncio.sleep(1)
-    limiter.observe(lost(now()))
-    await asyncio.sleep(1)
-    limiter.observe(Observation("list", status=200, elapsed=2))
-    assert limiter.limit == 1
 
 
 # --- One kind of request that is refused ---------------------------------------------------------

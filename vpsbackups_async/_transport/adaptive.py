@@ -12,7 +12,7 @@ from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.growth import Growth
 from vpsbackups_async._transport.limiter import Limiter, Observation
 from vpsbackups_async._transport.line import LONGEST_PAUSE, Line
-from vpsbackups_async._transport.refusals import Kinds, Unavailable, Unreachable
+from vpsbackups_async._transport.refusals import Kinds, Unavailable
 
 __all__ = ["AdaptiveLimiter", "Shortcuts", "shortcuts"]
 
@@ -33,8 +33,7 @@ class AdaptiveLimiter(Line):
 
     A kind of request that is refused again while other kinds succeed is held back alone from then
     on. A run of 503s closes the limiter as a 429 does, for 30 s at most, unless the server takes
-    nothing at all. While no connection to the server can be made, one request at a time tries, and
-    the others wait.
+    nothing at all.
 
     It serves one event loop at a time; in a new loop it starts afresh. `rate` spaces the starts
     evenly: requests a second, None for no spacing. `LimiterState` has the rest. Raises `ValueError`
@@ -53,7 +52,6 @@ class AdaptiveLimiter(Line):
         self._bursts = 0
         self._last_cut = -math.inf
         self._unavailable = Unavailable()
-        self._unreachable = Unreachable()
         self._kinds = Kinds()
         self._apart: dict[str, AdaptiveLimiter] = {}
         self._born = -math.inf
@@ -113,9 +111,9 @@ class AdaptiveLimiter(Line):
     def observe(self, outcome: Observation) -> None:
         """Give the slot to the next in line, and adapt to how the request ended."""
         status = outcome.status
-        if status in {429, 503} or outcome.reached is False:
+        if status in {429, 503}:
             self._hear_refusal(outcome)
-        elif self._watching and (status is not None or outcome.reached):
+        elif self._watching and status is not None and status < 500:
             self._hear_answer(outcome)
         if self._apart:
             self._observe_apart(outcome)
@@ -133,7 +131,7 @@ class AdaptiveLimiter(Line):
         super()._enter(loop)
         if is_new:
             self._last_cut = self._born = -math.inf
-            self._unavailable, self._unreachable = Unavailable(), Unreachable()
+            self._unavailable = Unavailable()
             self._kinds = Kinds()
             self._apart.clear()
             self._slow = False
@@ -145,18 +143,12 @@ class AdaptiveLimiter(Line):
     # --- Adapting to the server ----------------------------------------------------------------
 
     def _hear_refusal(self, outcome: Observation) -> None:
-        """Adapt to a 429, to a 503, or to a server that could not be reached."""
+        """Adapt to a 429 or 503."""
         if self._loop is None:
             self._enter(asyncio.get_running_loop())
         now, kind = self._now(), outcome.kind
         began = now - outcome.elapsed - _CLOCK_SLACK
         self._watching = True
-        if outcome.reached is False:
-            if self._unreachable.fail(began, now):
-                self._set_limit()
-                self._quick = self._timeless = False
-            return
-        self._reach(began)
         if outcome.status == 503:
             if self._unavailable.refuse(began, now):
                 self._refused(outcome, now, _LONGEST_OWN_PAUSE)
@@ -181,11 +173,8 @@ class AdaptiveLimiter(Line):
             self._close(outcome.kind, pause)
 
     def _hear_answer(self, outcome: Observation) -> None:
-        """Adapt to an answer that is no refusal, or to a request that was sent without one."""
+        """Adapt to an answer that shows that the server takes requests."""
         began = self._now() - outcome.elapsed
-        self._reach(began)
-        if outcome.status is None or outcome.status >= 500:
-            return
         self._unavailable.succeed()
         for kind in self._kinds.succeed(outcome.kind, began):
             if kind not in self._apart:
@@ -198,19 +187,12 @@ class AdaptiveLimiter(Line):
             not self._growth.is_full
             or self._bursts > 0
             or self._unavailable.runs
-            or self._unreachable.lasts
             or self._kinds.any_refused
             or bool(self._apart)
         )
 
-    def _reach(self, began: float) -> None:
-        """Note that a connection was made by a request that began then."""
-        if self._unreachable.reach(began):
-            self._set_limit()
-
     def _set_limit(self) -> None:
-        self._not_before = self._unreachable.until
-        self._limit = 1 if self._unreachable.lasts else self._growth.limit
+        self._limit = self._growth.limit
 
     # --- Kinds that are held back alone ----------------------------------------------------------
 

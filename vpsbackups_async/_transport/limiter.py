@@ -26,8 +26,6 @@ class Observation:
     `kind` is the endpoint (`list`, `create`, `delete`, `restore`, `account`), `cost` what was
     acquired for the request, `status` the HTTP status (None if no answer came), `retry_after` the
     seconds that the answer asked to wait (None if it did not), `elapsed` those from `acquire` on.
-    `reached` is whether a connection to the server was made (None if that was not tried to the
-    end).
     """
 
     kind: str
@@ -35,7 +33,6 @@ class Observation:
     status: int | None = None
     retry_after: float | None = None
     elapsed: float = 0.0
-    reached: bool | None = None
 
 
 class Limiter(Protocol):

@@ -36,7 +36,7 @@ class Line:
         self._quick = self._timeless = rate is None
         self._slow = False  # whether requests of some kind never start at once
         self._next_start = self._drawn_start = -math.inf
-        self._opens = self._all_open = self._not_before = -math.inf
+        self._opens = self._all_open = -math.inf
         self._closed_by = ""  # the kind of request whose refusal closed it last
         self._reopens = False
 
@@ -63,7 +63,7 @@ class Line:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._next_start = self._drawn_start = self._not_before = -math.inf
+            self._next_start = self._drawn_start = -math.inf
             # The clocks of event loops are the same, but for virtual ones.
             if self._opens - loop.time() > LONGEST_PAUSE:
                 self._opens = self._all_open = -math.inf
@@ -145,9 +145,8 @@ class Line:
 
     def _first_start(self, now: float) -> float:
         """When the first in line may start, in loop time."""
-        opens = max(self._opens, self._not_before)
-        if now < opens:
-            return opens
+        if now < self._opens:
+            return self._opens
         if now < self._all_open:
             if self._drawn_start == -math.inf:
                 # A random share of the remaining time that leaves enough for the rest of the line.

@@ -33,6 +33,7 @@ from vpsbackups_async._transport.opening import (
     own_middlewares,
     reuse_receive_buffers,
 )
+from vpsbackups_async._transport.outage import Outage
 from vpsbackups_async._transport.quota import (
     RateLimitStatus,
     read_rate_limit,
@@ -115,6 +116,7 @@ class Session:
         self.rate_limit: RateLimitStatus | None = None
         """What the server told of its rate limit last."""
         self._busy_until = -math.inf
+        self.outage = Outage()
         self.budget = RetryBudget(budget)
         self.monitor = Monitor() if monitor is None else monitor
         self.channel: Channel | None = None
@@ -299,14 +301,29 @@ class Session:
         self.counters.bytes_received += result.size
         if not self._try_end(status):
             asked = retry_after(result.headers) if is_refusal else None
-            reached = True if status is not None else result.reached
-            self.guarded.observe(Observation(kind, 1, status, asked, elapsed, reached))
+            self.guarded.observe(Observation(kind, 1, status, asked, elapsed))
         if self.room is not None:
             self.room.observe(Observation(kind))
+        if self.outage.lasts or status is None:
+            self._hear_reached(result.reached, elapsed)
         if status is not None and is_refusal:
             self._hear_refusal(kind, status, closed_before)
         if self.monitor.emit is not None:
             self.monitor.attempted(request, result, elapsed)
+
+    def give_back(self, kind: str) -> None:
+        """Tell the limiter, and who shares the connections, of a request that is not sent."""
+        self.guarded.observe(Observation(kind))
+        if self.room is not None:
+            self.room.observe(Observation(kind))
+
+    def _hear_reached(self, reached: bool | None, elapsed: float) -> None:
+        """Note whether a connection was made; one that never was may have a wrong address."""
+        now = asyncio.get_running_loop().time()
+        if reached:
+            self.outage.reach(now - elapsed)
+        elif reached is False and self.accepted:
+            self.outage.fail(now - elapsed, now)
 
     def _hear_refusal(self, kind: str, status: int, closed_before: float) -> None:
         """Send those in line away that would not wait so long, once the limiter heard of it."""

@@ -155,6 +155,7 @@ class Transport:
             await self._wait_in_line(call, deadlines)
         if session.room is not None:
             await self._wait_for_room(session.room, call, deadlines)
+        tries = session.outage.lasts and await self._take_turn(call, deadlines)
         call.attempts += 1
         exchange = Exchange(call.attempts)
         began = deadlines.loop.time()
@@ -180,7 +181,31 @@ class Transport:
             # A loop that was closed meanwhile has no time, and its calls no end.
             if not deadlines.loop.is_closed():
                 session.observe(request, exchange, deadlines.loop.time() - began)
+                if tries:
+                    session.outage.end_turn()
         return exchange
+
+    async def _take_turn(self, call: Call, deadlines: Deadlines) -> bool:
+        """Whether this request tries to reach a server that is away; False once it is back.
+
+        While another one tries, it waits and leaves its slot in the limiter to others.
+        """
+        session, kind = self.session, call.request.kind
+        while session.outage.lasts:
+            if session.outage.try_turn(deadlines.loop.time()):
+                return True
+            session.give_back(kind)
+            scope = deadlines.until(call.deadline)
+            try:
+                with session.waiting(scope, call.request, settles=self._settles):
+                    await session.outage.wait()
+            except TimeoutError:
+                now = deadlines.loop.time()
+                raise self._rules.after_waiting(call, now, 0.0) from None
+            await self._wait_in_line(call, deadlines)
+            if session.room is not None:
+                await self._wait_for_room(session.room, call, deadlines)
+        return False
 
     async def _wait_for_room(self, room: AdaptiveLimiter, call: Call, deadlines: Deadlines) -> None:
         """Return once no other client needs the connection; no time of the attempt runs yet."""
