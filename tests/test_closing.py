@@ -181,10 +181,9 @@ async def test_a_look_that_runs_out_of_time_while_the_client_is_closed_says_so(
 async def test_a_second_close_waits_for_the_create_as_well(settling: Settling) -> None:
     behind = asyncio.create_task(settling.client.create(3))
     await asyncio.sleep(0.1)
-    first = asyncio.create_task(settling.client.close())
+    settling.closing = asyncio.create_task(settling.client.close())
     for _ in range(2):
         await asyncio.sleep(0)  # then what is in line is just about to end
-    await settling.close()
-    await first
+    await settling.client.close()
     assert settling.create.done()
     assert isinstance(behind.exception(), ConfigurationError)
