@@ -152,8 +152,10 @@ async def test_a_call_under_way_when_the_client_is_closed_ends_with_an_error_of_
         call = asyncio.ensure_future(VERBS[verb](client))
         await seen.wait()
         await client.close()
+        closed = asyncio.get_running_loop().time()
         with pytest.raises(VPSBackupsError):
             await call
+        assert asyncio.get_running_loop().time() == closed
         assert len(fake.requests) == 1
 
 

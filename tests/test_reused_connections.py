@@ -125,6 +125,31 @@ async def test_a_server_seen_to_keep_connections_open_may_still_close_one(
         assert server.connections == 4
 
 
+@pytest.mark.parametrize("verb", ["create", "restore"])
+async def test_the_idle_connections_of_a_client_are_kept_through_what_must_not_be_sent_twice(
+    verb: str,
+) -> None:
+    answer = maker()
+    async with (
+        wired_server(lambda request: [answer(request)]) as wires,
+        BackupsClient("vps_x", base_url=wires.url) as client,
+    ):
+
+        async def lists() -> None:
+            await asyncio.gather(*(client.list().collect() for _ in range(5)))
+
+        await lists()
+        assert len(wires.all) == 5
+        for _ in range(3):
+            await VERBS[verb](client)
+            await lists()
+        kept, closed = wires.all[:5], wires.all[5:]
+        assert sum(wire.requests for wire in kept) == 20
+        assert [wire.requests for wire in closed] == [1, 1, 1]
+        await asyncio.gather(*(wire.ended for wire in closed))
+        assert not any(wire.ended.done() for wire in kept)
+
+
 async def test_no_create_is_lost_on_a_server_that_closes_each_connection_unannounced(
     session: Any,
 ) -> None:

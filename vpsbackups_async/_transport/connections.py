@@ -5,7 +5,7 @@ import re
 from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["HeadReader", "UnfitConnectionError", "take"]
+__all__ = ["HeadReader", "UnfitConnectionError", "require_unused", "requires_unused", "take"]
 
 
 class UnfitConnectionError(Exception):
@@ -15,6 +15,18 @@ class UnfitConnectionError(Exception):
 _used: Final[WeakSet[object]] = WeakSet()
 """The connections of all clients that were used: several clients may share a session."""
 
+_need_unused: Final[WeakSet[object]] = WeakSet()
+
+
+def require_unused(request: object) -> None:
+    """Note that a request needs a connection that was never used; `take` holds it to that."""
+    _need_unused.add(request)
+
+
+def requires_unused(request: object) -> bool:
+    """Whether the request needs a connection that was never used."""
+    return request in _need_unused
+
 
 def take(connection: object, *, unread: bool, idempotent: bool) -> None:
     """Use a connection for a request.
@@ -22,8 +34,8 @@ def take(connection: object, *, unread: bool, idempotent: bool) -> None:
     Some servers close an idle connection, or each one after its answer, without announcing it. A
     request that is sent at that moment may or may not be carried out, and nobody can tell. So a
     request that is not idempotent goes out on a connection that was never used. That costs a
-    handshake for each create and restore, and the idle connections that aiohttp offers before it
-    opens one, as it closes them.
+    handshake for each create and restore. With a session or connector of the caller's it also costs
+    the idle connections, all of which aiohttp offers, and closes, before it opens one.
 
     `unread` is whether bytes came on it that no request asked for: they would be taken for the
     answer. Raises `UnfitConnectionError` if the request needs another connection.

@@ -17,6 +17,7 @@ from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, pro
 from vpsbackups_async._transport.connections import (
     HeadReader,
     UnfitConnectionError,
+    require_unused,
     take,
 )
 from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
@@ -146,6 +147,8 @@ class Exchange(AttemptResult):
         if self.number > 1:
             tag_attempt(self.number)
         send, policy = request.send, self._policy
+        if not policy.idempotent:
+            require_unused(request)
         # The one place that knows the connection before anything is written to it.
         request.send = lambda conn: send(_fitting(conn, policy))  # type: ignore[method-assign]
         try:
