@@ -96,6 +96,15 @@ async def test_a_function_says_how_late_each_backup_shows_in_the_list() -> None:
         assert (await ask(fake, "GET", LIST)).ids == [2, 1]
 
 
+async def test_a_description_can_be_stored_in_another_form() -> None:
+    async with FakeVPS(servers=1, stored_description=lambda text: text[:7]) as fake:
+        fields = {"server_id": 1, "description": "Nightly of web"}
+        made = await ask(fake, "POST", LIST, json=fields)
+        listed = await ask(fake, "GET", LIST)
+        assert made.json["description"] == "Nightly"
+        assert listed.json["results"][0]["description"] == "Nightly"
+
+
 async def test_new_ids_can_fall_or_come_from_blocks() -> None:
     async with FakeVPS(servers=5, new_ids="down") as fake:
         ids = [(await create(fake, server_id))["id"] for server_id in (1, 2, 3)]

@@ -55,6 +55,7 @@ class Knobs:
     visible_after: float | Callable[[JSON], float] = 0.0
     new_ids: Literal["up", "down", "blocks"] = "up"
     date_ahead: float = 0.0
+    stored_description: Callable[[str], str] | None = None
     one_at_a_time: bool = False
     quota: int = 10
     quota_status: int = 400

@@ -53,6 +53,8 @@ class FakeVPS(Knobs):
         new_ids*: the order of new ids: ``"up"``, each one above all others; ``"down"``, each one
             below all others from 1,000,000 on; or ``"blocks"``, from one of four blocks at
             random, as databases with several writers hand them out.
+        stored_description*: a function from the description of a create to the one that is stored,
+            for a server that cuts or changes descriptions.
         one_at_a_time*: answer 409 to a create while a backup of that server is in progress.
         quota*, quota_status*: the most manual backups per server, and the HTTP status of the
             reply to one more.

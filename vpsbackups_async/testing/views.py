@@ -119,6 +119,8 @@ class Api:
         if sum(data.get("backup_type") == "manual" for data in backups) >= knobs.quota:
             detail = f"A server can have at most {knobs.quota} manual backups."
             return problem(knobs.quota_status, detail)
+        if knobs.stored_description is not None:
+            description = knobs.stored_description(description)
         backup = account.create(server_id, description)
         # With backup_seconds=0 the backup is completed already, but the reply always shows it in
         # progress.
