@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +29,9 @@ from vpsbackups_async import (
     ServerRef,
     Timeouts,
 )
+from vpsbackups_async._creating.asked import AskedDescriptions
 from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.testing import Drop, FakeVPS, Fault, Latency, Reply, SeenRequest, ServerFault
 
@@ -58,6 +61,7 @@ async def nightly(client: BackupsClient, server_id: int = 1, **options: Any) -> 
 NOW = datetime(2025, 1, 16, 12, tzinfo=UTC)
 NEED = Need(1, "Nightly [job:web]", NIGHTLY, 6 * HOUR)
 MARKED = f"Nightly [vb:{NEED.marker(NOW)}]"
+BEFORE = f"nightly [vb:{NEED.marker(NOW - 20 * HOUR)}]"
 DONE, RUNNING = BackupStatus.COMPLETED, BackupStatus.IN_PROGRESS
 BACKUP = Backup(
     7, ServerRef(1, "one"), BackupType.MANUAL, DONE, 1, NOW - 19 * HOUR, None, "Nightly"
@@ -87,6 +91,17 @@ BACKUP = Backup(
         # The marker of this period, whatever the server made of text and time.
         ({"description": f"nightly [vb:{NEED.marker(NOW).upper()}]"}, True),
         ({"description": MARKED, "created_at": NOW - 30 * HOUR}, True),
+        # That of the period before, by its age.
+        ({"description": BEFORE}, True),
+        ({"description": BEFORE, "created_at": NOW - 20 * HOUR}, False),
+        ({"description": f"nightly [vb:{NEED.marker(NOW - 40 * HOUR)}]"}, False),
+        # A server that cuts descriptions, within the tags.
+        ({"description": "Nightly [v"}, True),
+        ({"description": "Nightly [job:web] [vb:23"}, True),
+        ({"description": "Nightly [vb:23", "created_at": NOW - 20 * HOUR}, False),
+        ({"description": "Weekly [vb:23"}, False),
+        ({"description": "Night"}, False),
+        ({"description": "Nightly [draft"}, False),
         ({"description": MARKED, "status": RUNNING, "created_at": NOW - 7 * HOUR}, False),
         ({"description": MARKED, "status": BackupStatus("failed"), "created_at": NOW}, False),
     ],
@@ -511,7 +526,221 @@ async def test_one_whose_caller_is_cancelled_while_it_reads_sends_nothing(fake: 
     assert posts(fake) == []
 
 
+# --- A server that changes descriptions ----------------------------------------------------------
+
+LONG = "Nightly backup of the database of web-10"
+
+
+@pytest.mark.parametrize("length", range(7, 32))
+async def test_where_descriptions_are_cut_after_the_text_any_later_run_finds_the_backup(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture, length: int
+) -> None:
+    """At each length, from the end of the text to the end of the tag."""
+    fake.stored_description = lambda text: text[:length]
+    for _ in range(3):
+        async with client_of(fake) as client:
+            assert (await nightly(client)).id == 1
+            assert (await nightly(client)).id == 1
+    assert len(posts(fake)) == 1
+    said = warnings_in(caplog)
+    assert len(said) == (length < len(MARKED))
+    assert all("without its marker" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text[:20], lambda _: "", lambda text: f"web: {text}"],
+    ids=["cut within the text", "dropped", "prefixed"],
+)
+async def test_a_client_knows_what_it_made_whatever_the_server_makes_of_the_description(
+    fake: FakeVPS, change: Callable[[str], str]
+) -> None:
+    fake.stored_description = change
+    async with client_of(fake) as client:
+        made = await nightly(client, description=LONG)
+        await asyncio.sleep(7 * 3600)  # the list lags no longer, and the backup is completed
+        again = await nightly(client, description=LONG)
+        assert (again.id, again.description) == (made.id, made.description)
+        assert made.description != LONG
+        assert (await nightly(client, description=LONG[:-1])).id == 2
+        assert (await nightly(client, description=LONG)).id == 1
+    assert len(posts(fake)) == 2
+
+
+async def test_where_only_the_case_of_descriptions_changes_any_run_in_the_next_period_finds_it(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.stored_description = str.lower
+    fake.advance(PERIOD - fake.now.timestamp() % PERIOD - 30)
+    for _ in range(2):
+        async with client_of(fake) as client:
+            assert (await nightly(client)).id == 1
+        await asyncio.sleep(60)
+    assert warnings_in(caplog) == []
+
+
+async def test_a_create_that_was_answered_with_more_than_is_stored_is_known_as_well(
+    fake: FakeVPS,
+) -> None:
+    def make(seen: SeenRequest) -> None:
+        if seen.method == "POST":
+            made = fake.add_backup(1, description=LONG[:20], status="in_progress")
+            reply = json.dumps({**made, "description": LONG}).encode()
+            fake.inject(Reply(201, reply, method="POST", times=1))
+
+    fake.on_request = make
+    async with client_of(fake) as client:
+        for _ in range(2):
+            assert (await nightly(client, description=LONG)).id == 1
+            await asyncio.sleep(3600)
+        other = fake.add_backup(2, description=LONG[:20])
+        assert (await nightly(client, 2, description=LONG)).id == other["id"]
+
+
+async def test_a_backup_of_another_process_counts_once_it_is_known_where_descriptions_are_cut(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.stored_description = lambda text: text[:20]
+    async with client_of(fake) as first, client_of(fake) as second:
+        assert (await nightly(first, description=LONG)).id == 1
+        await second.create(2, description="Something else that is long")
+        caplog.clear()
+        assert (await nightly(second, description=LONG)).id == 1
+    (warning,) = warnings_in(caplog)
+    assert "backup 1 of server 1 is taken" in warning
+    assert "after 20 characters" in warning
+
+
+async def test_where_it_is_not_known_another_process_makes_a_second_one_and_both_say_why(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.stored_description = lambda text: text[:20]
+    for number in (1, 2):
+        async with client_of(fake) as client:
+            assert (await nightly(client, description=LONG)).id == number
+    said = warnings_in(caplog)
+    assert len(said) == 2
+    assert all("with another description than was asked for" in line for line in said)
+
+
+async def test_of_two_that_are_made_in_the_same_moment_a_cut_one_is_no_twin(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be of another description that begins in the same way."""
+    fake.stored_description = lambda text: text[:20]
+    fake.inject(Latency(3, method="POST"))
+    async with client_of(fake) as first, client_of(fake) as second:
+        for client in (first, second):
+            await client.create(2, description="Something else that is long")
+        made = await asyncio.gather(
+            nightly(first, description=LONG), nightly(second, description=LONG[:-1])
+        )
+    assert [backup.id for backup in made] == [3, 4]
+    assert not any("several backups" in line for line in warnings_in(caplog))
+
+
+async def test_a_description_as_long_as_the_limit_is_taken_without_a_warning(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.stored_description = lambda text: text[:7]
+    fake.add_backup(1, description="Nightly")
+    async with client_of(fake) as client:
+        await client.create(2, description="Something")
+        assert (await nightly(client)).id == 1
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [LONG[:14], LONG[:19], "Nightly backup of tb", LONG[:21], LONG[:20] + " [job:db]", ""],
+)
+async def test_where_descriptions_are_cut_a_shorter_or_another_one_is_somebody_elses(
+    fake: FakeVPS, other: str
+) -> None:
+    fake.stored_description = lambda text: text[:20]
+    fake.add_backup(1, description=other)
+    async with client_of(fake) as client:
+        await client.create(2, description="Something else that is long")
+        assert (await nightly(client, description=LONG)).id == 3
+
+
+@pytest.mark.parametrize(
+    ("held", "cut_at"),
+    [
+        (LONG[:20], 20),
+        (LONG[:39], 39),
+        (LONG, None),
+        ("", None),
+        (LONG[:7], None),  # before a space, which may have been trimmed
+        (LONG[:8], 8),
+        (LONG[:37], None),  # before a hyphen
+        (LONG[1:20], None),
+    ],
+)
+def test_a_length_is_learned_only_where_a_description_ends_within_a_word(
+    held: str, cut_at: int | None
+) -> None:
+    asked = AskedDescriptions()
+    asked.note(evolve(BACKUP, description=held), LONG)
+    assert asked.cut_at == cut_at
+
+
+def test_a_length_that_a_description_exceeds_is_none() -> None:
+    asked = AskedDescriptions()
+    asked.note(evolve(BACKUP, description="caf"), "café")  # an encoding may be what ends it
+    assert asked.cut_at is None
+    asked.note(evolve(BACKUP, description=LONG[:20]), LONG)
+    asked.see([evolve(BACKUP, id=8, description="x" * 20)])
+    assert asked.cut_at == 20
+    asked.see([evolve(BACKUP, id=8, description="x" * 21)])
+    assert asked.cut_at is None
+
+
+def test_what_was_asked_for_is_kept_of_the_ten_thousand_last_backups() -> None:
+    asked = AskedDescriptions()
+    for number in range(10_001):
+        asked.note(evolve(BACKUP, id=number), LONG)
+    held = [asked.as_asked(evolve(BACKUP, id=number)).description for number in (0, 1, 10_000)]
+    assert held == [BACKUP.description, LONG, LONG]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": 8}, {"server": ServerRef(2, "two")}, {"created_at": NOW - 18 * HOUR}, None],
+    ids=["id", "server", "time", "deleted"],
+)
+def test_what_was_asked_for_is_not_that_of_another_backup(changes: dict[str, Any] | None) -> None:
+    known = KnownBackups()
+    asked = known.asked
+    asked.note(BACKUP, LONG)
+    assert asked.as_asked(evolve(BACKUP, description="x")).description == LONG
+    if changes is None:
+        known.forget(BACKUP.id)
+    assert asked.as_asked(evolve(BACKUP, **(changes or {}))).description == BACKUP.description
+
+
 # --- A marker of ones own ------------------------------------------------------------------------
+
+
+async def test_a_marker_that_was_not_asked_for_is_not_missed(
+    fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client_of(fake) as client:
+        await client.create(1, description="Nightly [vb:16]")
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.parametrize("length", [7, 12])
+async def test_where_a_marker_is_cut_a_client_gives_its_own_backup_again(
+    fake: FakeVPS, length: int
+) -> None:
+    fake.stored_description = lambda text: text[:length]
+    async with client_of(fake) as client:
+        options: dict[str, Any] = {"description": "Nightly", "marker": "2026-11-25A"}
+        for _ in range(3):
+            assert (await client.create(1, **options)).id == 1
+            await asyncio.sleep(3600)
+        assert (await client.create(1, **{**options, "marker": "2026-11-25B"})).id == 2
 
 
 async def test_two_creates_with_the_same_marker_and_a_lost_answer_give_the_first(

@@ -8,6 +8,7 @@ from vpsbackups_async._tags import (
     marker_of,
     new_marker,
     same,
+    text_before_cut,
     text_of,
     with_marker,
 )
@@ -40,6 +41,36 @@ from vpsbackups_async._tags import (
 def test_tags_stand_at_the_end_of_the_text(description: str, text: str, marker: str | None) -> None:
     assert text_of(description) == text
     assert marker_of(description) == marker
+
+
+@pytest.mark.parametrize(
+    ("description", "text"),
+    [
+        ("Nightly [", "Nightly"),
+        ("Nightly [v", "Nightly"),
+        ("Nightly [vb", "Nightly"),
+        ("Nightly [vb:", "Nightly"),
+        ("Nightly [vb:db43", "Nightly"),
+        ("Nightly [job:nig", "Nightly"),
+        ("NIGHTLY [KEE", "NIGHTLY"),
+        ("Nightly [keep] [job:web] [vb:1", "Nightly"),
+        ("[vb:1", ""),
+        # No tag that was cut off: nothing was, it is none of ours, or it is part of a word.
+        ("", None),
+        ("Nightly", None),
+        ("Nightly [vb:1]", None),
+        ("Nightly [draft", None),
+        ("Nightly [vbox", None),
+        ("Nightly [vb:a b", None),
+        ("Nightly [vb:" + "a" * 65, None),
+        ("Nightly[vb:1", None),
+        ("[vb:1 Nightly", None),
+    ],
+)
+def test_a_tag_that_was_cut_off_at_the_end_leaves_the_text_before_it(
+    description: str, text: str | None
+) -> None:
+    assert text_before_cut(description) == text
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ __all__ = [
     "marker_of",
     "new_marker",
     "same",
+    "text_before_cut",
     "text_of",
     "with_labels",
     "with_marker",
@@ -30,6 +31,9 @@ __all__ = [
 
 _VALUE: Final = r"[A-Za-z0-9._:/+@=-]{1,64}"
 _TAG: Final = re.compile(rf"\[(vb|keep|job)(?::({_VALUE}))?\]", re.IGNORECASE)
+_CUT_TAG: Final = re.compile(
+    rf"\[(?:v|vb|k|kee?|keep|jo?|job|(?:vb|keep|job):(?:{_VALUE})?)?", re.IGNORECASE
+)
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MARKER: Final = "vb"
 _MARKER_BYTES: Final = 4
@@ -40,6 +44,15 @@ _MAX_TAGS: Final = 16
 def text_of(description: str) -> str:
     """The description without its tags and without spaces around it, which the API may trim."""
     return _split(description)[0]
+
+
+def text_before_cut(description: str) -> str | None:
+    """The text before a tag that was cut off at the end of the description; None if none was."""
+    start = description.rfind("[")
+    if start < 0 or not _CUT_TAG.fullmatch(description, start):
+        return None
+    before = description[:start]
+    return text_of(before) if not before or before[-1].isspace() else None
 
 
 def marker_of(description: str) -> str | None:

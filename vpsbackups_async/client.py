@@ -379,6 +379,10 @@ class BackupsClient:
         lowest id, and a WARNING names the other one; the server's list is read once more for that.
         Otherwise it acts as `create` does, also if the caller is cancelled.
 
+        A description that the server cut within its tags still counts. If it cuts or changes the
+        text itself, this client knows its own backup by the id, and a WARNING says that another
+        process cannot.
+
         Raises what `create` raises, `PaginationError` where the list cannot be read completely
         included; `ValueError` for bad arguments.
         """

@@ -198,7 +198,9 @@ class Creator:
             for backup in held
             if backup.is_manual
             and not backup.is_failed
-            and _tags.same(_tags.marker_of(backup.description), creation.marker)
+            and _tags.same(
+                _tags.marker_of(self._known.asked.as_asked(backup).description), creation.marker
+            )
         ]
         if not made:
             return self._known.marked(creation.server_id, creation.marker)
@@ -211,8 +213,20 @@ class Creator:
             made = self._known.marked(creation.server_id, marker)
             if made is not None:
                 known.setdefault(made.id, made)
-        newest = need.newest(known.values(), creation.now)
-        return None if newest is None else self._known.give(newest)
+        asked = self._known.asked
+        need = need._replace(cut_at=asked.cut_at)
+        newest = need.newest(map(asked.as_asked, known.values()), creation.now)
+        if newest is None:
+            return None
+        if need.is_cut(newest.description):
+            logger.warning(
+                "backup %s of server %s is taken for the one that is asked for: its description is "
+                "cut after %s characters, and begins in the same way",
+                newest.id,
+                newest.server.id,
+                need.cut_at,
+            )
+        return self._known.give(known[newest.id])
 
     async def _make(self, creation: Creation) -> Backup:
         """A new backup, or the one that `ensure` asks for and another process made meanwhile."""

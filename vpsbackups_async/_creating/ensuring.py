@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from vpsbackups_async._tags import marker_of, same, text_of
+from vpsbackups_async._tags import marker_of, same, text_before_cut, text_of
 from vpsbackups_async.models import Backup
 
 __all__ = ["Need"]
@@ -19,13 +19,15 @@ class Need(NamedTuple):
 
     Descriptions are compared without their tags. Time is cut into periods as long as `within`,
     counted from 1970: all calls with the same arguments in one period have the same marker, and a
-    backup with the marker of the present period is younger than `within`.
+    backup with the marker of the present period is younger than `within`. `cut_at` is the length at
+    which the API cuts descriptions, None if it is not known to do that.
     """
 
     server_id: int
     description: str
     within: timedelta
     running_within: timedelta
+    cut_at: int | None = None
 
     def marker(self, now: datetime) -> str:
         """The marker of a backup that is made at this time by the server's clock."""
@@ -46,12 +48,30 @@ class Need(NamedTuple):
         if not backup.is_manual or backup.is_failed or backup.server.id != self.server_id:
             return False
         age = now - backup.created_at
-        marked = same(marker_of(backup.description), self.marker(now))
-        if not marked and text_of(backup.description) != text_of(self.description):
+        description, (present, before) = backup.description, self.recent_markers(now)
+        marker = marker_of(description)
+        marked = same(marker, present)
+        if not (
+            marked or same(marker, before) or self.is_named(description) or self.is_cut(description)
+        ):
             return False
         if backup.is_completed:
             return marked or age < self.within
         return age < self.running_within
+
+    def is_named(self, description: str) -> bool:
+        """Whether it is the description that is asked for, also if it was cut within its tags."""
+        return text_of(self.description) in {text_of(description), text_before_cut(description)}
+
+    def is_cut(self, description: str) -> bool:
+        """Whether its text was cut, and the API would hold just that of the one asked for.
+
+        Others may begin in the same way: to the API they are the same.
+        """
+        text = text_of(self.description)
+        return (
+            len(description) == self.cut_at and text != description and text.startswith(description)
+        )
 
     def newest(self, backups: Iterable[Backup], now: datetime) -> Backup | None:
         """The newest backup that is what is asked for; None if there is none.

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from vpsbackups_async._creating.asked import AskedDescriptions
 from vpsbackups_async._creating.evidence import SentCreate
 from vpsbackups_async._lists.seen import SeenIds
 from vpsbackups_async.models import Backup
@@ -22,10 +23,12 @@ class KnownBackups:
     """The last complete list of manual backups of each server, and all backups that were given.
 
     The lists of the 10,000 servers that were read last are kept. An id that a create was given is
-    kept for good, so that no other create gets it: it takes 8 bytes while ids grow.
+    kept for good, so that no other create gets it: it takes 8 bytes while ids grow. `asked` has the
+    descriptions that were asked for.
     """
 
     def __init__(self) -> None:
+        self.asked = AskedDescriptions()
         self._listed: OrderedDict[int, frozenset[int]] = OrderedDict()
         self._given = SeenIds(rising=True)
         self._deleted: OrderedDict[int, None] = OrderedDict()
@@ -80,6 +83,7 @@ class KnownBackups:
 
     def forget(self, backup_id: int) -> None:
         """Note that a backup was deleted: the API may give its id to a new one."""
+        self.asked.forget(backup_id)
         self._deleted[backup_id] = None
         if len(self._deleted) > _MAX_DELETED:
             self._deleted.popitem(last=False)

@@ -50,6 +50,7 @@ class Looks:
             server_time, at = date_of(response.headers), loop.time()
 
         sweep = await self._finder.read_server(server_id, kind, on_response=note_time)
+        self._known.asked.see(sweep.items)
         if sweep.complete:
             self._known.list(server_id, (one for one in sweep.items if one.is_manual))
         return Look(sweep.items, server_time, at, sweep.complete)

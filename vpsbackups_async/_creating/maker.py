@@ -75,6 +75,7 @@ class Maker:
                         self._check_tags(creation, found)
                     return await self._given(creation, found)
             else:
+                self._known.asked.note(made, creation.description)
                 self._check_tags(creation, made)
                 if creation.unanswered and creation.need is None:
                     await warn_of_twins(creation, made, self._looks, self._known.is_given)
@@ -242,7 +243,17 @@ class Maker:
                 made.id,
                 made.server.id,
             )
-        if creation.marker and not _tags.same(_tags.marker_of(made.description), creation.marker):
+        if _tags.same(_tags.marker_of(made.description), creation.marker) or not creation.marker:
+            return
+        if creation.need is not None and not creation.need.is_named(made.description):
+            logger.warning(
+                "backup %s of server %s was made with another description than was asked for, for "
+                "the server changes descriptions: another process cannot tell what it is, and "
+                "`ensure` makes a second one there",
+                made.id,
+                made.server.id,
+            )
+        else:
             logger.warning(
                 "backup %s of server %s was made without its marker, for the server changes "
                 "descriptions: a marker makes nothing certain here",
