@@ -2,10 +2,11 @@
 
 import asyncio
 import re
+from contextvars import ContextVar
 from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["HeadReader", "UnfitConnectionError", "require_unused", "requires_unused", "take"]
+__all__ = ["HeadReader", "UnfitConnectionError", "needs_unused", "take"]
 
 
 class UnfitConnectionError(Exception):
@@ -15,17 +16,9 @@ class UnfitConnectionError(Exception):
 _used: Final[WeakSet[object]] = WeakSet()
 """The connections of all clients that were used: several clients may share a session."""
 
-_need_unused: Final[WeakSet[object]] = WeakSet()
 
-
-def require_unused(request: object) -> None:
-    """Note that a request needs a connection that was never used; `take` holds it to that."""
-    _need_unused.add(request)
-
-
-def requires_unused(request: object) -> bool:
-    """Whether the request needs a connection that was never used."""
-    return request in _need_unused
+needs_unused: Final = ContextVar("needs_unused", default=False)
+"""Whether the request that is being sent needs a connection that was never used."""
 
 
 def take(connection: object, *, unread: bool, idempotent: bool) -> None:

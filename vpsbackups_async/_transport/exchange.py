@@ -17,7 +17,7 @@ from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, pro
 from vpsbackups_async._transport.connections import (
     HeadReader,
     UnfitConnectionError,
-    require_unused,
+    needs_unused,
     take,
 )
 from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
@@ -147,8 +147,7 @@ class Exchange(AttemptResult):
         if self.number > 1:
             tag_attempt(self.number)
         send, policy = request.send, self._policy
-        if not policy.idempotent:
-            require_unused(request)
+        marked = None if policy.idempotent else needs_unused.set(True)
         # The one place that knows the connection before anything is written to it.
         request.send = lambda conn: send(_fitting(conn, policy))  # type: ignore[method-assign]
         try:
@@ -161,6 +160,8 @@ class Exchange(AttemptResult):
             failed = _Failed(_described(error, self._mask))
         finally:
             del request.send
+            if marked is not None:
+                needs_unused.reset(marked)
             # aiohttp sets it right after the request line and headers were handed to the socket.
             self.sent = request.response is not None
         raise failed

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from vpsbackups_async._transport.connections import requires_unused
+from vpsbackups_async._transport.connections import needs_unused
 from vpsbackups_async._version import __version__
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 
@@ -58,7 +58,7 @@ class _OwnConnector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: ClientTimeout
     ) -> Coroutine[Any, Any, Connection]:
         """A connection for the request, of the pool that it needs."""
-        if requires_unused(req):
+        if needs_unused.get():
             return self._unused.connect(req, traces, timeout)
         return super().connect(req, traces, timeout)
 

@@ -292,13 +292,13 @@ class Session:
         status, kind = result.status, request.kind
         is_refusal = status in {429, 503}
         closed_before = self.closed_for(kind) if is_refusal else 0.0
-        self.counters.rate_limited += status == 429
-        if status is not None and tells_rate_limit(result.headers):
-            self.rate_limit = read_rate_limit(result.headers) or self.rate_limit
-        if status is not None and status != 429 and status < 500:
-            self.accepted += 1
-            self.accepted_of[kind] += 1
         self.counters.bytes_received += result.size
+        if status is not None:
+            if tells_rate_limit(result.headers):
+                self.rate_limit = read_rate_limit(result.headers) or self.rate_limit
+            if status != 429 and status < 500:
+                self.accepted += 1
+                self.accepted_of[kind] += 1
         if not self._try_end(status):
             asked = retry_after(result.headers) if is_refusal else None
             self.guarded.observe(Observation(kind, 1, status, asked, elapsed))
@@ -327,6 +327,7 @@ class Session:
 
     def _hear_refusal(self, kind: str, status: int, closed_before: float) -> None:
         """Send those in line away that would not wait so long, once the limiter heard of it."""
+        self.counters.rate_limited += status == 429
         closed_for = self.closed_for(kind)
         if closed_for > closed_before:
             self._lines.closed_by = status
