@@ -5,9 +5,11 @@ import asyncio
 import pytest
 
 from vpsbackups_async._lists.places import Places
+from vpsbackups_async._lists.turns import Turn
 from vpsbackups_async._transport.calls import SendState
 
 pytestmark = pytest.mark.virtual_time
+GOOD = Turn(limited=False, slow=False, failures=0, asked=0.0)
 
 
 class Readers:
@@ -23,11 +25,11 @@ class Readers:
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(
-        self, name: str, seconds: float, *, failures: int = 0, on_the_wire: bool = True
+        self, name: str, seconds: float, *, turn: Turn = GOOD, on_the_wire: bool = True
     ) -> None:
-        self.tasks[name] = asyncio.create_task(self._read(name, seconds, failures, on_the_wire))
+        self.tasks[name] = asyncio.create_task(self._read(name, seconds, turn, on_the_wire))
 
-    async def _read(self, name: str, seconds: float, failures: int, on_the_wire: bool) -> None:
+    async def _read(self, name: str, seconds: float, turn: Turn, on_the_wire: bool) -> None:
         send, loop = SendState(), asyncio.get_running_loop()
 
         async def work() -> None:
@@ -36,7 +38,7 @@ class Readers:
             await asyncio.sleep(seconds)
 
         try:
-            await self.places.read(work, send, failures=failures)
+            await self.places.read(work, send, turn)
         except TimeoutError:
             self.ended[name] = "given up"
         else:
@@ -115,19 +117,34 @@ async def test_one_slow_answer_among_many_changes_little() -> None:
     await readers.close()
 
 
-async def test_lists_that_failed_have_eight_places_and_come_by_their_failures() -> None:
+async def test_lists_that_failed_have_eight_places_and_come_by_their_turns() -> None:
     readers = Readers()
     for number in range(8):
-        readers.start(str(number), 1, failures=3)
-    for number, failures in enumerate((4, 2, 9, 1)):
-        readers.start(f"failed {failures}", 1 + number, failures=failures)
+        readers.start(str(number), 1, turn=GOOD._replace(failures=1))
+    for name, slow, failures, asked in (
+        ("slow", True, 1, 0.0),
+        ("later", False, 2, 5.0),
+        ("sooner", False, 2, 4.0),
+        ("once", False, 1, 9.0),
+    ):
+        readers.start(name, 1, turn=Turn(limited=False, slow=slow, failures=failures, asked=asked))
     readers.start("good", 0)
     await asyncio.sleep(0.5)
     assert list(readers.began) == [*map(str, range(8)), "good"]
-    for number in range(6):
-        readers.start(f"more {number}", 1, failures=5)
     await asyncio.sleep(1)
-    assert list(readers.began)[9:13] == ["failed 1", "failed 2", "failed 4", "more 0"]
+    assert list(readers.began)[9:] == ["once", "sooner", "later", "slow"]
+    await readers.close()
+
+
+async def test_lists_that_answered_with_a_429_are_read_one_at_a_time_beside_the_others() -> None:
+    readers = Readers()
+    for name in ("first", "second"):
+        readers.start(name, 1, turn=GOOD._replace(limited=True))
+    readers.start("good", 0)
+    await asyncio.sleep(0.5)
+    assert list(readers.began) == ["first", "good"]
+    await asyncio.sleep(1)
+    assert list(readers.began)[2:] == ["second"]
     await readers.close()
 
 

@@ -22,7 +22,7 @@ from vpsbackups_async import (
 )
 from vpsbackups_async._waiting.looks import Looks
 from vpsbackups_async._waiting.waiter import Batch, Waiter
-from vpsbackups_async.testing import FakeVPS, Fault, Latency, SeenRequest, ServerFault
+from vpsbackups_async.testing import FakeVPS, Fault, Latency, RateLimit, SeenRequest, ServerFault
 from vpsbackups_async.testing.replies import Answer, Sendable
 
 pytestmark = [
@@ -233,6 +233,41 @@ async def test_a_list_that_failed_seldom_comes_before_those_that_fail_always(
         await end(others)
     assert isinstance(done, Backup)
     assert seconds <= 200 + 10 + 30
+
+
+async def test_lists_that_work_again_do_not_stand_in_line_behind_those_that_hang(
+    fake: FakeVPS,
+) -> None:
+    """All failed once or twice, but those that hang would keep the places for half a minute."""
+    fake.backup_seconds = 150
+    hang = [Latency(100_000, method="GET", query={"server_id": one}) for one in range(1, 201)]
+    broken = [ServerFault(500, method="GET", query={"server_id": one}) for one in range(201, 221)]
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        others = await waits_of(client, range(1, 201))
+        waits = [asyncio.create_task(timed(one)) for one in await waits_of(client, range(201, 221))]
+        fake.inject(forbidden(None), *hang)
+        await asyncio.sleep(100)
+        fake.inject(*broken)
+        await asyncio.sleep(30)
+        fake.clear_faults()
+        fake.inject(forbidden(None), *hang)
+        ends = await asyncio.gather(*waits)
+        await end(others)
+    assert all(isinstance(one, Backup) and seconds <= 150 + 10 + 30.1 for one, seconds in ends)
+
+
+async def test_lists_that_always_say_429_do_not_keep_the_others_from_being_asked(
+    fake: FakeVPS,
+) -> None:
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        others = await waits_of(client, range(1, 18))
+        waits = await waits_of(client, range(101, 201))
+        limits = [RateLimit(30, method="GET", query={"server_id": one}) for one in range(1, 18)]
+        fake.inject(forbidden(None), *limits)
+        ends = await asyncio.gather(*(timed(wait) for wait in waits))
+        await end(others)
+    assert max(seconds for _, seconds in ends) <= 330
+    assert all(isinstance(one, Backup) for one, _ in ends)
 
 
 # --- The list of all servers ---------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final, TypeVar
 
+from vpsbackups_async._lists.turns import Turn
 from vpsbackups_async._transport.calls import SendState
 
 __all__ = ["AT_ONCE", "Places"]
@@ -19,7 +20,9 @@ _LATE: Final = 24
 """The most lists read beside those, of lists that were in good standing but do not answer."""
 _SUSPECTED: Final = 8
 """The most lists read beside those, of lists that failed when they were last read."""
-AT_ONCE: Final = _GOOD + _LATE + _SUSPECTED
+_LIMITED: Final = 1
+"""The most lists read beside those, of lists that answered with a 429 when they were last read."""
+AT_ONCE: Final = _GOOD + _LATE + _SUSPECTED + _LIMITED
 _LATE_AFTER: Final = 3.0
 """Seconds without an answer after which a list is late, unless answers usually take half that."""
 _CHECK_SECONDS: Final = 0.5
@@ -28,25 +31,25 @@ _WEIGHT: Final = 0.2
 
 
 class _Line:
-    """A semaphore for so many at once, which lets those with the least rank in first."""
+    """A semaphore for so many at once, which lets those with the least turn in first."""
 
     def __init__(self, places: int) -> None:
         self._free = places
         self._numbers = count()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
+        self._waiting: list[tuple[Turn, int, asyncio.Future[None]]] = []  # a heap
 
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
         return sum(not future.done() for _, _, future in self._waiting)
 
-    async def enter(self, rank: int, on_wait: Callable[[], object] | None = None) -> None:
+    async def enter(self, turn: Turn, on_wait: Callable[[], object] | None = None) -> None:
         """Wait for a place; `on_wait` is called first if there is none yet."""
         if self._free:
             self._free -= 1
             return
         future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (rank, next(self._numbers), future))
+        heapq.heappush(self._waiting, (turn, next(self._numbers), future))
         if on_wait is not None:
             on_wait()
         try:
@@ -85,29 +88,31 @@ class Places:
     A list in good standing whose request gets no answer leaves its place to the next list while
     others wait for one. It goes on as a late list; where there are too many of those, the oldest is
     given up. Time in line at the limiter is not counted. Lists that failed when they were last read
-    have places of their own, for which those with the fewest failures come first.
+    have places of their own. Who waits for a place comes by its `Turn`.
     """
 
     def __init__(self) -> None:
         self._good = _Line(_GOOD)
         self._suspected = _Line(_SUSPECTED)
+        self._limited = _Line(_LIMITED)
         self._reading: dict[_Place, None] = {}  # in good standing, not late
         self._late: deque[_Place] = deque()
         self._usual = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, work: Callable[[], Awaitable[T]], send: SendState, *, failures: int) -> T:
+    async def read(self, work: Callable[[], Awaitable[T]], send: SendState, turn: Turn) -> T:
         """What the work returns, once there is a place; `send` watches the requests that it sends.
 
-        `failures` are those in a row of the list. Raises `TimeoutError` where it is given up.
+        Raises `TimeoutError` where it is given up.
         """
-        if failures:
-            await self._suspected.enter(failures)
+        if turn.limited or turn.failures:
+            line = self._limited if turn.limited else self._suspected
+            await line.enter(turn)
             try:
                 return await work()
             finally:
-                self._suspected.leave()
-        await self._good.enter(0, self._check_soon)
+                line.leave()
+        await self._good.enter(turn, self._check_soon)
         async with asyncio.timeout(None) as scope:
             place = _Place(send, scope)
             self._reading[place] = None

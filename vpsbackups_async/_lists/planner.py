@@ -183,6 +183,8 @@ class Planner:
             troubles.attempt_failed(server_id, error)
             on_attempt(server_id, error)
             if isinstance(error, RateLimitedError):
+                if send is not None and _lasts(error, send, loop.time()):
+                    raise error  # the lists that were not asked for yet come first
                 return
             failed_before = troubles.standing(server_id, loop.time()).failures > 0
             is_doubtful = failed_before or (server_id is not None and troubles.none_works)
@@ -198,6 +200,12 @@ class Planner:
     def ended(self, walk: Walk[Backup]) -> None:
         """Note that a walk has ended, well or not."""
         self._stuck.discard(walk)
+
+
+def _lasts(error: RateLimitedError, send: SendState, now: float) -> bool:
+    """Whether a list has been refused, or is about to be, for longer than a moment."""
+    began = send.began[0] if send.began else now
+    return now - began + (error.retry_after or 0.0) > RETRIED
 
 
 def by_server(wanted: Iterable[Wanted]) -> dict[int, list[Wanted]]:

@@ -14,6 +14,7 @@ from vpsbackups_async._lists.places import AT_ONCE, Places
 from vpsbackups_async._lists.planner import RETRIED, Finding, OnAttempt, Plan, Planner
 from vpsbackups_async._lists.readable import readable_backups
 from vpsbackups_async._lists.troubles import State, is_outage
+from vpsbackups_async._lists.turns import Turn, Turns
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Unseen, Wanted
 from vpsbackups_async.errors import (
@@ -75,6 +76,7 @@ class Search:
     def __init__(self, lists: Lists) -> None:
         self._planner = Planner(lists)
         self._places = Places()
+        self._turns = Turns()
         self._proved_to = 0
 
     def plan(self, wanted: Iterable[Wanted], *, heed_failures: bool = True) -> Plan:
@@ -178,9 +180,10 @@ class Search:
     ) -> AsyncGenerator[Finding]:
         """Look at each server's list for its wanted backups: a finding for each, as they end.
 
-        After a 401 or 429 nothing more is sent. Without `on_attempt` the same holds after many
-        failures and no success; with it, see `Troubles.may_try`. Backups are `left` where the
-        server's list turns out to be the list of all servers.
+        After a 401 or 429 nothing more is sent; the next look begins with the lists that were not
+        asked for. Without `on_attempt` the same holds after many failures and no success; with it,
+        see `Troubles.may_try`. Backups are `left` where the server's list turns out to be the list
+        of all servers.
         """
         loop, troubles = asyncio.get_running_loop(), self._planner.troubles
         run = _Run(_MOST_FAILURES if on_attempt is None else math.inf)
@@ -195,24 +198,30 @@ class Search:
                     return one.left()
                 if on_attempt is not None and not troubles.may_try(server_id, loop.time()):
                     return one.unasked(troubles.error(server_id))
+                self._turns.asked(server_id, loop.time())
                 finding = await one.read(page_size, on_attempt)
                 run.take(finding.error)
-                if finding.error is None and one.send.began:
-                    self._places.answered(loop.time() - one.send.began[-1])
                 return finding
 
-            failures = troubles.standing(server_id, loop.time()).failures
             try:
-                return await self._places.read(read, one.send, failures=failures)
+                finding = await self._places.read(read, one.send, self._turn(server_id))
             except TimeoutError:
-                return one.given_up()
+                finding = one.given_up()
+            if one.send.began:
+                seconds = loop.time() - one.send.began[-1]
+                self._turns.ended(server_id, finding.error, seconds)
+                if finding.error is None:
+                    self._places.answered(seconds)
+            return finding
 
-        # Lists that failed come last, for they may take long.
-        now = loop.time()
-        order = sorted(wanted, key=lambda server_id: troubles.standing(server_id, now))
+        order = sorted(wanted, key=self._turn)
         async with aclosing(fan_out(look, order, concurrency=AT_ONCE)) as outcomes:
             async for outcome in outcomes:
                 yield outcome.unwrap()
+
+    def _turn(self, server_id: int) -> Turn:
+        now = asyncio.get_running_loop().time()
+        return self._turns.of(server_id, self._planner.troubles.standing(server_id, now).failures)
 
 
 def _is_enough(unseen: Unseen, shape: ListShape) -> bool:
