@@ -372,6 +372,18 @@ async def test_a_whole_list_that_hangs_on_its_second_page_delays_waits_by_one_re
     assert all(isinstance(one, Backup) and seconds <= 12 + 10 + 30.1 for one, seconds in ends)
 
 
+async def test_a_whole_list_whose_pages_are_slow_delays_waits_by_one_page(fake: FakeVPS) -> None:
+    """Fifty pages of two seconds, while each server's own list answers at once."""
+    fake.page_size = fake.max_page_size = 2
+    fake.inject(Latency(2, method="GET", query=EVERY_LIST))
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        waits = await waits_of(client, range(1, 101))
+        fake.requests.clear()
+        ends = await asyncio.gather(*(timed(wait) for wait in waits))
+    assert all(isinstance(one, Backup) and seconds <= 100 + 10 + 2.1 for one, seconds in ends)
+    assert fake.count("GET") <= 101 * 11
+
+
 async def test_backups_that_vanish_from_a_list_that_always_moves_are_told_as_disappeared(
     fake: FakeVPS,
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, ListQuery, Lists
+from vpsbackups_async._lists.pace import Pace
 from vpsbackups_async._lists.troubles import Standing, State, Troubles, pause_of
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Key, Unseen, Wanted
@@ -73,6 +74,7 @@ class Planner:
 
     def __init__(self, lists: Lists) -> None:
         self.troubles = Troubles()
+        self.pace = Pace()
         self._lists = lists
         self._shapes: dict[bool, ListShape] = {}  # by whether only manual backups were asked for
         self._stuck: set[Walk[Backup]] = set()  # sweeps whose last attempt failed
@@ -104,7 +106,7 @@ class Planner:
                 direct.append(one)
             else:
                 plan.sweep.append(one._replace(by_server=False))
-        if self._sweep_pays(either):
+        if self._sweep_pays(either) and not (heed_failures and self._sweep_lasts(either, now)):
             plan.sweep.extend(either)
         else:
             direct += either
@@ -121,6 +123,12 @@ class Planner:
         """Whether a sweep takes fewer requests than one to each server."""
         unseen = Unseen(wanted)
         return bool(unseen and unseen.pages_worth_reading(self.pages_to(unseen)))
+
+    def _sweep_lasts(self, wanted: list[Wanted], now: float) -> bool:
+        """Whether a sweep would take too long, and servers' lists less time."""
+        unseen = Unseen(wanted)
+        pages = unseen.pages_worth_reading(self.pages_to(unseen))
+        return self.pace.is_slower(pages, unseen.servers, now)
 
     def _whole(self, now: float) -> Standing:
         standing = self.troubles.standing(None, now)
@@ -175,6 +183,8 @@ class Planner:
             nonlocal last_answer
             last_answer = loop.time()
             self._stuck.discard(walk)
+            if server_id is None and send is not None and send.began:
+                self.pace.page_answered(last_answer - send.began[-1], last_answer)
             on_attempt(server_id, None)
 
         def failed(error: VPSBackupsError) -> None:
@@ -183,7 +193,7 @@ class Planner:
             troubles.attempt_failed(server_id, error)
             on_attempt(server_id, error)
             if isinstance(error, RateLimitedError):
-                if send is not None and _lasts(error, send, loop.time()):
+                if server_id is not None and send is not None and _lasts(error, send, loop.time()):
                     raise error  # the lists that were not asked for yet come first
                 return
             failed_before = troubles.standing(server_id, loop.time()).failures > 0

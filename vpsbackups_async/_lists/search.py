@@ -17,6 +17,7 @@ from vpsbackups_async._lists.troubles import State, is_outage
 from vpsbackups_async._lists.turns import Turn, Turns
 from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async._lists.wanted import Unseen, Wanted
+from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async.errors import (
     AuthenticationError,
     InvalidResponseError,
@@ -97,8 +98,8 @@ class Search:
 
         `known` has the ids of all backups that the caller wants to hear of if they happen to show.
         What no finding names is neither found nor certainly absent. Backups are `left` where asking
-        their servers takes fewer requests than reading on, or the whole list fails and theirs may
-        not.
+        their servers takes fewer requests than reading on, or much less time, or the whole list
+        fails and theirs may not.
         """
         unseen = Unseen(wanted)
         if not unseen:
@@ -108,7 +109,7 @@ class Search:
         kind = BackupType.MANUAL if manual else None
         query = backups_query(None, kind, page_size, readable_backups(unreadable.append))
         ahead = _ahead(unseen.pages_worth_reading(self._planner.pages_to(unseen)))
-        walk = self._planner.open(query, None, on_attempt, ahead)
+        walk = self._planner.open(query, None, on_attempt, ahead, SendState())
         shape = ListShape()
         loop = asyncio.get_running_loop()
         answered = loop.time()
@@ -122,12 +123,20 @@ class Search:
                     answered = loop.time()
                     if _is_enough(unseen, shape):
                         break
+                    if on_attempt is not None and self._lasts(unseen, shape):
+                        break
             yield self._ended_sweep(unseen, walk, shape, unreadable)
         except VPSBackupsError as error:
             late = loop.time() - answered > RETRIED
             yield self._failed_sweep(unseen, error, on_attempt, late=late)
         finally:
             self._planner.ended(walk)
+
+    def _lasts(self, unseen: Unseen, shape: ListShape) -> bool:
+        """Whether reading on would take too long, and to ask servers less time."""
+        pages = unseen.pages_worth_reading(shape.pages_left)
+        now = asyncio.get_running_loop().time()
+        return self._planner.pace.is_slower(pages, unseen.servers, now)
 
     def _ended_sweep(
         self,
@@ -212,6 +221,7 @@ class Search:
                 self._turns.ended(server_id, finding.error, seconds)
                 if finding.error is None:
                     self._places.answered(seconds)
+                    self._planner.pace.list_answered(seconds)
             return finding
 
         order = sorted(wanted, key=self._turn)
