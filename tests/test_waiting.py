@@ -33,6 +33,7 @@ from vpsbackups_async import (
 )
 from vpsbackups_async._lists.planner import Finding, Plan
 from vpsbackups_async._lists.wanted import Wanted
+from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._waiting.hub import WaitHub
 from vpsbackups_async._waiting.waiter import Waiter
 from vpsbackups_async.testing import (
@@ -571,18 +572,24 @@ class FakeSearch:
     def plan(self, wanted: Iterable[Wanted]) -> Plan:
         return Plan(list(wanted), {}, [])
 
-    async def servers(self, *_: object, on_attempt: object) -> AsyncGenerator[Finding]:
+    async def servers(self, *_: object, **options: object) -> AsyncGenerator[Finding]:
         for finding in ():
             yield finding
 
     async def sweep(
-        self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: object
+        self,
+        wanted: Iterable[Wanted],
+        known: Container[int],
+        *,
+        on_attempt: object,
+        send: SendState,
     ) -> AsyncGenerator[Finding]:
         loop = asyncio.get_running_loop()
         wanted = list(wanted)
         ids = [one.id for one in wanted]
         self.looks.append((round(loop.time(), 3), ids))
         self.wanted = wanted
+        send.on_the_wire, send.began = 1, [loop.time()]
         try:
             await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
@@ -746,9 +753,9 @@ async def test_a_hub_whose_look_is_cancelled_leaves_nobody_waiting_for_it() -> N
 
 async def test_a_newcomer_waits_for_no_look_that_was_ended_with_its_hub() -> None:
     class SlowToEnd(FakeSearch):
-        async def sweep(self, *args: Any, on_attempt: object) -> AsyncGenerator[Finding]:
+        async def sweep(self, *args: Any, **options: Any) -> AsyncGenerator[Finding]:
             try:
-                async for finding in super().sweep(*args, on_attempt=on_attempt):
+                async for finding in super().sweep(*args, **options):
                     yield finding
             finally:
                 await asyncio.sleep(2)
@@ -764,10 +771,10 @@ async def test_a_newcomer_waits_for_no_look_that_was_ended_with_its_hub() -> Non
 
 async def test_a_search_that_breaks_ends_the_waits_of_that_look_alone() -> None:
     class Broken(FakeSearch):
-        async def sweep(self, *args: Any, on_attempt: object) -> AsyncGenerator[Finding]:
+        async def sweep(self, *args: Any, **options: Any) -> AsyncGenerator[Finding]:
             if asyncio.get_running_loop().time() < 15:
                 raise WaitError(BackupRef(1), None, 0.0, "broken")
-            async for finding in super().sweep(*args, on_attempt=on_attempt):
+            async for finding in super().sweep(*args, **options):
                 yield finding
 
     later = waiter(3, ConstantBackoff(20))
@@ -784,17 +791,17 @@ class TwoLists(FakeSearch):
         return Plan([one for one in wanted if one.id > 1], {1: first} if first else {}, [])
 
     async def servers(
-        self, wanted: dict[int, list[Wanted]], known: Container[int], *, on_attempt: object
+        self, wanted: dict[int, list[Wanted]], known: Container[int], **options: Any
     ) -> AsyncGenerator[Finding]:
         await asyncio.sleep(30)
         failed = frozenset(one.key for one in wanted[1])
         yield Finding(1, failed=failed, error=ServerError(500, "down"), requests=1)
 
     async def sweep(
-        self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: object
+        self, wanted: Iterable[Wanted], known: Container[int], **options: Any
     ) -> AsyncGenerator[Finding]:
         wanted = [*wanted, *([Wanted(1, 1)] if 1 in known else [])]
-        async for finding in super().sweep(wanted, known, on_attempt=on_attempt):
+        async for finding in super().sweep(wanted, known, **options):
             yield finding
 
 

@@ -78,7 +78,7 @@ class Creation:
     @property
     def is_committed(self) -> bool:
         """Whether the server may be making the backup, or have made it."""
-        return self.sending.on_the_wire or self.unanswered or self.made
+        return self.sending.on_the_wire > 0 or self.unanswered or self.made
 
     def label(self, keep: bool | date | None, job: str | None) -> None:
         """Ask for a backup with these labels; raises `ValueError` if that is not possible."""

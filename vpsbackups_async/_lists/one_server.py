@@ -23,9 +23,14 @@ class OneServer:
     """
 
     def __init__(
-        self, server_id: int, wanted: Iterable[Wanted], known: Container[int], planner: Planner
+        self,
+        server_id: int,
+        wanted: Iterable[Wanted],
+        known: Container[int],
+        planner: Planner,
+        send: SendState,
     ) -> None:
-        self.send = SendState()
+        self.send = send
         self._server_id = server_id
         self._missing = Unseen(wanted)
         self._known = known

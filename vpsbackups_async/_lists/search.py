@@ -38,6 +38,7 @@ _PAGES_AHEAD: Final = 8
 """The most pages of a sweep that run ahead."""
 _PAGES_PER_AHEAD: Final = 16
 """Expected pages of a sweep for each that runs ahead: pages beyond its end are wasted."""
+_UNWATCHED: Final[Mapping[int, SendState]] = {}
 _SAME_FOR_ALL: Final = (AuthenticationError, RateLimitedError)
 """Errors that every other list would give too."""
 _SPOILED: Final = (InvalidResponseError, PaginationError, PermissionDeniedError)
@@ -70,7 +71,8 @@ class _Run:
 class Search:
     """Looks for backups in the lists of one client, as planned before.
 
-    `on_attempt` makes a list that fails give up early, for those who look again later.
+    `on_attempt` makes a list that fails give up early, for those who look again later. `send`, or
+    that of a server in `sends`, watches the requests.
     Looks at servers' lists, also of several calls, share their places.
     """
 
@@ -93,6 +95,7 @@ class Search:
         page_size: int | None = PAGE_SIZE,
         *,
         on_attempt: OnAttempt | None = None,
+        send: SendState | None = None,
     ) -> AsyncGenerator[Finding]:
         """Read the whole list as far as it pays: a finding for each page, and a last one.
 
@@ -109,7 +112,7 @@ class Search:
         kind = BackupType.MANUAL if manual else None
         query = backups_query(None, kind, page_size, readable_backups(unreadable.append))
         ahead = _ahead(unseen.pages_worth_reading(self._planner.pages_to(unseen)))
-        walk = self._planner.open(query, None, on_attempt, ahead, SendState())
+        walk = self._planner.open(query, None, on_attempt, ahead, send or SendState())
         shape = ListShape()
         loop = asyncio.get_running_loop()
         answered = loop.time()
@@ -186,6 +189,7 @@ class Search:
         page_size: int | None = PAGE_SIZE,
         *,
         on_attempt: OnAttempt | None = None,
+        sends: Mapping[int, SendState] = _UNWATCHED,
     ) -> AsyncGenerator[Finding]:
         """Look at each server's list for its wanted backups: a finding for each, as they end.
 
@@ -198,7 +202,8 @@ class Search:
         run = _Run(_MOST_FAILURES if on_attempt is None else math.inf)
 
         async def look(server_id: int) -> Finding:
-            one = OneServer(server_id, wanted[server_id], known, self._planner)
+            send = sends.get(server_id) or SendState()
+            one = OneServer(server_id, wanted[server_id], known, self._planner, send)
 
             async def read() -> Finding:
                 if run.refusal is not None:

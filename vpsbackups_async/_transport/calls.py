@@ -124,14 +124,14 @@ def is_for_pace(
 
 @define(eq=False, repr=False)
 class SendState:
-    """What a caller of `Transport.send` can watch and ask for while the call runs.
+    """What a caller of `Transport.send` can watch and ask for while the call, or several, run.
 
-    `on_the_wire` is True during an attempt, when the server may be doing the work. `began` has the
-    loop time of each attempt. Setting `no_more_attempts` lets a running attempt end and prevents
-    further ones.
+    `on_the_wire` is how many attempts are under way, when the server may be doing the work. `began`
+    has the loop time of each attempt. Setting `no_more_attempts` lets a running attempt end and
+    prevents further ones.
     """
 
-    on_the_wire: bool = False
+    on_the_wire: int = 0
     no_more_attempts: bool = False
     began: list[float] = field(factory=list)
 

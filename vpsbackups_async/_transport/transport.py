@@ -158,6 +158,7 @@ class Transport:
         tries = session.outage.lasts and await self._take_turn(call, deadlines)
         call.attempts += 1
         exchange = Exchange(call.attempts)
+        on_the_wire = 0
         began = deadlines.loop.time()
         scope = deadlines.until(min(call.deadline, began + self.timeouts.attempt))
         try:
@@ -168,7 +169,8 @@ class Transport:
                 if state is not None and state.no_more_attempts:
                     raise call.error(TransportError, "the call was stopped in line", False)
                 if state is not None:
-                    state.on_the_wire = True
+                    on_the_wire = 1
+                    state.on_the_wire += 1
                     state.began.append(began)
                 session.counters.requests += 1
                 await exchange.run(channel, request, self._connect)
@@ -177,7 +179,7 @@ class Transport:
             exchange.late = scope.when == call.deadline
         finally:
             if state is not None:
-                state.on_the_wire = False
+                state.on_the_wire -= on_the_wire
             # A loop that was closed meanwhile has no time, and its calls no end.
             if not deadlines.loop.is_closed():
                 session.observe(request, exchange, deadlines.loop.time() - began)

@@ -29,6 +29,8 @@ logger = logging.getLogger("vpsbackups_async")
 
 _TICK: Final = 0.001
 """Seconds by which a timer of the event loop may be early; shorter times are not slept."""
+_MOMENT: Final = 0.25
+"""Seconds in which a look gets a request on its way, or shows what an answer says."""
 _REQUESTS_PER_SECOND: Final = 2.0
 """The average rate of a hub's requests: a look of many is followed by a longer rest."""
 _WARNING_SECONDS: Final = 60.0
@@ -39,8 +41,8 @@ class WaitHub:
     """Looks for the backups of all waiters of one client.
 
     `search` carries out looks. `patience` is the time in seconds that one request may take: a wait
-    whose time is up while a look is under way ends that much later at most. `closed_for` gives the
-    seconds for which no request is sent at all. `monitor` is told of looks and of running waits.
+    whose time is up while a request is under way ends that much later at most. `closed_for` gives
+    the seconds for which no request is sent at all. `monitor` is told of looks and of waits.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class WaitHub:
         )
         self._due = Calendar(operator.attrgetter("due"))
         self._limits = Calendar(operator.attrgetter("limit"))
+        self._over: dict[Waiter, None] = {}  # whose time is up but for a request
+        self._answered: set[Waiter] = set()  # those of them whose request was answered
         self._guard: asyncio.TimerHandle | None = None
         self._guard_at = math.inf
         self._task: asyncio.Task[None] | None = None
@@ -121,6 +125,8 @@ class WaitHub:
         waiter.look = None
         self._due.discard(waiter)
         self._limits.discard(waiter)
+        self._over.pop(waiter, None)
+        self._answered.discard(waiter)
         if waiter.future.done() and not waiter.future.cancelled():
             waiter.future.exception()  # retrieved, for its caller may have been cancelled
         peers = self._waiters[waiter.ref.id]
@@ -154,21 +160,44 @@ class WaitHub:
             self._guard = asyncio.get_running_loop().call_at(when, self._time_is_up)
 
     def _time_is_up(self) -> None:
-        """Give the last look of waits whose time is up the time of one request.
-
-        A look whose last attempt failed gets no more time, and none is begun that would have to
-        wait in line.
-        """
+        """End waits whose time is up, or give them the time of the request that is under way."""
         now = asyncio.get_running_loop().time() + _TICK
         self._guard, self._guard_at = None, math.inf
         for waiter in self._limits.take(now):
-            failing = waiter.look is not None and waiter.look.error is not None
-            if failing or self._closed_for() > 0 or waiter.limit > waiter.deadline:
+            limit = self._extended(waiter)
+            if limit <= waiter.limit:
                 waiter.expire()
             else:
-                waiter.limit += self._patience
+                waiter.limit = limit
                 self._limits.add(waiter)
+                self._over[waiter] = None
         self._guard_from(min((one.limit for one in self._limits.upcoming()), default=math.inf))
+
+    def _extended(self, waiter: Waiter) -> float:
+        """The time at which a wait must end whose limit has come.
+
+        A look that begins at the deadline has a moment to send its request. A look whose last
+        attempt failed gets no more time, nor one that would have to wait in line.
+        """
+        look = waiter.look
+        if look is not None and look.error is not None:
+            return waiter.limit
+        if look is not None and look.send.on_the_wire:
+            began = look.send.began[-1]
+            is_last = began <= waiter.deadline + _MOMENT and waiter not in self._answered
+            return waiter.deadline + self._patience if is_last else waiter.limit
+        return waiter.limit if self._closed_for() > 0 else waiter.deadline + _MOMENT
+
+    def _answer(self, look: Look) -> None:
+        """Let waits whose time is up end with the request that was just answered."""
+        now = asyncio.get_running_loop().time()
+        for waiter in [waiter for waiter in self._over if waiter.look is look]:
+            if waiter not in self._answered:
+                self._answered.add(waiter)
+                self._limits.discard(waiter)
+                waiter.limit = now + _MOMENT
+                self._limits.add(waiter)
+                self._guard_from(waiter.limit)
 
     # --- The hub's own task --------------------------------------------------------------------
 
@@ -227,6 +256,7 @@ class WaitHub:
         """Note that an attempt of a look got an answer, or failed and is followed by another."""
         look.error = error
         if error is None:
+            self._answer(look)
             return
         now = asyncio.get_running_loop().time()
         for waiter in look.concerned():
@@ -248,6 +278,7 @@ class WaitHub:
     def _end(self, look: Look, finding: Finding) -> None:
         """Plan the next look of the waiters that a look was for, and of those that it met."""
         now = asyncio.get_running_loop().time()
+        self._answer(look)  # also for what it leaves to other lists
         shown = list(look.met)
         due: set[Waiter] = set()
         for key, waiters in look.waiters.items():

@@ -9,6 +9,7 @@ from collections.abc import (
     Collection,
     Container,
     Iterable,
+    Mapping,
 )
 from contextlib import aclosing
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, by_server
 from vpsbackups_async._lists.wanted import Key, Wanted
+from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
 from vpsbackups_async.errors import PermissionDeniedError, VPSBackupsError
 
@@ -28,11 +30,21 @@ class Searches(Protocol):
     def plan(self, wanted: Iterable[Wanted]) -> Plan: ...
 
     def sweep(
-        self, wanted: Iterable[Wanted], known: Container[int], *, on_attempt: OnAttempt
+        self,
+        wanted: Iterable[Wanted],
+        known: Container[int],
+        *,
+        on_attempt: OnAttempt,
+        send: SendState,
     ) -> AsyncGenerator[Finding]: ...
 
     def servers(
-        self, wanted: dict[int, list[Wanted]], known: Container[int], *, on_attempt: OnAttempt
+        self,
+        wanted: dict[int, list[Wanted]],
+        known: Container[int],
+        *,
+        on_attempt: OnAttempt,
+        sends: Mapping[int, SendState],
     ) -> AsyncGenerator[Finding]: ...
 
 
@@ -150,7 +162,7 @@ class Looks:
             self._attempted(look, error)
 
         async with aclosing(
-            self._search.sweep(wanted, self._known, on_attempt=attempted)
+            self._search.sweep(wanted, self._known, on_attempt=attempted, send=look.send)
         ) as findings:
             async for last in findings:
                 absent |= last.absent
@@ -187,7 +199,8 @@ class Looks:
         def attempted(server_id: int | None, error: VPSBackupsError | None) -> None:
             self._attempted(looks[server_id], error)
 
-        findings = self._search.servers(wanted, self._known, on_attempt=attempted)
+        sends = {server_id: looks[server_id].send for server_id in wanted}
+        findings = self._search.servers(wanted, self._known, on_attempt=attempted, sends=sends)
         async with aclosing(findings):
             async for finding in findings:
                 look = looks[finding.server_id]

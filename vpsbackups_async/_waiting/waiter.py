@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from vpsbackups_async._lists.wanted import Key, Wanted
+from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._wire import Mask, unmasked
 from vpsbackups_async.backoff import Attempt, Backoff, delay_of
 from vpsbackups_async.errors import (
@@ -175,7 +176,7 @@ class Waiter:
         if self.error is not None:
             reason = f"{reason}, and the last look failed: {self.error.describe()}"
         elif self.look is not None:
-            reason = f"{reason}, and the last look got no answer"
+            reason = f"{reason}, and the last look {self.look.state()}"
         error = WaitTimeoutError(self.ref, self.last_status, self.elapsed(), reason)
         error.__cause__ = self.error
         self.fail(error)
@@ -250,7 +251,7 @@ class Look:
 
     `waiters` are those that it is for, by what they want. `behind` are those that became due while
     it was under way and want the same list. `met` are all whose backups it showed. `error` is the
-    failure of its last attempt, `requests` the answered requests that it took.
+    failure of its last attempt, `requests` the answered requests that it took. `send` watches them.
     """
 
     def __init__(
@@ -263,6 +264,14 @@ class Look:
         self.met: dict[Waiter, None] = {}
         self.error: VPSBackupsError | None = None
         self.requests = 0
+        self.send = SendState()
+
+    def state(self) -> str:
+        """How far the look has come."""
+        if not self.send.began:
+            return "was not sent yet"
+        waits = self.send.on_the_wire and len(self.send.began) == 1
+        return "got no answer" if waits else "was not over"
 
     def polled(self, shown: Iterable[Waiter], error: VPSBackupsError | None) -> WaitPolled:
         """The event of its end, with the waiters whose backups it showed, and why it failed."""
