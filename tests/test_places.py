@@ -18,8 +18,9 @@ class Readers:
     `began` has the names of those that got a place, with the time; `ended` what became of each.
     """
 
-    def __init__(self) -> None:
-        self.places = Places()
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.places = Places(lambda: self.limit)
         self.began: dict[str, float] = {}
         self.ended: dict[str, str] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -145,6 +146,27 @@ async def test_lists_that_answered_with_a_429_are_read_one_at_a_time_beside_the_
     assert list(readers.began) == ["first", "good"]
     await asyncio.sleep(1)
     assert list(readers.began)[2:] == ["second"]
+    await readers.close()
+
+
+async def test_lists_that_failed_leave_most_of_a_low_limit_to_the_others() -> None:
+    readers = Readers(limit=8)
+    for number in range(20):
+        readers.start(str(number), 10, turn=GOOD._replace(failures=1))
+    await asyncio.sleep(1)
+    assert len(readers.began) == 1
+    readers.limit = 64
+    await asyncio.sleep(10)
+    assert len(readers.began) == 1 + 8
+    await readers.close()
+
+
+async def test_of_lists_that_hang_fewer_are_read_on_under_a_low_limit() -> None:
+    readers = Readers(limit=8)
+    for number in range(20):
+        readers.start(str(number), 30)
+    await asyncio.sleep(3.9)
+    assert list(readers.ended.values()) == ["given up"]
     await readers.close()
 
 

@@ -203,8 +203,9 @@ class BackupsClient:
         # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
         # that was never closed could then no longer close its connections.
         self._lists = Lists(partial(fetch_page, self._transport), self._known_lists)
-        self._finder = Finder(self._lists)
-        return Finder(Lists(partial(fetch_page, looking), self._known_lists))
+        limit = partial(count_of, self._session.limiter, "limit")
+        self._finder = Finder(self._lists, limit)
+        return Finder(Lists(partial(fetch_page, looking), self._known_lists), limit)
 
     def __repr__(self) -> str:
         # A traceback with locals also calls it if `__init__` fails.

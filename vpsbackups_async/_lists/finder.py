@@ -5,7 +5,7 @@ server concerned, or one sweep through the whole list that ends as soon as it ca
 or a sweep that turns to filtered requests when few backups are left.
 """
 
-from collections.abc import AsyncGenerator, Container, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator
 from contextlib import aclosing
 
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, OnResponse, backups_query
@@ -20,10 +20,13 @@ __all__ = ["Finder"]
 
 
 class Finder:
-    """Finds backups in the lists of one client; `search` looks for them once."""
+    """Finds backups in the lists of one client; `search` looks for them once.
 
-    def __init__(self, lists: Lists) -> None:
-        self.search = Search(lists)
+    `limit` gives how many requests may run at once, None if unknown.
+    """
+
+    def __init__(self, lists: Lists, limit: Callable[[], int | None] = lambda: None) -> None:
+        self.search = Search(lists, limit)
         self._lists = lists
 
     async def read_server(

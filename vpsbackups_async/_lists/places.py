@@ -33,8 +33,9 @@ _WEIGHT: Final = 0.2
 class _Line:
     """A semaphore for so many at once, which lets those with the least turn in first."""
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, places: Callable[[], int]) -> None:
+        self._places = places
+        self._taken = 0
         self._numbers = count()
         self._waiting: list[tuple[Turn, int, asyncio.Future[None]]] = []  # a heap
 
@@ -45,8 +46,8 @@ class _Line:
 
     async def enter(self, turn: Turn, on_wait: Callable[[], object] | None = None) -> None:
         """Wait for a place; `on_wait` is called first if there is none yet."""
-        if self._free:
-            self._free -= 1
+        if self._taken < self._places():
+            self._taken += 1
             return
         future = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (turn, next(self._numbers), future))
@@ -60,13 +61,13 @@ class _Line:
             raise
 
     def leave(self) -> None:
-        """Give the place to the next in line."""
-        while self._waiting:
+        """Give the place to the next in line, and those to others that there are by now."""
+        self._taken -= 1
+        while self._waiting and self._taken < self._places():
             future = heapq.heappop(self._waiting)[2]
             if not future.done():
                 future.set_result(None)
-                return
-        self._free += 1
+                self._taken += 1
 
 
 class _Place:
@@ -88,13 +89,16 @@ class Places:
     A list in good standing whose request gets no answer leaves its place to the next list while
     others wait for one. It goes on as a late list; where there are too many of those, the oldest is
     given up. Time in line at the limiter is not counted. Lists that failed when they were last read
-    have places of their own. Who waits for a place comes by its `Turn`.
+    have places of their own. Who waits for a place comes by its `Turn`. `limit` gives how many
+    requests the limiter lets run at once, None if unknown: where that is little, lists that are
+    late or failed have less places, so that they leave some of it to the others.
     """
 
-    def __init__(self) -> None:
-        self._good = _Line(_GOOD)
-        self._suspected = _Line(_SUSPECTED)
-        self._limited = _Line(_LIMITED)
+    def __init__(self, limit: Callable[[], int | None] = lambda: None) -> None:
+        self._limit = limit
+        self._good = _Line(lambda: _GOOD)
+        self._suspected = _Line(lambda: self._share(_SUSPECTED))
+        self._limited = _Line(lambda: _LIMITED)
         self._reading: dict[_Place, None] = {}  # in good standing, not late
         self._late: deque[_Place] = deque()
         self._usual = 0.0
@@ -125,6 +129,11 @@ class Places:
         """Learn how long an answer took, from its request to its end."""
         self._usual += _WEIGHT * (seconds - self._usual)
 
+    def _share(self, places: int) -> int:
+        """So many places, or less by as much as the limit is below what all places take."""
+        limit = self._limit()
+        return places if limit is None else max(1, min(places, places * limit // AT_ONCE))
+
     def _leave(self, place: _Place) -> None:
         if place.late:
             if place in self._late:
@@ -152,6 +161,6 @@ class Places:
             place.late = True
             self._late.append(place)
             self._good.leave()
-        while len(self._late) > _LATE:
+        while len(self._late) > self._share(_LATE):
             self._late.popleft().scope.reschedule(now)
         self._check_soon()

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Container, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -72,13 +72,14 @@ class Search:
     """Looks for backups in the lists of one client, as planned before.
 
     `on_attempt` makes a list that fails give up early, for those who look again later. `send`, or
-    that of a server in `sends`, watches the requests.
+    that of a server in `sends`, watches the requests. `limit` gives how many requests may run at
+    once, None if unknown.
     Looks at servers' lists, also of several calls, share their places.
     """
 
-    def __init__(self, lists: Lists) -> None:
+    def __init__(self, lists: Lists, limit: Callable[[], int | None] = lambda: None) -> None:
         self._planner = Planner(lists)
-        self._places = Places()
+        self._places = Places(limit)
         self._turns = Turns()
         self._proved_to = 0
 
