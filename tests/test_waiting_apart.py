@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from itertools import pairwise
 
 import pytest
 from helpers_waiting import EVERY_10, EVERY_LIST, FORBIDDEN, forbidden, one_try, timed
@@ -287,6 +288,31 @@ async def test_a_closed_gate_leaves_the_timeout_of_every_wait_exact(fake: FakeVP
         await listing
     assert isinstance(end, WaitTimeoutError)
     assert seconds == pytest.approx(60, abs=0.1)
+
+
+async def test_while_looks_stand_at_a_closed_gate_one_warning_a_minute_says_so(
+    fake: FakeVPS,
+) -> None:
+    warned = []
+
+    class Times(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "looks fail for 1 of 1 waits" in record.getMessage():
+                warned.append(round(asyncio.get_running_loop().time() - began))
+
+    times = Times()
+    logging.getLogger("vpsbackups_async").addHandler(times)
+    try:
+        async with BackupsClient(fake.token, base_url=fake.url) as client:
+            backup = await client.create(1)
+            fake.inject(RateLimit(110, method="GET"))
+            began = asyncio.get_running_loop().time()
+            await timed(client.wait(backup, backoff=EVERY_10, timeout=600))
+    finally:
+        logging.getLogger("vpsbackups_async").removeHandler(times)
+    gaps = [later - sooner for sooner, later in pairwise([10, *warned, 600])]
+    assert max(gaps) <= 61
+    assert len(warned) <= 11
 
 
 # --- The right id with the wrong server ----------------------------------------------------------

@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import itertools
-import logging
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._waiting.calendar import TOGETHER, Calendar
 from vpsbackups_async._waiting.looks import Looks, Searches
 from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
+from vpsbackups_async._waiting.warnings import Warnings
 from vpsbackups_async.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -25,15 +25,12 @@ from vpsbackups_async.models import Backup
 
 __all__ = ["WaitHub"]
 
-logger = logging.getLogger("vpsbackups_async")
-
 _TICK: Final = 0.001
 """Seconds by which a timer of the event loop may be early; shorter times are not slept."""
 _MOMENT: Final = 0.25
 """Seconds in which a look gets a request on its way, or shows what an answer says."""
 _REQUESTS_PER_SECOND: Final = 2.0
 """The average rate of a hub's requests: a look of many is followed by a longer rest."""
-_WARNING_SECONDS: Final = 60.0
 _FATAL: Final = (AuthenticationError, ConfigurationError, WrongEventLoopError)
 
 
@@ -65,6 +62,7 @@ class WaitHub:
             attempted=self._attempted,
             refused=self._look_now,
         )
+        self._warnings = Warnings(self._all)
         self._due = Calendar(operator.attrgetter("due"))
         self._limits = Calendar(operator.attrgetter("limit"))
         self._over: dict[Waiter, None] = {}  # whose time is up but for a request
@@ -76,7 +74,6 @@ class WaitHub:
         self._alarm = asyncio.Event()
         self._wake_at = -math.inf
         self._rest = self._rested_from = -math.inf
-        self._warned_at = -math.inf
         self._closed = False
 
     async def wait(self, waiter: Waiter) -> Backup:
@@ -140,6 +137,7 @@ class WaitHub:
         if self._guard is not None:
             self._guard.cancel()
             self._guard, self._guard_at = None, math.inf
+        self._warnings.stop()
         tasks = self._looks.stop()
         if self._task is not None:
             self._task.cancel()
@@ -258,6 +256,7 @@ class WaitHub:
         if error is None:
             self._answer(look)
             return
+        self._warnings.attempt_failed(error)
         now = asyncio.get_running_loop().time()
         for waiter in look.concerned():
             waiter.error = error
@@ -292,7 +291,7 @@ class WaitHub:
                 if key in finding.absent:
                     waiter.miss()
         if finding.error is not None:
-            self._absorb(look, finding.error, now)
+            self._absorb(look, finding.error)
         for waiter in look.met:
             waiter.report()
             if now >= waiter.deadline - _TICK:
@@ -303,19 +302,14 @@ class WaitHub:
         if self._monitor.emit is not None:
             self._monitor.emit(look.polled(shown, finding.error))
 
-    def _absorb(self, look: Look, error: VPSBackupsError, now: float) -> None:
+    def _absorb(self, look: Look, error: VPSBackupsError) -> None:
         """Go on after a failed look; a refused token ends the waits that it is refused for."""
         if isinstance(error, _FATAL):
             self._refuse(error)
         elif isinstance(error, PermissionDeniedError):
             self._refuse(error, lambda waiter: waiter.server_id == look.server_id)
-        elif now >= self._warned_at + _WARNING_SECONDS:
-            waits = list(self._all())
-            failing = sum(waiter.error is not None for waiter in waits)
-            if failing:
-                self._warned_at = now
-                words = "looks fail for %d of %d waits, which go on: %s"
-                logger.warning(words, failing, len(waits), error)
+        else:
+            self._warnings.look_failed(error)
 
     def _look_now(self) -> None:
         """Look for all waiters, due or not: each one's own list tells whether it is refused."""
