@@ -118,6 +118,17 @@ async def test_one_slow_answer_among_many_changes_little() -> None:
     await readers.close()
 
 
+async def test_lists_hang_as_soon_where_half_of_the_answers_take_long() -> None:
+    readers = Readers()
+    for seconds in [0.1, 25.0] * 20:
+        readers.places.answered(seconds)
+    for number in range(17):
+        readers.start(str(number), 30)
+    await asyncio.sleep(4)
+    assert len(readers.began) == 17
+    await readers.close()
+
+
 async def test_lists_that_failed_have_eight_places_and_come_by_their_turns() -> None:
     readers = Readers()
     for number in range(8):

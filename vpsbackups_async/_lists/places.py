@@ -26,8 +26,8 @@ AT_ONCE: Final = _GOOD + _LATE + _SUSPECTED + _LIMITED
 _LATE_AFTER: Final = 3.0
 """Seconds without an answer after which a list is late, unless answers usually take half that."""
 _CHECK_SECONDS: Final = 0.5
-_WEIGHT: Final = 0.2
-"""Of the latest answer, in how long answers usually take."""
+_REMEMBERED: Final = 32
+"""The last answers, of which the fast ones tell how long answers usually take."""
 
 
 class _Line:
@@ -101,7 +101,7 @@ class Places:
         self._limited = _Line(lambda: _LIMITED)
         self._reading: dict[_Place, None] = {}  # in good standing, not late
         self._late: deque[_Place] = deque()
-        self._usual = 0.0
+        self._answers: deque[float] = deque(maxlen=_REMEMBERED)  # seconds of the last ones
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, work: Callable[[], Awaitable[T]], send: SendState, turn: Turn) -> T:
@@ -127,12 +127,20 @@ class Places:
 
     def answered(self, seconds: float) -> None:
         """Learn how long an answer took, from its request to its end."""
-        self._usual += _WEIGHT * (seconds - self._usual)
+        self._answers.append(seconds)
 
     def _share(self, places: int) -> int:
         """So many places, or less by as much as the limit is below what all places take."""
         limit = self._limit()
         return places if limit is None else max(1, min(places, places * limit // AT_ONCE))
+
+    def _usual(self) -> float:
+        """The seconds within which a quarter of the last answers came.
+
+        Not their mean: lists that are slow would then all keep their places.
+        """
+        answers = sorted(self._answers)
+        return answers[len(answers) // 4] if answers else 0.0
 
     def _leave(self, place: _Place) -> None:
         if place.late:
@@ -154,7 +162,7 @@ class Places:
         if not waiting:
             return
         now = asyncio.get_running_loop().time()
-        limit = max(_LATE_AFTER, 2 * self._usual)
+        limit = max(_LATE_AFTER, 2 * self._usual())
         late = [place for place in self._reading if place.waited(now) >= limit]
         for place in late[:waiting]:
             del self._reading[place]
