@@ -3,7 +3,6 @@
 Usage: vpsbackups rotate [OPTIONS]
 
   vpsbackups rotate --all --job nightly --keep-daily 4 --keep-weekly 4
-  vpsbackups rotate -s 12345 --job nightly --keep-daily 4 --dry-run
 """
 
 from collections.abc import AsyncGenerator
@@ -47,7 +46,7 @@ def run(
     ] = False,
     dry_run: Annotated[Flag, Parameter(help="only show what would be done")] = False,
     ping: Ping = None,
-    timeout: Timeout = None,
+    timeout: Annotated[Timeout, Parameter(show=False)] = None,
     max_running: Annotated[int | None, Parameter(metavar="N", show=False)] = None,
     common: Common = DEFAULTS,
 ) -> int:
