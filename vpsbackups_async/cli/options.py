@@ -19,7 +19,7 @@ Timeout = Annotated[
 
 Ping = Annotated[
     str | None,
-    Parameter(metavar="URL", help="tell start, success and failure there (healthchecks.io)"),
+    Parameter(metavar="URL", help="told of start, success and failure (healthchecks.io)"),
 ]
 
 _GROUP = Group("Of every command", sort_key=2)

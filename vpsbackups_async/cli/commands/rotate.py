@@ -46,7 +46,7 @@ def run(
     ] = False,
     dry_run: Annotated[Flag, Parameter(help="only show what would be done")] = False,
     ping: Ping = None,
-    timeout: Annotated[Timeout, Parameter(show=False)] = None,
+    timeout: Timeout = None,
     max_running: Annotated[int | None, Parameter(metavar="N", show=False)] = None,
     common: Common = DEFAULTS,
 ) -> int:
