@@ -137,6 +137,8 @@ async def test_prune_names_servers_of_which_nothing_can_be_decided(
         (("--all", "--job", "a b", "--keep-daily", "1"), "job must be a text"),
         (("--all", "--job", "x", "--keep-daily", "1", "--tz", "Mars/Base"), "Mars/Base"),
         (("--all", "--job", "x", "--keep-within", "soon"), "--keep-within 'soon' is no time"),
+        (("--all", "--job", "x", "--keep-within", "30"), "--keep-within '30' is no time"),
+        (("--all", "--job", "x", "--keep-within", "0d"), "--keep-within '0d' is no time"),
     ],
 )
 async def test_options_that_make_no_policy_are_refused(

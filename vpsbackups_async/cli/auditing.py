@@ -21,10 +21,11 @@ from vpsbackups_async.audit import (
 from vpsbackups_async.audit.coverage import QUOTA, iso
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.options import duration_of
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import safe, seconds_of, short
+from vpsbackups_async.cli.text import safe, short
 from vpsbackups_async.models import ALL_SERVERS
 
 __all__ = [
@@ -37,8 +38,6 @@ __all__ = [
     "Slack",
     "Wanted",
 ]
-
-_MOST: Final = timedelta(days=36_500)
 
 Servers = Annotated[str, Parameter(metavar="SERVER", help="ids of servers; all if none is given")]
 ServersFrom = Annotated[
@@ -57,17 +56,6 @@ Reaches = Annotated[
     str | None,
     Parameter("--reach", metavar="TIME", help="require good ones that far back, 14d for example"),
 ]
-
-
-def duration_of(option: str, text: str, *, least: timedelta = timedelta(seconds=1)) -> timedelta:
-    """The duration of a text such as `30m`, `24h` or `2d`; raises `UsageError`.
-
-    A number without a unit is refused: nobody knows whether 24 is hours or seconds.
-    """
-    seconds = seconds_of(text) if text.strip()[-1:].isalpha() else None
-    if seconds is None or not least <= timedelta(seconds=min(seconds, 1e10)) <= _MOST:
-        raise UsageError(f"{option} {text!r} is no time: give 30m, 24h or 2d")
-    return timedelta(seconds=seconds)
 
 
 @frozen

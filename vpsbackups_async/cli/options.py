@@ -1,7 +1,8 @@
 """The options that every command has, and the types of options that several have."""
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from attrs import frozen
 from cyclopts import Group, Parameter
@@ -9,7 +10,7 @@ from cyclopts import Group, Parameter
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.text import seconds_of
 
-__all__ = ["DEFAULTS", "Common", "Flag", "Ping", "Timeout", "timeout_seconds"]
+__all__ = ["DEFAULTS", "Common", "Flag", "Ping", "Timeout", "duration_of", "timeout_seconds"]
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -23,6 +24,7 @@ Ping = Annotated[
 ]
 
 _GROUP = Group("Of every command", sort_key=2)
+_LONGEST: Final = timedelta(days=36_500)
 
 
 @Parameter(name="*", group=_GROUP)
@@ -50,3 +52,14 @@ def timeout_seconds(given: str | None) -> float:
     if seconds is None:
         raise UsageError(f"--timeout {given!r} is no time: give 90s, 30m or 2h")
     return seconds
+
+
+def duration_of(option: str, text: str, *, least: timedelta = timedelta(seconds=1)) -> timedelta:
+    """The duration of a text such as `30m`, `24h` or `2d`; raises `UsageError`.
+
+    A number without a unit is refused: nobody knows whether 24 is hours or seconds.
+    """
+    seconds = seconds_of(text) if text.strip()[-1:].isalpha() else None
+    if seconds is None or not least <= timedelta(seconds=min(seconds, 1e10)) <= _LONGEST:
+        raise UsageError(f"{option} {text!r} is no time: give 30m, 24h or 2d")
+    return timedelta(seconds=seconds)

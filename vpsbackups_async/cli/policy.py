@@ -1,6 +1,5 @@
 """The options that name servers and the policy by which their backups are deleted."""
 
-from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from attrs import frozen
@@ -8,8 +7,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.options import Flag
-from vpsbackups_async.cli.text import seconds_of
+from vpsbackups_async.cli.options import Flag, duration_of
 from vpsbackups_async.models import ALL_SERVERS, AllServers
 from vpsbackups_async.retention import Retention
 
@@ -74,10 +72,7 @@ class Keep:
             rule: count for rule in _RULES if (count := getattr(self, f"keep_{rule}"))
         }
         if self.keep_within is not None:
-            seconds = seconds_of(self.keep_within)
-            if not seconds:
-                raise UsageError(f"--keep-within {self.keep_within!r} is no time: give 36h or 30d")
-            rules["within"] = timedelta(seconds=seconds)
+            rules["within"] = duration_of("--keep-within", self.keep_within)
         if not rules:
             raise UsageError("nothing would be kept: give --keep-daily 4, for example")
         try:
