@@ -33,6 +33,7 @@ pytestmark = [
 ]
 
 FOUR = Retention(daily=4, weekly=4, job=JOB)
+SIX = Retention(last=6, job=JOB)
 
 
 def notes(error: BaseException) -> str:
@@ -376,7 +377,7 @@ async def test_a_failed_one_of_the_job_makes_room_unasked_whatever_its_age(
 ) -> None:
     ids = add_nights(fake, 1, 9)
     failed = add(fake, 1, 0.1, status="failed")
-    done = await client.rotate(1, FOUR)
+    done = await client.rotate(1, SIX)
     assert done.freed is not None
     assert (done.freed.id, deletes(fake)[0]) == (failed, failed)
     assert done.deleted[0] == done.freed
@@ -434,9 +435,9 @@ async def test_make_room_frees_the_oldest_that_the_policy_lets_go_and_one_only(
     fake: FakeVPS, client: BackupsClient
 ) -> None:
     ids = add_nights(fake, 1, 10)
-    dry = await client.rotate(1, FOUR, make_room=True, dry_run=True)
+    dry = await client.rotate(1, SIX, make_room=True, dry_run=True)
     assert posts(fake) == []
-    done = await client.rotate(1, FOUR, make_room=True)
+    done = await client.rotate(1, SIX, make_room=True)
     assert done.freed is not None
     assert dry.freed is not None
     assert dry.freed.id == done.freed.id
@@ -521,7 +522,7 @@ async def test_nothing_is_created_if_the_one_that_makes_room_is_still_listed(
     add_nights(fake, 1, 10)
     fake.inject(Reply(204, method="DELETE"))
     with pytest.raises(VPSBackupsError, match="still listed") as caught:
-        await client.rotate(1, FOUR, make_room=True)
+        await client.rotate(1, SIX, make_room=True)
     assert "nothing was created" in notes(caught.value)
     assert posts(fake) == []
 
@@ -534,12 +535,46 @@ async def test_ten_bad_nights_with_make_room_delete_no_good_backup_but_the_one_f
     failing(fake)
     for _ in range(10):
         with pytest.raises(BackupFailedError):
-            await client.rotate(1, FOUR, make_room=True)
+            await client.rotate(1, SIX, make_room=True)
         fake.advance(86_400)
     good = [one["id"] for one in fake.backups if one["status"] == "completed"]
     assert len(good) == 9
     assert set(good) <= set(ids)
     assert len(held(fake, 1)) == 10
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (Retention(last=2, job=JOB), "9 of the 11 backups"),
+        (Retention(last=5, job=JOB), "6 of the 11 backups"),  # the one that makes room included
+    ],
+)
+async def test_a_rotation_that_would_delete_more_than_half_frees_nothing(
+    fake: FakeVPS, client: BackupsClient, policy: Retention, words: str, dry_run: bool
+) -> None:
+    add_nights(fake, 1, 10)
+    with pytest.raises(PruneRefusedError, match=words):
+        await client.rotate(1, policy, make_room=True, dry_run=dry_run)
+    assert {seen.method for seen in fake.requests} == {"GET"}
+
+
+async def test_what_made_room_counts_among_what_is_deleted_after_the_new_backup(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    add_nights(fake, 1, 9)
+    failed = add(fake, 1, 0.5, status="failed")
+
+    def others_add_two(_: SeenRequest) -> None:
+        if fake.count("POST") and len(held(fake, 1)) == 10:
+            add(fake, 1, 20)
+            add(fake, 1, 21)
+
+    fake.on_request = others_add_two
+    with pytest.raises(PruneRefusedError, match="7 of the 13 backups"):
+        await client.rotate(1, SIX, make_room=True)
+    assert deletes(fake) == [failed]
 
 
 # --- Dry runs and arguments ----------------------------------------------------------------------

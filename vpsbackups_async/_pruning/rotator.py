@@ -22,7 +22,7 @@ from vpsbackups_async._tags import keeps_labels
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import PruneRefusedError, StalePlanError, VPSBackupsError
 from vpsbackups_async.models import Backup
-from vpsbackups_async.retention import Decision
+from vpsbackups_async.retention import Decision, Reason
 
 __all__ = ["Rotator"]
 
@@ -68,8 +68,14 @@ class Rotator:
         if not fit.fits:
             raise PruneRefusedError(f"server {server_id}: {fit}: nothing was created or deleted")
         room = room_for(decisions, self._retention, held.now, make_room=self._options.make_room)
+        after = self._after(decisions, room, held)
+        if room.freed is not None or self._options.dry_run:
+            self._check_caps(ServerPlan(server_id, after, room.problem), room.freed)
         if self._options.dry_run:
-            return self._dry(server_id, decisions, room, held)
+            there = {one.id for one in held.backups}
+            planned = tuple(one for one in after if one.backup.id in there)
+            plan = ServerPlan(server_id, planned, room.problem)
+            return Rotation(server_id, plan, freed=room.freed, dry_run=True)
         if room.freed is not None:
             await self._pruner.free(room.freed)
         try:
@@ -84,18 +90,15 @@ class Rotator:
             raise _refused(backup, "was there before, and was given as the new one")
         return Rotation(server_id, ServerPlan(server_id), backup, room.freed)
 
-    def _dry(
-        self, server_id: int, decisions: tuple[Decision, ...], room: Room, held: Held
-    ) -> Rotation:
-        """What would be done, if the new backup completes and is good."""
-        if decisions:
-            new = next_backup(decisions, self._retention, held.now)
-            left = [one for one in held.backups if one != room.freed]
-            after = self._retention.decide([new, *left], held.now)
-            Caps().check([ServerPlan(server_id, after, room.problem)], self._retention.job)
-            decisions = tuple(one for one in after if one.backup.id != new.id)
-        plan = ServerPlan(server_id, decisions, room.problem)
-        return Rotation(server_id, plan, freed=room.freed, dry_run=True)
+    def _after(
+        self, decisions: tuple[Decision, ...], room: Room, held: Held
+    ) -> tuple[Decision, ...]:
+        """What the policy decides once the new backup is there, if that completes and is good."""
+        if not decisions:
+            return ()
+        new = next_backup(decisions, self._retention, held.now)
+        left = [one for one in held.backups if one != room.freed]
+        return self._retention.decide([new, *left], held.now)
 
     async def finish(self, rotation: Rotation) -> Rotation:
         """The rotation once its backup is verified and all that the policy lets go is deleted."""
@@ -108,7 +111,7 @@ class Rotator:
             held = await self._once_listed(started)
             backup = await self._verified(started, held)
             plan = plan_of(server_id, held.backups, self._retention, held.now)
-            self._check(plan, backup)
+            self._check(plan, backup, rotation.freed)
         except Exception as error:
             error.add_note(_started(rotation, started, "nothing was deleted after it"))
             raise
@@ -168,7 +171,7 @@ class Rotator:
             raise _refused(started, f"was not verified: {problem}")
         return backup
 
-    def _check(self, plan: ServerPlan, backup: Backup) -> None:
+    def _check(self, plan: ServerPlan, backup: Backup, freed: Backup | None) -> None:
         """Raise an error if the plan must not be carried out after this backup was made."""
         if plan.problem:
             raise PruneRefusedError(f"server {plan.server_id}: {plan.problem}")
@@ -176,6 +179,13 @@ class Rotator:
             raise StalePlanError(
                 f"a backup of job {self._retention.job!r} that was made later is there already"
             )
+        self._check_caps(plan, freed)
+
+    def _check_caps(self, plan: ServerPlan, freed: Backup | None) -> None:
+        """Raise `PruneRefusedError` if the plan, and what makes room before it, are too much."""
+        if freed is not None:
+            gone = Decision(freed, Reason.NO_RULE)
+            plan = evolve(plan, decisions=(*plan.decisions, gone))
         Caps().check([plan], self._retention.job)
 
 
