@@ -230,7 +230,7 @@ async def test_the_error_says_which_backup_was_started(
     [
         (2000, [4000] * 5, ""),
         (1999, [4000] * 5, "less than half"),
-        (1500, [2000, 4000, 3000, 2000, 3000, 90_000], ""),
+        (1500, [2000, 4000, 3000, 2000, 3000, 5000], ""),
         (1499, [2000, 4000, 3000, 2000, 3000, 90], "less than half of the usual 3000 MB"),
         (1, [], ""),
         (0, [], "its size is 0 MB"),
@@ -248,6 +248,48 @@ def test_a_size_is_good_from_half_the_median_of_the_last_five(
     problem = size_problem(size, earlier)
     assert words in problem
     assert bool(problem) is bool(words)
+
+
+@pytest.mark.parametrize(
+    ("size", "earlier"),
+    [
+        (1, [1, 1, 1, 1, 1, 1, 4000]),
+        (1, [0, 0, 0, 4000]),
+        (1000, [1000, 1999, 1999, 1999, 4000, 4000]),
+        (1, [None, 1, None, 1, 1, 4000]),
+        (1, [1, 1, 4000, 4000, 1]),
+    ],
+)
+def test_sizes_that_are_refused_never_become_the_usual_ones(
+    size: int, earlier: list[int | None]
+) -> None:
+    assert "less than half of the usual 4000 MB" in size_problem(size, earlier)
+
+
+def test_sizes_that_shrink_by_less_than_half_at_a_time_are_good() -> None:
+    assert size_problem(700, [1000, 1000, 1000, 1900, 1900, 1900, 3500]) == ""
+
+
+async def test_nights_of_tiny_backups_delete_none_of_the_good_ones(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 4, size_mb=4000)
+    sized(fake, 1)
+    for _ in range(6):
+        with pytest.raises(PruneRefusedError, match="not verified: its size is 1 MB"):
+            await client.rotate(1, Retention(last=4, job=JOB))
+        fake.advance(86_400)
+    assert deletes(fake) == []
+    assert set(ids) <= set(held(fake, 1))
+
+
+async def test_a_refused_size_is_said_with_the_way_to_accept_a_lasting_one(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    add_nights(fake, 1, 3, size_mb=4000)
+    small(fake)
+    with pytest.raises(PruneRefusedError, match=r"if backups are to stay so small, .*verify="):
+        await client.rotate(1, POLICY)
 
 
 # --- The caller's own check ----------------------------------------------------------------------

@@ -573,7 +573,7 @@ class BackupsClient:
         is settled with certainty. The new backup has the label of `retention.job`, which must be
         set. It is waited for as `wait` does, with `backoff` for `timeout` seconds. It is verified
         if a fresh look shows it completed, with its label, and with a size above 0 and at least
-        half the median of the job's last five; a size that is null passes where theirs are too.
+        half the median of the job's last five that passed; a null one passes where theirs are too.
         With `verify`, a coroutine function that takes the backup, what that returns counts in place
         of the size. No check takes the place of a test restore.
 

@@ -150,14 +150,26 @@ def next_backup(decisions: Sequence[Decision], retention: Retention, now: dateti
 def size_problem(size: int | None, earlier: Sequence[int | None]) -> str:
     """What is wrong with the size of a new backup, in MB; empty if nothing is.
 
-    `earlier` are the sizes of the last completed backups of the job before it, newest first. An
-    unknown size passes where those of the last five are unknown too.
+    `earlier` are the sizes of the completed backups of the job before it, newest first. Those that
+    were wrong in their turn do not count, so that bad ones never become the usual. An unknown size
+    passes where those of the last five are unknown too.
     """
-    known = [one for one in earlier[:_LAST] if one is not None]
+    passed: list[int | None] = []
+    for one in reversed(earlier):
+        if one is None or not _size_problem(one, passed[-_LAST:]):
+            passed.append(one)
+    return _size_problem(size, passed[-_LAST:])
+
+
+def _size_problem(size: int | None, last: Sequence[int | None]) -> str:
+    known = [one for one in last if one is not None]
     if size is None:
         return "its size is unknown, unlike those of the ones before it" if known else ""
     if size <= 0:
         return f"its size is {size} MB"
     if known and size < _LEAST_SHARE * median(known):
-        return f"its size is {size} MB, less than half of the usual {median(known):g} MB"
+        return (
+            f"its size is {size} MB, less than half of the usual {median(known):g} MB (if backups "
+            "are to stay so small, check them with verify= until the larger ones are gone)"
+        )
     return ""
