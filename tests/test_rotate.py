@@ -549,6 +549,120 @@ def test_make_room_frees_no_good_one_that_is_needed(policy: Retention, words: st
     assert words in room.problem
 
 
+@pytest.mark.parametrize("size", [0, 1])
+async def test_ten_nights_of_refused_sizes_with_make_room_cost_one_good_backup(
+    fake: FakeVPS, client: BackupsClient, size: int
+) -> None:
+    ids = add_nights(fake, 1, 10, size_mb=4000)
+    sized(fake, size)
+    for _ in range(10):
+        with pytest.raises((PruneRefusedError, ManualBackupLimitError)):
+            await client.rotate(1, SIX, make_room=True)
+        fake.advance(86_400)
+    assert set(ids[1:]) <= set(held(fake, 1))
+
+
+async def test_ten_nights_that_the_callers_check_refuses_cost_one_good_backup(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 10)
+
+    async def verify(backup: Backup) -> bool:
+        return backup.id in ids
+
+    for _ in range(10):
+        with pytest.raises((PruneRefusedError, ManualBackupLimitError)):
+            await client.rotate(1, SIX, make_room=True, verify=verify)
+        fake.advance(86_400)
+    assert set(ids[1:]) <= set(held(fake, 1))
+
+
+async def test_a_newest_one_that_the_callers_check_refuses_makes_no_good_one_go(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 10)
+    asked: list[int] = []
+
+    async def verify(backup: Backup) -> bool:
+        asked.append(backup.id)
+        return False
+
+    with pytest.raises(ManualBackupLimitError) as caught:
+        await client.rotate(1, SIX, make_room=True, verify=verify)
+    assert "the newest one of the job was not verified by the given function" in notes(caught.value)
+    assert asked == [ids[-1]]
+    assert deletes(fake) == []
+
+
+async def test_a_server_that_changed_during_the_callers_check_of_its_newest_frees_nothing(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 10)
+
+    async def verify(_: Backup) -> bool:
+        fake.remove_backup(ids[-1])
+        add(fake, 1, 0)
+        return True
+
+    with pytest.raises(StalePlanError, match="server 1 changed"):
+        await client.rotate(1, SIX, make_room=True, verify=verify)
+    assert deletes(fake) == []
+    assert posts(fake) == []
+
+
+async def test_the_callers_check_of_the_newest_one_counts_in_place_of_its_size(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = [*add_nights(fake, 1, 9, size_mb=100_000), add(fake, 1, 0.5, size_mb=1)]
+
+    async def verify(_: Backup) -> bool:
+        return True
+
+    done = await client.rotate(1, SIX, make_room=True, verify=verify)
+    assert done.freed is not None
+    assert done.freed.id == ids[0]
+
+
+async def test_a_dry_run_does_not_call_the_callers_check(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 10)
+
+    async def verify(_: Backup) -> bool:
+        raise ZeroDivisionError
+
+    dry = await client.rotate(1, SIX, make_room=True, verify=verify, dry_run=True)
+    assert dry.freed is not None
+    assert dry.freed.id == ids[0]
+
+
+def sizes_of_nights(*sizes: int | None) -> list[Backup]:
+    """A backup of the job for each of these sizes, one a night, the newest first."""
+    return [
+        backup(NOW - age * DAY, description=f"[job:{JOB}]", size_mb=size)
+        for age, size in enumerate(sizes, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "min_keep", "words"),
+    [
+        ([1999, 4000, 4000], 1, "the newest one of the job was not verified: its size is 1999 MB"),
+        ([4000, 1, 4000], 2, "too few good ones of the job would stay"),
+        ([4000, 1, 4000], 1, ""),
+        ([2000, 4000, 4000], 2, ""),
+    ],
+)
+def test_only_verified_sizes_count_as_good_ones_that_stay(
+    sizes: list[int], min_keep: int, words: str
+) -> None:
+    policy = Retention(last=2, job=JOB, quota=3, min_keep=min_keep)
+    decisions = policy.decide(sizes_of_nights(*sizes), NOW)
+    room = room_for(decisions, policy, NOW, make_room=True)
+    assert words in room.problem
+    assert bool(words) is (room.freed is None)
+
+
 async def test_over_the_quota_nothing_is_freed(fake: FakeVPS, client: BackupsClient) -> None:
     add_nights(fake, 1, 10)
     add(fake, 1, 3, status="failed")

@@ -582,12 +582,12 @@ class BackupsClient:
 
         On a server with ten manual backups (`retention.quota`), a failed one of the job is deleted
         before, whatever its age. A good one only with `make_room`: exactly one, the oldest that the
-        policy lets go once the new one is there, and only if the job's newest attempt completed, no
-        backup is running, and `retention.min_keep` good ones stay. Otherwise the server refuses the
-        create, and a note of the error says why there was no room.
+        policy lets go once the new one is there, and only if the job's newest attempt is verified
+        too (with `verify`, by that), no backup is running, and `retention.min_keep` good ones stay.
+        Otherwise the server refuses the create, and a note of the error says why there was no room.
 
-        With `dry_run`, it reads only; the `Rotation` says what would be done, and its
-        `plan.problem` why a create would be refused.
+        With `dry_run`, it reads only and does not call `verify`; the `Rotation` says what would be
+        done, and its `plan.problem` why a create would be refused.
 
         Raises what `create` and `wait` raise, `errors.PruneRefusedError` if the policy does not fit
         into the quota of the server, the new backup is not verified or a limit is exceeded,

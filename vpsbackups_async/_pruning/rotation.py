@@ -90,20 +90,28 @@ class Room(NamedTuple):
     """Which backup to delete so that there is a place for another one; None if none is to go.
 
     `problem` says why there is no place, and none may be made; it is empty if there is one.
+    `newest` is the job's newest attempt if `freed` is a good one, which goes only if that is good.
     """
 
     freed: Backup | None = None
     problem: str = ""
+    newest: Backup | None = None
 
 
 def room_for(
-    decisions: Sequence[Decision], retention: Retention, now: datetime, *, make_room: bool
+    decisions: Sequence[Decision],
+    retention: Retention,
+    now: datetime,
+    *,
+    make_room: bool,
+    by_size: bool = True,
 ) -> Room:
     """How there is a place for a new backup, by the decisions for a server's manual backups.
 
     On a full server, a failed backup of the job goes whatever its age. A good one goes only with
-    `make_room`, if the newest attempt of the job completed, nothing runs, and enough good ones
-    stay: the oldest of those that the policy keeps no longer once the new one is there.
+    `make_room`, if the newest attempt of the job is good, nothing runs, and enough good ones stay:
+    the oldest of those that the policy keeps no longer once the new one is there. `by_size` says
+    whether a size that is not that of a good one counts against it.
     """
     if len(decisions) < retention.quota:
         return Room()
@@ -113,25 +121,44 @@ def room_for(
     failed = [one.backup for one in decisions if one.reason in _FAILED]
     if failed:
         return Room(failed[-1])
-    obstacle = _obstacle(decisions, retention) if make_room else _NOT_ASKED
+    attempts = [one.backup for one in decisions if is_of(retention.job, one.backup)]
+    obstacle = _NOT_ASKED
+    if make_room:
+        obstacle = _obstacle(decisions, attempts, retention.min_keep, by_size=by_size)
     if obstacle:
         return Room(problem=f"{full}, and {obstacle}")
     new = next_backup(decisions, retention, now)
     after = retention.decide([new, *(one.backup for one in decisions)], now)
     spare = [one.backup for one in after if one.reason is Reason.NO_RULE]
-    return Room(spare[-1]) if spare else Room(problem=f"{full}, and the policy keeps them all")
+    if not spare:
+        return Room(problem=f"{full}, and the policy keeps them all")
+    return Room(spare[-1], newest=attempts[0])
 
 
-def _obstacle(decisions: Sequence[Decision], retention: Retention) -> str:
+def _obstacle(
+    decisions: Sequence[Decision], attempts: Sequence[Backup], min_keep: int, *, by_size: bool
+) -> str:
     """Why no good backup may be deleted before the new one is there; empty if one may."""
-    attempts = [one.backup for one in decisions if is_of(retention.job, one.backup)]
     if not attempts or not attempts[0].is_completed:
         return "the newest one of the job did not complete"
     if not all(one.backup.is_completed or one.backup.is_failed for one in decisions):
         return "one of them may be running"
-    if sum(one.reason in _GOOD for one in decisions) <= retention.min_keep:
-        return "too few good ones of the job would stay"
-    return ""
+    good = {one.backup.id for one in decisions if one.reason in _GOOD}
+    if by_size:
+        problems = _size_problems(attempts)
+        if problems[attempts[0].id]:
+            return f"the newest one of the job was not verified: {problems[attempts[0].id]}"
+        good = {number for number in good if not problems[number]}
+    return "" if len(good) > min_keep else "too few good ones of the job would stay"
+
+
+def _size_problems(attempts: Sequence[Backup]) -> dict[int, str]:
+    """What is wrong with the size of each completed attempt, by its id; given newest first."""
+    completed = [one for one in attempts if one.is_completed]
+    sizes = [one.size_mb for one in completed]
+    return {
+        one.id: size_problem(one.size_mb, sizes[place:]) for place, one in enumerate(completed, 1)
+    }
 
 
 def next_backup(decisions: Sequence[Decision], retention: Retention, now: datetime) -> Backup:

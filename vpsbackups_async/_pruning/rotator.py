@@ -67,7 +67,7 @@ class Rotator:
         fit = self._retention.fit(decisions)
         if not fit.fits:
             raise PruneRefusedError(f"server {server_id}: {fit}: nothing was created or deleted")
-        room = room_for(decisions, self._retention, held.now, make_room=self._options.make_room)
+        room = await self._room(server_id, decisions, held)
         after = self._after(decisions, room, held)
         if room.freed is not None or self._options.dry_run:
             self._check_caps(ServerPlan(server_id, after, room.problem), room.freed)
@@ -89,6 +89,31 @@ class Rotator:
         if backup.id in {one.id for one in held.backups if one != room.freed}:
             raise _refused(backup, "was there before, and was given as the new one")
         return Rotation(server_id, ServerPlan(server_id), backup, room.freed)
+
+    async def _room(self, server_id: int, decisions: tuple[Decision, ...], held: Held) -> Room:
+        """How there is a place; the caller's check is asked before a good one may go."""
+        options, verify = self._options, self._options.verify
+        room = room_for(
+            decisions,
+            self._retention,
+            held.now,
+            make_room=options.make_room,
+            by_size=verify is None,
+        )
+        if room.newest is None or verify is None or options.dry_run:
+            return room
+        if not await verify(room.newest):
+            return Room(
+                problem="the server is full, and the newest one of the job was not verified by the "
+                "given function"
+            )
+        again = await look_at(self._pruner.looks, server_id)
+        if set(again.backups) != set(held.backups):
+            raise StalePlanError(
+                f"server {server_id} changed while the given function verified backup "
+                f"{room.newest.id}: nothing was created or deleted"
+            )
+        return room
 
     def _after(
         self, decisions: tuple[Decision, ...], room: Room, held: Held
