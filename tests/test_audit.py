@@ -18,6 +18,7 @@ from vpsbackups_async import (
     Server,
 )
 from vpsbackups_async.audit import Coverage, State, audit
+from vpsbackups_async.audit.calendar import Day, days_of
 from vpsbackups_async.testing import FakeVPS, Latency, Reply, SeenRequest
 
 BACKUPS = "/api/v1/backups/"
@@ -57,6 +58,25 @@ async def test_each_server_is_found_in_its_state_by_the_servers_clock(
     assert states(found) == states(found) | {1: "ok", 2: "ok"}
     assert next(one for one in found.servers if one.name == "stale").server_status == "stopped"
     assert abs(found.at - fake.now) < MINUTE
+
+
+@pytest.mark.fake_vps(servers=3, backups=0)
+async def test_a_completed_backup_of_0_mb_is_no_good_one(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    add(fake, 1, 1, size_mb=0)
+    add(fake, 2, 1, size_mb=0)
+    add(fake, 2, 2, size_mb=1)
+    add(fake, 3, -5, size_mb=0)
+    found = await audit(client, ALL_SERVERS, rpo=DAY)
+    assert states(found) == {1: "failing", 2: "ok", 3: "never"}
+    by_id = {one.server_id: one for one in found.servers}
+    assert [one.size_mb for one in by_id[2].good()] == [1]
+    assert (by_id[1].last_success, by_id[1].failed_since, by_id[2].failed_since) == (None, 1, 1)
+    assert [days_of(one.backups, found.at, 1) for one in (by_id[1], by_id[2])] == [
+        [Day.FAILED],
+        [Day.GOOD],
+    ]
 
 
 @pytest.mark.fake_vps(servers=300, backups=0)

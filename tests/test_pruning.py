@@ -319,6 +319,11 @@ def spoil_one_of_others(fake: FakeVPS) -> None:
     fake.finish(BY_HAND, "corrupt")
 
 
+def empty_one_of_others(fake: FakeVPS) -> None:
+    fake.remove_backup(BY_HAND)
+    add(fake, 1, 30, description="By hand", id=BY_HAND, size_mb=0)
+
+
 def reuse_an_id(fake: FakeVPS) -> None:
     doomed = held(fake, 1)[0]
     fake.remove_backup(doomed)
@@ -348,6 +353,7 @@ def pin(fake: FakeVPS) -> None:
         spoil_a_keeper,
         lose_one_of_others,
         spoil_one_of_others,
+        empty_one_of_others,
         reuse_an_id,
         swap_for_another_old_one,
         run_again,

@@ -200,6 +200,7 @@ def test_only_what_is_the_policys_own_completed_or_failed_is_deleted(
         {"status": "in_progress"},
         {"status": "paused"},
         {"status": "failed"},
+        {"size_mb": 0},
     ],
 )
 def test_what_is_left_alone_fills_no_place_of_a_rule(changes: dict[str, Any]) -> None:
@@ -285,6 +286,40 @@ def test_the_newer_completed_one_is_of_the_same_job(changes: dict[str, Any]) -> 
 def test_a_completed_backup_from_the_future_condemns_no_failed_one() -> None:
     failed = backup(OLD, status="failed")
     assert why(Retention(last=1), failed, backup(NOW + DAY))[0] == "keep: FAILED_NEWEST"
+
+
+@pytest.mark.parametrize(
+    ("age", "newer", "reason"),
+    [
+        (2 * DAY + MINUTE, 1, Reason.FAILED),
+        (2 * DAY + MINUTE, None, Reason.FAILED),
+        (2 * DAY, 1, Reason.FAILED_LATELY),
+        (2 * DAY + MINUTE, 0, Reason.FAILED_NEWEST),
+    ],
+)
+def test_a_completed_backup_of_0_mb_goes_as_a_failed_one_does(
+    age: timedelta, newer: int | None, reason: Reason
+) -> None:
+    empty = backup(NOW - age, size_mb=0)
+    held = [empty, backup(NOW - HOUR, size_mb=newer), backup(NOW - 500 * DAY, size_mb=1)]
+    decided = {one.backup: one.reason for one in Retention(last=9).decide(held, NOW)}
+    assert decided[empty] is reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"description": "[keep]"}, "keep: PINNED"),
+        ({"description": "[job:web]"}, "keep: OTHER_JOB"),
+        ({"kind": "automatic"}, "keep: NOT_MANUAL"),
+        ({"status": "in_progress"}, "keep: RUNNING"),
+    ],
+)
+def test_a_backup_of_0_mb_that_is_not_the_policys_own_or_not_completed_stays(
+    changes: dict[str, Any], said: str
+) -> None:
+    empty = backup(OLD, size_mb=0, **changes)
+    assert why(Retention(last=1), empty, backup(NOW))[0] == said
 
 
 def test_failed_after_may_be_nothing() -> None:

@@ -434,6 +434,28 @@ async def test_the_oldest_failed_one_makes_room(fake: FakeVPS, client: BackupsCl
     assert done.freed.id == failed[0]
 
 
+async def test_a_completed_one_of_0_mb_makes_room_as_a_failed_one_does(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    add_nights(fake, 1, 9)
+    empty = add(fake, 1, 0.1, size_mb=0)
+    done = await client.rotate(1, SIX)
+    assert done.freed is not None
+    assert done.freed.id == empty
+
+
+async def test_nights_of_0_mb_fill_no_place_of_good_ones_once_a_night_is_good(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 3)
+    for age in (0.9, 0.6, 0.3):
+        add(fake, 1, age, size_mb=0)
+    dry = await client.rotate(1, Retention(last=3, job=JOB), dry_run=True)
+    done = await client.rotate(1, Retention(last=3, job=JOB))
+    assert [one.id for one in dry.deleted] == deletes(fake) == ids[:1]
+    assert done.backup is not None
+
+
 @pytest.mark.parametrize(
     "description", ["By hand", "Weekly [job:weekly]", f"Nightly [keep] [job:{JOB}]", "Nightly [jo"]
 )

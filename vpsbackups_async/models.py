@@ -280,6 +280,16 @@ class DetailedBackup(Backup):
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
+def is_good(backup: Backup) -> bool:
+    """Whether the backup is completed and may hold anything: its size is not 0 MB, if known."""
+    return backup.is_completed and backup.size_mb != 0
+
+
+def ended_badly(backup: Backup) -> bool:
+    """Whether the backup failed, or is completed with a size of 0 MB."""
+    return backup.is_failed or (backup.is_completed and not is_good(backup))
+
+
 def _without_text(link: str | None) -> str:
     return repr(link and "…")
 

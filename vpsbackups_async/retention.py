@@ -16,7 +16,7 @@ from vpsbackups_async import _tags
 from vpsbackups_async._checks import check_duration, check_int
 from vpsbackups_async._periods import PERIODS, local, zone_of
 from vpsbackups_async._places import most_kept, reduced
-from vpsbackups_async.models import Backup, BackupStatus, as_utc
+from vpsbackups_async.models import Backup, BackupStatus, as_utc, ended_badly, is_good
 
 __all__ = ["Decision", "Fit", "Reason", "Retention"]
 
@@ -31,7 +31,8 @@ class Reason(StrEnum):
     """Why a backup is kept or deleted.
 
     `FAILED` and `NO_RULE` are deleted, all others kept. `FAILED_LATELY` is a failed one that is not
-    old enough to go, `FAILED_NEWEST` one that is newer than every completed one.
+    old enough to go, `FAILED_NEWEST` one that is newer than every completed one. A completed one of
+    0 MB counts as failed.
     """
 
     RULE = "rule"
@@ -132,7 +133,8 @@ class Retention:
     - `job` is whose backups these are: those with the label `[job:...]`, None for those without
       one. All others stay.
     - `min_keep` of the newest completed backups stay, whatever the rules say.
-    - `failed_after`: a failed backup goes once it is that old and a newer one completed.
+    - `failed_after`: a failed backup goes once it is that old and a newer one completed. One that
+      is completed with 0 MB counts as failed; an unknown size does not tell.
     - `quota` is how many manual backups a server can hold.
 
     Raises `ValueError` for values of the wrong kind or out of range, and if no rule keeps anything.
@@ -198,7 +200,7 @@ class Retention:
         today = local(now, self._zone).date()
         reasons = {backup.id: self._left_alone(backup, today) for backup in held}
         own = [backup for backup in held if reasons[backup.id] is None]
-        good = [one for one in own if one.is_completed and not _is_future(one, now)]
+        good = [one for one in own if is_good(one) and not _is_future(one, now)]
         rules = self._kept_by_rules(good)
 
         def decision(backup: Backup) -> Decision:
@@ -224,7 +226,7 @@ class Retention:
         self, backup: Backup, now: datetime, good: Sequence[Backup], *, is_kept: bool
     ) -> Reason:
         """The reason for one of the job's own backups; `good` are those that count for rules."""
-        if backup.is_failed:
+        if ended_badly(backup):
             if not good or _order(good[0]) < _order(backup):
                 return Reason.FAILED_NEWEST
             is_fresh = now - as_utc(backup.created_at) <= self.failed_after

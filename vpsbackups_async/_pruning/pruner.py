@@ -18,7 +18,7 @@ from vpsbackups_async.errors import (
     StalePlanError,
     VPSBackupsError,
 )
-from vpsbackups_async.models import Backup, BackupRef, Outcome
+from vpsbackups_async.models import Backup, BackupRef, Outcome, is_good
 from vpsbackups_async.retention import Retention
 
 __all__ = ["Deleted", "Pruner"]
@@ -167,7 +167,7 @@ def check_still_right(plan: ServerPlan, retention: Retention, held: Held) -> Non
     now = {backup.id: backup for backup in held.backups}
     for backup in plan.kept:
         there = now.get(backup.id)
-        if there is None or (backup.is_completed and not there.is_completed):
+        if there is None or (is_good(backup) and not is_good(there)):
             raise _stale(backup, "is to stay, and is no longer there or no longer completed")
     for backup in plan.deleted:
         there = now.get(backup.id)

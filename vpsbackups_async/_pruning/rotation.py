@@ -169,6 +169,7 @@ def next_backup(decisions: Sequence[Decision], retention: Retention, now: dateti
         id=max(one.backup.id for one in decisions) + 1,
         backup_type=BackupType.MANUAL,
         status=BackupStatus.COMPLETED,
+        size_mb=None,
         created_at=max(now, *good) if good else now,
         description=with_labels(None, job=retention.job),
     )

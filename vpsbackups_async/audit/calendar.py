@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Final
 
 from vpsbackups_async.audit.coverage import SKEW
-from vpsbackups_async.models import Backup, as_utc
+from vpsbackups_async.models import Backup, as_utc, ended_badly, is_good
 
 __all__ = ["A_LINE", "CELL", "Day", "days_of", "drawn", "in_words"]
 
@@ -50,9 +50,9 @@ def first_day(at: datetime, count: int) -> date:
 
 
 def _brought(backup: Backup) -> Day:
-    if backup.is_completed:
+    if is_good(backup):
         return Day.GOOD
-    return Day.FAILED if backup.is_failed else Day.RUNNING
+    return Day.FAILED if ended_badly(backup) else Day.RUNNING
 
 
 def drawn(days: Sequence[Day]) -> str:

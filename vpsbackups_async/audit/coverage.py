@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from vpsbackups_async import _tags
 from vpsbackups_async.errors import VPSBackupsError
-from vpsbackups_async.models import Backup, BackupStatus, Server, as_utc
+from vpsbackups_async.models import Backup, BackupStatus, Server, as_utc, ended_badly, is_good
 
 __all__ = ["Coverage", "ServerCoverage", "State", "cover"]
 
@@ -51,10 +51,11 @@ _RANKS: Final = {state: rank for rank, state in enumerate(State)}
 class ServerCoverage:
     """How well one server is covered.
 
-    `age` is that of its newest good (completed) backup by the server's clock, None if there is
-    none; `last_success` is that backup's time. `problem` says why the state is `UNKNOWN`, and is
-    empty otherwise. `failed_since` counts the attempts that failed since the newest good backup.
-    `stuck` and `from_the_future` are the ids of such backups; the latter count for nothing else.
+    `age` is that of its newest good backup by the server's clock, None if there is none;
+    `last_success` is that backup's time. Good is what completed, but with 0 MB it counts as failed.
+    `problem` says why the state is `UNKNOWN`, and is empty otherwise. `failed_since` counts the
+    attempts that failed since the newest good backup. `stuck` and `from_the_future` are the ids of
+    such backups; the latter count for nothing else.
 
     `slots_used` counts the manual backups of any status, `pinned` those of them with a pin that
     holds today (UTC). `next_expiry` is when the next backup expires. `size_mb` is the size of the
@@ -84,10 +85,8 @@ class ServerCoverage:
     backups: tuple[Backup, ...] = field(default=(), repr=False)
 
     def good(self) -> list[Backup]:
-        """The completed backups that are not from the future, newest first."""
-        return [
-            one for one in self.backups if one.is_completed and one.id not in self.from_the_future
-        ]
+        """The completed backups that are not from the future, nor of 0 MB, newest first."""
+        return [one for one in self.backups if is_good(one) and one.id not in self.from_the_future]
 
     def as_dict(self) -> dict[str, Any]:
         """All but `backups` as values that JSON can hold; times are texts, ages seconds."""
@@ -203,17 +202,17 @@ def _covered(
     # By id: comparing two backups compares all their fields.
     future = {one.id for one in backups if as_utc(one.created_at) - limits.at > SKEW}
     past = [one for one in backups if one.id not in future] if future else backups
-    good = [one for one in past if one.is_completed]
+    good = [one for one in past if is_good(one)]
     age = max(timedelta(0), limits.at - as_utc(good[0].created_at)) if good else None
     stuck = tuple(one.id for one in past if _is_stuck(one, limits))
     since = [one for one in past if not good or made_at(one) > made_at(good[0])]
-    failed_since = sum(one.is_failed for one in since)
+    failed_since = sum(ended_badly(one) for one in since)
     state = _state(age, since, limits, is_stuck=bool(stuck))
     problem = ""
     if (
         not good
         and state is not State.STUCK
-        and any(one.is_completed for one in backups if one.id in future)
+        and any(is_good(one) for one in backups if one.id in future)
     ):
         state, problem = State.UNKNOWN, "its only good backups are from the future"
     return ServerCoverage(
@@ -247,8 +246,8 @@ def _state(
     """The state by the age of the newest good backup, and the attempts since, newest first."""
     if is_stuck:
         return State.STUCK
-    attempts = [one for one in since if one.is_failed or _is_running(one, limits)]
-    has_failed = bool(attempts) and attempts[0].is_failed
+    attempts = [one for one in since if ended_badly(one) or _is_running(one, limits)]
+    has_failed = bool(attempts) and ended_badly(attempts[0])
     # Slack is for a backup that is late, not for one that failed.
     if age is not None and age <= limits.rpo + (timedelta(0) if has_failed else limits.slack):
         return State.OK
