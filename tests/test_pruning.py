@@ -21,7 +21,7 @@ from vpsbackups_async import (
     to_json,
 )
 from vpsbackups_async.errors import PruneRefusedError
-from vpsbackups_async.testing import FakeVPS, HostileNext, Reply, SeenRequest, ServerFault
+from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, Reply, SeenRequest, ServerFault
 
 pytestmark = [pytest.mark.fake_vps(servers=3, backups=0), pytest.mark.virtual_time]
 
@@ -483,3 +483,51 @@ async def test_leaving_the_outcomes_early_stops_the_deletions(
     await outcomes.aclose()
     asked = len(deletes(fake))
     assert asked < 60
+
+
+def retried(fake: FakeVPS) -> None:
+    fake.inject(Reply(503, method="DELETE", times=1))
+
+
+def refused_for_good(fake: FakeVPS) -> None:
+    fake.inject(Reply(403, b"{}", method="DELETE", times=1))
+
+
+def slow(fake: FakeVPS) -> None:
+    fake.inject(Latency(5.5, method="DELETE", times=1))
+
+
+@pytest.mark.parametrize("first", [retried, refused_for_good, slow])
+async def test_the_server_is_read_again_after_a_deletion_that_took_more_than_one_quick_attempt(
+    fake: FakeVPS, client: BackupsClient, first: Server
+) -> None:
+    ids = add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    first(fake)
+
+    def lose(seen: SeenRequest) -> None:
+        if seen.method == "DELETE" and ids[-1] in held(fake, 1):
+            fake.remove_backup(ids[-1])
+
+    fake.on_request = lose
+    outcomes = await ended(client.apply(plan, max_fraction=1))
+    assert outcomes[ids[1]] == outcomes[ids[2]] == "StalePlanError"
+    assert set(deletes(fake)) == {ids[0]}
+
+
+async def test_a_plan_that_grows_too_old_between_two_deletions_of_a_server_deletes_no_more(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    fake.inject(Latency(20, method="DELETE", times=1))
+    outcomes = await ended(client.apply(plan, max_fraction=1, max_age=timedelta(seconds=15)))
+    assert outcomes == {ids[0]: "deleted"} | dict.fromkeys(ids[1:3], "StalePlanError")
+
+
+async def test_quick_deletions_go_by_one_look(fake: FakeVPS, client: BackupsClient) -> None:
+    add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    before = fake.count("GET")
+    await ended(client.apply(plan, max_fraction=1))
+    assert fake.count("GET") - before == 2  # before the deletions, and after them

@@ -470,14 +470,17 @@ class BackupsClient:
         Raises `NotFoundError` if there is no such backup, unless `missing_ok`; other `ApiError` and
         `TransportError`; `ValueError` for an id out of range.
         """
-        request = _wire.delete_request(backup_id)
         try:
-            await self._transport.send(request)
+            await self._delete(backup_id)
         except NotFoundError:
             if not missing_ok:
                 raise
-        else:
-            self._creates.known.forget(backup_id)
+
+    async def _delete(self, backup_id: int) -> int:
+        """Delete a backup; how many attempts that took."""
+        response = await self._transport.send(_wire.delete_request(backup_id))
+        self._creates.known.forget(backup_id)
+        return response.attempts
 
     async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
@@ -544,7 +547,9 @@ class BackupsClient:
         Each server is read again before its deletions, completely. If a backup that is to stay is
         no longer there or no longer completed, if one that is to go has changed, or if the policy
         would keep it now, all outcomes of that server are `StalePlanError`. Then its backups are
-        deleted, oldest first. One that is gone already is done; one that is still listed ten
+        deleted, oldest first. Where a deletion did not succeed at the first attempt, or five
+        seconds after the last read, the server is read again before the next one, and the rest is
+        `StalePlanError` likewise. One that is gone already is done; one that is still listed ten
         seconds after its deletion has failed. After a 401 the rest is `NotAttemptedError`.
 
         Raises `errors.PruneRefusedError`, `StalePlanError`, and `ValueError` for bad arguments,
@@ -610,7 +615,7 @@ class BackupsClient:
         return Looks(self._finder, self._creates.known, self._timeouts.attempt)
 
     def _pruner(self) -> Pruner:
-        return Pruner(self._looks(), self.delete)
+        return Pruner(self._looks(), self._delete)
 
     def _rotator(self, options: RotateOptions) -> Rotator:
         return Rotator(options, self._pruner(), self._creator, self.wait)

@@ -1,6 +1,7 @@
 """Carries plans out: looks at each server again, deletes, and looks whether that happened."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -12,13 +13,15 @@ from vpsbackups_async._bulk.source import open_source
 from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan
+from vpsbackups_async._pruning.watched import Watched
 from vpsbackups_async.errors import (
     AuthenticationError,
     NotAttemptedError,
+    NotFoundError,
     StalePlanError,
     VPSBackupsError,
 )
-from vpsbackups_async.models import Backup, BackupRef, Outcome, is_good
+from vpsbackups_async.models import Backup, BackupRef, Outcome
 from vpsbackups_async.retention import Retention
 
 __all__ = ["Deleted", "Pruner"]
@@ -33,9 +36,9 @@ _SKEW: Final = timedelta(minutes=10)
 
 
 class Delete(Protocol):
-    """Deletes a backup, as `BackupsClient.delete` does."""
+    """Deletes a backup; how many attempts that took. Raises what `BackupsClient.delete` does."""
 
-    async def __call__(self, backup_id: int, *, missing_ok: bool = False) -> None: ...
+    async def __call__(self, backup_id: int, /) -> int: ...
 
 
 class Pruner:
@@ -60,12 +63,7 @@ class Pruner:
         end = loop.time() + seconds_left
 
         async def prune(server: ServerPlan) -> list[Deleted]:
-            if loop.time() > end:
-                raise StalePlanError(
-                    f"the plan grew too old before server {server.server_id} came: nothing of it "
-                    "was deleted"
-                )
-            outcomes = await self.prune(server, plan.retention)
+            outcomes = await self.prune(server, plan.retention, end=end)
             for outcome in outcomes:
                 if isinstance(outcome.error, AuthenticationError):
                     run.halt(outcome.error)
@@ -86,36 +84,40 @@ class Pruner:
                     yield outcome
 
     async def prune(
-        self, plan: ServerPlan, retention: Retention, seen: Held | None = None
+        self,
+        plan: ServerPlan,
+        retention: Retention,
+        seen: Held | None = None,
+        *,
+        end: float = math.inf,
     ) -> list[Deleted]:
         """One outcome for each backup that the plan deletes, oldest first.
 
         `seen` is a look that was just taken; without it, the server is looked at before. Raises
-        `StalePlanError` if its backups have changed, and other errors of the look: then nothing was
-        deleted.
+        `StalePlanError` if its backups have changed or the plan is too old, at the loop time `end`,
+        and other errors of the look: then nothing was deleted. The look is repeated between two
+        deletions once it is no longer fresh; if it fails then, its error is that of the rest.
         """
-        held = await look_at(self.looks, plan.server_id) if seen is None else seen
-        check_still_right(plan, retention, held)
-        there = {backup.id for backup in held.backups}
+        watched = Watched(self.looks, plan, retention, end)
+        await watched.begin(seen)
         outcomes: dict[int, Deleted] = {}
-        refusal: AuthenticationError | None = None
+        obstacle: Exception | None = None
         for backup in plan.deleted:
-            error: Exception | None = None
-            if refusal is not None:
-                error = NotAttemptedError(f"not attempted, since the token was refused: {refusal}")
-                error.__cause__ = refusal
-            elif backup.id in there:
-                error = await self._failure(backup)
-                refusal = error if isinstance(error, AuthenticationError) else None
+            obstacle = obstacle or await watched.problem()
+            error = obstacle
+            if obstacle is None and backup.id in watched.there:
+                attempts, error = await self._try(backup)
+                watched.note(backup, is_gone=error is None, at_once=attempts == 1)
+                if isinstance(error, AuthenticationError):
+                    obstacle = _not_attempted(error)
             outcomes[backup.id] = _outcome(backup, error)
-        done = [one for one in plan.deleted if outcomes[one.id].ok and one.id in there]
-        for backup, error in (await self._still_there(plan.server_id, done)).items():
+        for backup, error in (await self._still_there(plan.server_id, watched.done)).items():
             outcomes[backup.id] = _outcome(backup, error)
         return list(outcomes.values())
 
     async def free(self, backup: Backup) -> None:
         """Delete this backup, and raise an error unless it is known to be gone."""
-        failure = await self._failure(backup)
+        _, failure = await self._try(backup)
         if failure is None:
             left = await self._still_there(backup.server.id, [backup])
             failure = left.get(backup)
@@ -123,13 +125,17 @@ class Pruner:
             failure.add_note(f"backup {backup.id} was to make room, and nothing was created")
             raise failure
 
-    async def _failure(self, backup: Backup) -> Exception | None:
-        """Delete the backup; why that failed, None if it did not or it was gone already."""
+    async def _try(self, backup: Backup) -> tuple[int, Exception | None]:
+        """Delete the backup; how many attempts that took, and the error if it failed.
+
+        One that was gone already is no failure, and took 0 attempts, as a failure did.
+        """
         try:
-            await self._delete(backup.id, missing_ok=True)
+            return await self._delete(backup.id), None
+        except NotFoundError:
+            return 0, None
         except VPSBackupsError as error:
-            return error
-        return None
+            return 0, error
 
     async def _still_there(
         self, server_id: int, deleted: Sequence[Backup]
@@ -158,50 +164,18 @@ class Pruner:
         return {backup: failure or _still_listed(backup) for backup in left.values()}
 
 
-def check_still_right(plan: ServerPlan, retention: Retention, held: Held) -> None:
-    """Raise `StalePlanError` unless the plan is still right by what the server holds now.
-
-    All that stays must be there, and completed if it was; what goes must be as it was, or gone, and
-    the policy must still let it go.
-    """
-    now = {backup.id: backup for backup in held.backups}
-    for backup in plan.kept:
-        there = now.get(backup.id)
-        if there is None or (is_good(backup) and not is_good(there)):
-            raise _stale(backup, "is to stay, and is no longer there or no longer completed")
-    for backup in plan.deleted:
-        there = now.get(backup.id)
-        if there is not None and _facts(there) != _facts(backup):
-            raise _stale(backup, "is to be deleted, and has changed")
-    kept = {one.backup.id for one in retention.decide(held.backups, held.now) if one.kept}
-    for backup in plan.deleted:
-        if backup.id in kept:
-            raise _stale(backup, "is to be deleted, and the policy would keep it now")
-
-
-def _facts(backup: Backup) -> tuple[object, ...]:
-    """What must not change of a backup that is to be deleted."""
-    return (
-        backup.server.id,
-        backup.backup_type,
-        backup.status,
-        backup.created_at,
-        backup.description,
-    )
-
-
-def _stale(backup: Backup, why: str) -> StalePlanError:
-    return StalePlanError(
-        f"backup {backup.id} of server {backup.server.id} {why}: nothing of this server was deleted"
-    )
-
-
 def _still_listed(backup: Backup) -> VPSBackupsError:
     error = VPSBackupsError(
         f"backup {backup.id} of server {backup.server.id} is still listed "
         f"{_GONE_WITHIN:.0f} seconds after the server said that it was deleted"
     )
     error.hint = "Look at the list later: if it is still there, report it to the provider"
+    return error
+
+
+def _not_attempted(refusal: AuthenticationError) -> NotAttemptedError:
+    error = NotAttemptedError(f"not attempted, since the token was refused: {refusal}")
+    error.__cause__ = refusal
     return error
 
 

@@ -1,0 +1,116 @@
+"""Whether what a plan says of a server is still right, by looks that are fresh enough."""
+
+import asyncio
+from typing import Final
+
+from vpsbackups_async._creating.looks import Looks
+from vpsbackups_async._pruning.looks import Held, look_at
+from vpsbackups_async._pruning.plan import ServerPlan
+from vpsbackups_async.errors import StalePlanError, VPSBackupsError
+from vpsbackups_async.models import Backup, is_good
+from vpsbackups_async.retention import Retention
+
+__all__ = ["Watched"]
+
+_FRESH_FOR: Final = 5.0
+"""Seconds after a look for which deletions go by it."""
+
+
+class Watched:
+    """A server while its plan is carried out, until the loop time `end`.
+
+    `there` are the ids that it holds by the last look, `done` what was deleted since the first one.
+    """
+
+    def __init__(self, looks: Looks, plan: ServerPlan, retention: Retention, end: float) -> None:
+        self._looks = looks
+        self._plan = plan
+        self._retention = retention
+        self._end = end
+        self._fresh_until = 0.0
+        self.there: frozenset[int] = frozenset()
+        self.done: list[Backup] = []
+
+    async def begin(self, seen: Held | None) -> None:
+        """Look at the server, unless `seen` is a look that was just taken.
+
+        Raises `StalePlanError` if the plan is no longer right or too old, and errors of the look.
+        """
+        if seen is None:
+            await self._look()
+        else:
+            self._judge(seen)
+
+    async def problem(self) -> VPSBackupsError | None:
+        """Why nothing more may be deleted; looks again first if the last look is not fresh."""
+        if asyncio.get_running_loop().time() < self._fresh_until:
+            return None
+        try:
+            await self._look()
+        except VPSBackupsError as error:
+            return error
+        return None
+
+    def note(self, backup: Backup, *, is_gone: bool, at_once: bool) -> None:
+        """Note how a deletion ended; one that did not succeed `at_once` outdates the look."""
+        if is_gone:
+            self.done.append(backup)
+        if not at_once:
+            self._fresh_until = 0.0
+
+    async def _look(self) -> None:
+        if asyncio.get_running_loop().time() > self._end:
+            raise StalePlanError(
+                f"the plan grew too old: {self._left} of server {self._plan.server_id} was deleted"
+            )
+        self._judge(await look_at(self._looks, self._plan.server_id))
+
+    def _judge(self, held: Held) -> None:
+        """Go by this look from now on; raises `StalePlanError` if the plan is not right by it."""
+        done = {backup.id for backup in self.done}  # a list that lags may still show them
+        held = held._replace(backups=[one for one in held.backups if one.id not in done])
+        _check(self._plan, self._retention, held, self._left)
+        self.there = frozenset(backup.id for backup in held.backups)
+        self._fresh_until = asyncio.get_running_loop().time() + _FRESH_FOR
+
+    @property
+    def _left(self) -> str:
+        return "nothing more" if self.done else "nothing"
+
+
+def _check(plan: ServerPlan, retention: Retention, held: Held, left: str) -> None:
+    """Raise `StalePlanError` unless the plan is still right by what the server holds now.
+
+    All that stays must be there, and completed if it was; what goes must be as it was, or gone, and
+    the policy must still let it go. `left` says of what the error tells that it was not deleted.
+    """
+    now = {backup.id: backup for backup in held.backups}
+    for backup in plan.kept:
+        there = now.get(backup.id)
+        if there is None or (is_good(backup) and not is_good(there)):
+            raise _stale(backup, "is to stay, and is no longer there or no longer completed", left)
+    for backup in plan.deleted:
+        there = now.get(backup.id)
+        if there is not None and _facts(there) != _facts(backup):
+            raise _stale(backup, "is to be deleted, and has changed", left)
+    kept = {one.backup.id for one in retention.decide(held.backups, held.now) if one.kept}
+    for backup in plan.deleted:
+        if backup.id in kept:
+            raise _stale(backup, "is to be deleted, and the policy would keep it now", left)
+
+
+def _facts(backup: Backup) -> tuple[object, ...]:
+    """What must not change of a backup that is to be deleted."""
+    return (
+        backup.server.id,
+        backup.backup_type,
+        backup.status,
+        backup.created_at,
+        backup.description,
+    )
+
+
+def _stale(backup: Backup, why: str, left: str) -> StalePlanError:
+    return StalePlanError(
+        f"backup {backup.id} of server {backup.server.id} {why}: {left} of this server was deleted"
+    )
