@@ -46,6 +46,15 @@ TODAY = date(2027, 1, 1)
         ("Nightly [keep: 2026-12-31]", True),
         ("[keep:2026-12-31] Nightly", True),
         ("Nightly [keep:2026-12-31] [draft]", True),
+        # Escaped or in other forms of the letters, as an API may give them back.
+        ("Nightly &#91;keep&#93;", True),
+        ("Nightly &lbrack;KEEP:2026-12-31&rbrack;", True),
+        ("Nightly &amp;#91;keep&amp;#93;", True),
+        ("Nightly \uff3bkeep\uff3d", True),
+        ("Nightly \uff3b\uff4b\uff45\uff45\uff50\uff1a2026-12-31\uff3d", True),
+        ("Nightly \uff3bkeep\uff3d [keep:2026-12-31]", True),
+        ("Nightly [keep\u0301]", True),
+        ("Nightly &#91;x&#93; [keep:2026-12-31]", False),
     ],
 )
 def test_keep_in_brackets_pins_unless_its_day_is_over(description: str, pinned: bool) -> None:
@@ -78,6 +87,15 @@ def test_keep_in_brackets_pins_unless_its_day_is_over(description: str, pinned: 
         ("[job:web] Nightly", False, None),
         ("[Job:web] Nightly [job:web]", False, "web"),
         ("[job" * 5000, False, None),
+        ("Nightly &#91;job:web&#93;", False, None),
+        ("Nightly &amp;#x5b;job:web&amp;#x5d;", False, None),
+        ("Nightly \uff3bjob:web\uff3d", False, None),
+        ("Nightly [job:\uff57\uff45\uff42]", False, None),
+        ("Nightly &#91;job:db&#93; [job:web]", False, "web"),
+        ("Nightly &#91;jo", False, None),
+        ("Nightly &lt;b&gt; [job:web]", True, "web"),
+        ("Café & ½ [job:web]", True, "web"),
+        ("&amp;" + "amp;" * 5000, True, None),
     ],
 )
 def test_a_label_that_cannot_be_read_for_certain_belongs_to_nobody(
@@ -125,6 +143,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"job": 7}, "job must be a text of 1 to 64 letters"),
     ({"job": "web", "description": "[job:db] Nightly"}, "cannot belong to a job"),
     ({"keep": TODAY, "description": "[keep] Nightly"}, "is kept for ever"),
+    ({"job": "web", "description": "&#91;job:db&#93;"}, "cannot belong to a job"),
+    ({"keep": TODAY, "description": "&#91;keep&#93;"}, "is kept for ever"),
     ({"keep": True, "description": 7}, "description must be a str"),
 ]
 

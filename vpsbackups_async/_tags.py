@@ -5,11 +5,14 @@ brackets; only known names count. Descriptions are compared without their tags.
 
 `[vb:...]` is the marker of a create, `[job:...]` the job that a backup belongs to. `[keep]` and
 `[keep:2027-01-01]` (through that day) pin a backup. What deletes backups errs on the side of
-keeping them: a pin or a label that is cut off, misspelt or in the wrong place still protects.
+keeping them: a pin or a label that is cut off, misspelt, escaped for HTML, of other forms of the
+letters (Unicode's NFKC) or in the wrong place still protects.
 """
 
+import html
 import os
 import re
+import unicodedata
 from datetime import date, datetime
 from typing import Final
 
@@ -37,6 +40,8 @@ _CUT_TAG: Final = re.compile(
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MARKER: Final = "vb"
 _MARKER_BYTES: Final = 4
+_MOST_ESCAPES: Final = 3
+"""How often a description may be escaped one over the other and is still understood."""
 _MAX_TAGS: Final = 16
 """More tags count as text, so that no description takes long to read."""
 
@@ -98,9 +103,10 @@ def has_readable_label(description: str) -> bool:
     """
     text, tags = _split(description)
     jobs = {(tag[2] or "").casefold() for tag in tags if tag[1].lower() == "job"}
-    if len(jobs) > 1 or "" in jobs or "[job" in text.casefold():
+    if len(jobs) > 1 or "" in jobs or _count(text, "[job"):
         return False
-    return bool(jobs) or not (text.endswith("]") or text.rfind("[") > text.rfind("]"))
+    shown = _plain(text)
+    return bool(jobs) or not (shown.endswith("]") or shown.rfind("[") > shown.rfind("]"))
 
 
 def is_pinned(description: str, today: date) -> bool:
@@ -110,7 +116,22 @@ def is_pinned(description: str, today: date) -> bool:
     day that is over.
     """
     over = sum(_is_over(tag, today) for tag in _split(description)[1])
-    return description.casefold().count("[keep") > over
+    return _count(description, "[keep") > over
+
+
+def _count(description: str, start: str) -> int:
+    """How often a tag starts so in the description, as it is or in its plain form."""
+    forms = (description, _plain(description))
+    return max(form.casefold().count(start) for form in forms)
+
+
+def _plain(description: str) -> str:
+    """The description without escapes of HTML, each character in its plainest form."""
+    if description.isascii() and "&" not in description:
+        return description
+    for _ in range(_MOST_ESCAPES):
+        description = unicodedata.normalize("NFKC", html.unescape(description))
+    return description
 
 
 def _is_over(tag: re.Match[str], today: date) -> bool:
