@@ -218,6 +218,39 @@ async def test_a_plan_that_deletes_more_than_allowed_is_refused_before_anything_
     assert len(await ended(client.apply(plan, max_deletions=4, max_fraction=0.5))) == 4
 
 
+def name_a_server_twice(plan: PrunePlan) -> PrunePlan:
+    return evolve(plan, servers=(plan.servers[0], plan.servers[0]))
+
+
+def give_a_server_those_of_another(plan: PrunePlan) -> PrunePlan:
+    return evolve(plan, servers=(evolve(plan.servers[0], server_id=2),))
+
+
+def name_a_backup_twice(plan: PrunePlan) -> PrunePlan:
+    server = plan.servers[0]
+    return evolve(
+        plan, servers=(evolve(server, decisions=(*server.decisions, server.decisions[0])),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (name_a_server_twice, "server 1 is in the plan twice"),
+        (give_a_server_those_of_another, "backup 4 of server 1 is in the plan of server 2"),
+        (name_a_backup_twice, "backup 4 is in the plan of server 1 twice"),
+    ],
+)
+async def test_a_plan_that_mixes_up_servers_is_refused_before_anything_goes(
+    fake: FakeVPS, client: BackupsClient, change: Callable[[PrunePlan], PrunePlan], words: str
+) -> None:
+    add_nights(fake, 1, 4)
+    plan = change(await client.plan_prune([1], POLICY))
+    with pytest.raises(PruneRefusedError, match=words):
+        client.apply(plan, max_fraction=1)
+    assert deletes(fake) == []
+
+
 @pytest.mark.parametrize("age", [timedelta(hours=1, seconds=1), timedelta(minutes=-11)])
 async def test_a_plan_that_is_too_old_or_of_the_future_is_refused(
     fake: FakeVPS, client: BackupsClient, age: timedelta

@@ -542,7 +542,7 @@ class BackupsClient:
         `max_deletions` bounds how many backups may go, of each server and of the whole plan, and
         `max_fraction` which share of the manual backups that a server has of the policy's job.
         A plan that goes beyond is refused before anything is deleted, and so is one that is older
-        than `max_age`.
+        than `max_age`, or that names a server or a backup twice or mixes up those of two servers.
 
         Each server is read again before its deletions, completely. If a backup that is to stay is
         no longer there or no longer completed, if one that is to go has changed, or if the policy

@@ -11,7 +11,7 @@ from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.models import Backup
 from vpsbackups_async.retention import Decision, Retention
 
-__all__ = ["Caps", "PrunePlan", "ServerPlan", "is_of", "plan_of"]
+__all__ = ["Caps", "PrunePlan", "ServerPlan", "check_separate", "is_of", "plan_of"]
 
 
 @frozen
@@ -78,6 +78,30 @@ class PrunePlan:
         counts = f"{len(self.deleted)} go ({self.mb_freed} MB), {stay} stay"
         head = f"{self.retention!r}: {counts}, on {len(self.servers)} servers"
         return "\n".join([head, *map(str, self.servers)])
+
+
+def check_separate(servers: Iterable[ServerPlan]) -> None:
+    """Raise `PruneRefusedError` unless each server and backup is planned once, where it belongs."""
+    planned: set[int] = set()
+    for server in servers:
+        number = server.server_id
+        if number in planned:
+            raise _mixed_up(f"server {number} is in the plan twice")
+        planned.add(number)
+        seen: set[int] = set()
+        for backup in (one.backup for one in server.decisions):
+            if backup.server.id != number:
+                raise _mixed_up(
+                    f"backup {backup.id} of server {backup.server.id} is in the plan of server "
+                    f"{number}"
+                )
+            if backup.id in seen:
+                raise _mixed_up(f"backup {backup.id} is in the plan of server {number} twice")
+            seen.add(backup.id)
+
+
+def _mixed_up(what: str) -> PruneRefusedError:
+    return PruneRefusedError(f"{what}: nothing was deleted")
 
 
 def plan_of(

@@ -12,7 +12,7 @@ from vpsbackups_async._bulk.meter import Meter
 from vpsbackups_async._bulk.source import open_source
 from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
-from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan
+from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan, check_separate
 from vpsbackups_async._pruning.watched import Watched
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -50,6 +50,7 @@ class Pruner:
 
     def apply(self, plan: PrunePlan, caps: Caps, max_age: timedelta) -> AsyncGenerator[Deleted]:
         """One outcome for each backup of the plan; see `BackupsClient.apply`."""
+        check_separate(plan.servers)
         caps.check(plan.servers, plan.retention.job)
         age = datetime.now(UTC) - plan.made_at
         if not -_SKEW <= age <= max_age:
