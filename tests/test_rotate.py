@@ -310,6 +310,30 @@ async def test_a_check_of_the_callers_counts_in_place_of_the_size(
     assert deletes(fake) == ids[:2]
 
 
+async def test_a_check_may_be_an_object_with_a_coroutine_method(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    class Check:
+        async def __call__(self, _: Backup) -> bool:
+            return True
+
+    ids = add_nights(fake, 1, 3)
+    await client.rotate(1, POLICY, verify=Check())
+    assert deletes(fake) == ids[:2]
+
+
+async def test_a_check_that_is_no_coroutine_function_is_refused_before_anything_is_sent(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    plain: Any = bool
+    for verify in (plain, lambda _: True):
+        with pytest.raises(ValueError, match="verify must be a coroutine function"):
+            await client.rotate(1, POLICY, verify=verify)
+        with pytest.raises(ValueError, match="verify must be a coroutine function"):
+            client.fleet([1]).rotate(POLICY, verify=verify)
+    assert fake.requests == []
+
+
 async def test_a_check_that_says_no_deletes_nothing(fake: FakeVPS, client: BackupsClient) -> None:
     add_nights(fake, 1, 3)
 

@@ -64,3 +64,10 @@ def check_callable(name: str, value: object) -> None:
     """Raise `ValueError` unless the value can be called."""
     if not callable(value):
         raise ValueError(f"{name} must be callable, not {value!r}")
+
+
+def check_coroutine_function(name: str, value: object) -> None:
+    """Raise `ValueError` unless calling the value, or its `__call__`, gives a coroutine."""
+    called = value.__call__ if callable(value) else None
+    if not inspect.iscoroutinefunction(value) and not inspect.iscoroutinefunction(called):
+        raise ValueError(f"{name} must be a coroutine function, not {value!r}")

@@ -7,7 +7,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
 
-from vpsbackups_async._checks import check_callable, check_description, check_number
+from vpsbackups_async._checks import (
+    check_callable,
+    check_coroutine_function,
+    check_description,
+    check_number,
+)
 from vpsbackups_async._pruning.plan import ServerPlan, is_of
 from vpsbackups_async._tags import with_labels
 from vpsbackups_async.backoff import Backoff
@@ -77,9 +82,10 @@ class RotateOptions:
         for name in ("make_room", "dry_run"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for name in ("verify", "backoff"):
-            if getattr(self, name) is not None:
-                check_callable(name, getattr(self, name))
+        if self.verify is not None:
+            check_coroutine_function("verify", self.verify)
+        if self.backoff is not None:
+            check_callable("backoff", self.backoff)
         if self.timeout is not None:
             check_number("timeout", self.timeout)
         labelled = with_labels(self.description, job=self.retention.job)
