@@ -126,6 +126,20 @@ async def test_prune_names_servers_of_which_nothing_can_be_decided(
     assert held(fake, 7) == ids[2:]
 
 
+@pytest.mark.parametrize("apply", [(), ("--apply",)])
+async def test_prune_says_which_of_the_named_servers_have_no_manual_backups(
+    fake: FakeVPS, run: Here, apply: tuple[str, ...]
+) -> None:
+    add_nights(fake, 7, 4)
+    add(fake, 8, 3, backup_type="automatic")
+    ended = await run("prune", "-s", "7", "-s", "8", "-s", "99", *LAST_TWO, *apply, fake=fake)
+    assert ended.code == 0
+    assert "server 8: no manual backups\nserver 99: no manual backups\n" in ended.err
+    assert "server 7: no" not in ended.err
+    every = await run("prune", "--all", *LAST_TWO, *apply, fake=fake)
+    assert "no manual backups" not in every.err
+
+
 @pytest.mark.parametrize("command", ["prune", "rotate"])
 @pytest.mark.parametrize(
     ("arguments", "words"),

@@ -20,6 +20,7 @@ from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.rows import open_writer
 from vpsbackups_async.cli.session import Session
+from vpsbackups_async.models import AllServers
 
 __all__ = ["run"]
 
@@ -45,6 +46,8 @@ def run(
         for server in plan.servers:
             if server.problem:
                 session.screen.note(f"server {server.server_id}: {server.problem}", "red")
+            elif not server.decisions and not isinstance(ids, AllServers):
+                session.screen.note(f"server {server.server_id}: no manual backups")
         code = Exit.SOME_FAILED if any(server.problem for server in plan.servers) else Exit.FINE
         if apply:
             return max(code, session.do(_apply(session, plan, max_deletions, max_fraction)))
