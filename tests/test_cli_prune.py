@@ -11,7 +11,7 @@ from helpers_cli import Here, Terminal, start
 from helpers_monitor import monitoring
 from helpers_pruning import JOB, add, add_nights, deletes, held
 
-from vpsbackups_async.testing import FakeVPS, Reply, SeenRequest, ServerFault
+from vpsbackups_async.testing import FakeVPS, Latency, Reply, SeenRequest, ServerFault
 
 LAST_TWO = ("--keep-last", "2", "--job", JOB)
 
@@ -124,6 +124,28 @@ async def test_prune_names_servers_of_which_nothing_can_be_decided(
     assert ended.code == 1
     assert "server 8: 403" in ended.err
     assert held(fake, 7) == ids[2:]
+
+
+async def test_an_interrupted_prune_names_what_was_deleted_and_what_may_be(fake: FakeVPS) -> None:
+    ids = add_nights(fake, 7, 6)
+    second = asyncio.Event()
+
+    def watch(seen: SeenRequest) -> None:
+        if seen.method == "DELETE" and seen.path.endswith(f"/{ids[1]}/"):
+            second.set()
+
+    fake.on_request = watch
+    fake.inject(Latency(60, method="DELETE", path=f"/{ids[1]}/"))
+    limits = ("--apply", "--max-fraction", "1")
+    process = await start("prune", "-s", "7", *LAST_TWO, *limits, fake=fake)
+    async with asyncio.timeout(30):
+        await second.wait()
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    said = " ".join(err.decode().split())
+    assert (process.returncode, out) == (130, b"")
+    assert f"said of {ids[0]}:7 that it deleted them, and may have deleted {ids[1]}:7" in said
+    assert "interrupted: 0 of 4 deletions were confirmed before" in said
 
 
 @pytest.mark.parametrize("apply", [(), ("--apply",)])

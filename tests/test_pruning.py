@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -564,3 +565,51 @@ async def test_quick_deletions_go_by_one_look(fake: FakeVPS, client: BackupsClie
     before = fake.count("GET")
     await ended(client.apply(plan, max_fraction=1))
     assert fake.count("GET") - before == 2  # before the deletions, and after them
+
+
+async def test_a_run_that_is_cancelled_logs_what_was_deleted_without_an_outcome(
+    fake: FakeVPS, client: BackupsClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    fake.inject(Latency(2, method="DELETE", path=f"/{ids[1]}/"))
+    running = asyncio.create_task(ended(client.apply(plan, max_fraction=1)))
+    await asyncio.sleep(1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    (line,) = (one.getMessage() for one in caplog.records if one.levelno == logging.WARNING)
+    assert f"said of {ids[0]}:1 that it deleted them, and may have deleted {ids[1]}:1" in line
+
+
+async def test_outcomes_that_were_not_read_are_logged_and_those_that_were_are_not(
+    fake: FakeVPS, client: BackupsClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    outcomes = client.apply(plan, max_fraction=1)
+    await anext(outcomes)
+    await outcomes.aclose()
+    (line,) = (one.getMessage() for one in caplog.records if one.levelno == logging.WARNING)
+    assert f"said of {ids[1]}:1, {ids[2]}:1 that it deleted them, and may have deleted none" in line
+
+
+async def test_a_run_that_ends_logs_nothing_and_a_refusal_is_no_deletion(
+    fake: FakeVPS, client: BackupsClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    await ended(client.apply(plan, max_fraction=1))
+    assert [one for one in caplog.records if one.levelno == logging.WARNING] == []
+
+    others = add_nights(fake, 2, 4)
+    plan = await client.plan_prune([2], POLICY)
+    fake.inject(Reply(403, b"{}", method="DELETE", path=f"/{others[0]}/"))
+    fake.inject(Latency(2, method="DELETE", path=f"/{others[1]}/"))
+    running = asyncio.create_task(ended(client.apply(plan)))
+    await asyncio.sleep(1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    (line,) = (one.getMessage() for one in caplog.records if one.levelno == logging.WARNING)
+    assert f"said of none that it deleted them, and may have deleted {others[1]}:2" in line

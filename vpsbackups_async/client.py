@@ -550,7 +550,9 @@ class BackupsClient:
         deleted, oldest first. Where a deletion did not succeed at the first attempt, or five
         seconds after the last read, the server is read again before the next one, and the rest is
         `StalePlanError` likewise. One that is gone already is done; one that is still listed ten
-        seconds after its deletion has failed. After a 401 the rest is `NotAttemptedError`.
+        seconds after its deletion has failed. After a 401 the rest is `NotAttemptedError`. The
+        outcomes of a server come together, once its list has confirmed them; if the run is
+        cancelled or left before, a WARNING of the log names what was deleted already.
 
         Raises `errors.PruneRefusedError`, `StalePlanError`, and `ValueError` for bad arguments,
         when it is called.

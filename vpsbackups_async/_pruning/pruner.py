@@ -13,6 +13,7 @@ from vpsbackups_async._bulk.source import open_source
 from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan, check_separate
+from vpsbackups_async._pruning.unreported import Unreported
 from vpsbackups_async._pruning.watched import Watched
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -64,7 +65,8 @@ class Pruner:
         end = loop.time() + seconds_left
 
         async def prune(server: ServerPlan) -> list[Deleted]:
-            outcomes = await self.prune(server, plan.retention, end=end)
+            watched = Watched(self.looks, server, plan.retention, end)
+            outcomes = await self._prune(watched, None, unreported)
             for outcome in outcomes:
                 if isinstance(outcome.error, AuthenticationError):
                     run.halt(outcome.error)
@@ -78,28 +80,35 @@ class Pruner:
             Meter(None, ()),
             halts=lambda error: isinstance(error, AuthenticationError),
         )
-        async with aclosing(run.outcomes()) as ended:
-            async for server in ended:
-                outcomes = server.value if server.ok else _all_failed(server.key, server.error)
-                for outcome in outcomes:
-                    yield outcome
+        with Unreported() as unreported:
+            async with aclosing(run.outcomes()) as ended:
+                async for server in ended:
+                    outcomes = server.value if server.ok else _all_failed(server.key, server.error)
+                    for outcome in outcomes:
+                        unreported.report(outcome.key.id)
+                        yield outcome
 
     async def prune(
-        self,
-        plan: ServerPlan,
-        retention: Retention,
-        seen: Held | None = None,
-        *,
-        end: float = math.inf,
+        self, plan: ServerPlan, retention: Retention, seen: Held | None
     ) -> list[Deleted]:
         """One outcome for each backup that the plan deletes, oldest first.
 
         `seen` is a look that was just taken; without it, the server is looked at before. Raises
-        `StalePlanError` if its backups have changed or the plan is too old, at the loop time `end`,
-        and other errors of the look: then nothing was deleted. The look is repeated between two
-        deletions once it is no longer fresh; if it fails then, its error is that of the rest.
+        `StalePlanError` if its backups have changed, and other errors of the look: then nothing was
+        deleted. If it is cancelled, what was deleted is logged.
         """
-        watched = Watched(self.looks, plan, retention, end)
+        watched = Watched(self.looks, plan, retention, math.inf)
+        with Unreported() as unreported:
+            return await self._prune(watched, seen, unreported)
+
+    async def _prune(
+        self, watched: Watched, seen: Held | None, unreported: Unreported
+    ) -> list[Deleted]:
+        """As `prune`; the look is repeated between two deletions once it is no longer fresh.
+
+        If it fails then, its error is that of the rest.
+        """
+        plan = watched.plan
         await watched.begin(seen)
         outcomes: dict[int, Deleted] = {}
         obstacle: Exception | None = None
@@ -107,7 +116,9 @@ class Pruner:
             obstacle = obstacle or await watched.problem()
             error = obstacle
             if obstacle is None and backup.id in watched.there:
+                unreported.ask(backup)
                 attempts, error = await self._try(backup)
+                unreported.end(backup, error)
                 watched.note(backup, is_gone=error is None, at_once=attempts == 1)
                 if isinstance(error, AuthenticationError):
                     obstacle = _not_attempted(error)

@@ -17,14 +17,14 @@ _FRESH_FOR: Final = 5.0
 
 
 class Watched:
-    """A server while its plan is carried out, until the loop time `end`.
+    """A server while its `plan` is carried out, until the loop time `end`.
 
     `there` are the ids that it holds by the last look, `done` what was deleted since the first one.
     """
 
     def __init__(self, looks: Looks, plan: ServerPlan, retention: Retention, end: float) -> None:
         self._looks = looks
-        self._plan = plan
+        self.plan = plan
         self._retention = retention
         self._end = end
         self._fresh_until = 0.0
@@ -61,15 +61,15 @@ class Watched:
     async def _look(self) -> None:
         if asyncio.get_running_loop().time() > self._end:
             raise StalePlanError(
-                f"the plan grew too old: {self._left} of server {self._plan.server_id} was deleted"
+                f"the plan grew too old: {self._left} of server {self.plan.server_id} was deleted"
             )
-        self._judge(await look_at(self._looks, self._plan.server_id))
+        self._judge(await look_at(self._looks, self.plan.server_id))
 
     def _judge(self, held: Held) -> None:
         """Go by this look from now on; raises `StalePlanError` if the plan is not right by it."""
         done = {backup.id for backup in self.done}  # a list that lags may still show them
         held = held._replace(backups=[one for one in held.backups if one.id not in done])
-        _check(self._plan, self._retention, held, self._left)
+        _check(self.plan, self._retention, held, self._left)
         self.there = frozenset(backup.id for backup in held.backups)
         self._fresh_until = asyncio.get_running_loop().time() + _FRESH_FOR
 

@@ -6,6 +6,7 @@ Usage: vpsbackups prune [OPTIONS]
   vpsbackups prune -s 12345 --keep-last 5 --apply --max-deletions 10
 """
 
+import asyncio
 from contextlib import aclosing
 from typing import Annotated
 
@@ -72,14 +73,19 @@ async def _apply(
     """Delete what the plan says, and write the ref of each when it is deleted."""
     screen, failures, done = session.screen, Failures(session.screen), 0
     outcomes = session.client.apply(plan, max_deletions=max_deletions, max_fraction=max_fraction)
-    async with aclosing(outcomes):
-        async for outcome in outcomes:
-            ref = written(outcome.key)
-            if outcome.error is not None:
-                failures.add(f"backup {ref}", outcome.error)
-            else:
-                done += 1
-                screen.result(f"deleted {ref}" if screen.out.is_terminal else ref)
+    try:
+        async with aclosing(outcomes):
+            async for outcome in outcomes:
+                ref = written(outcome.key)
+                if outcome.error is not None:
+                    failures.add(f"backup {ref}", outcome.error)
+                else:
+                    done += 1
+                    screen.result(f"deleted {ref}" if screen.out.is_terminal else ref)
+    except (asyncio.CancelledError, OSError):
+        planned = len(plan.deleted)
+        screen.note(f"interrupted: {done:,} of {planned:,} deletions were confirmed before", "red")
+        raise
     code = failures.close()
     failed = f", {failures.count:,} not" if failures.count else ""
     screen.summary(f"{done:,} deleted{failed}")
