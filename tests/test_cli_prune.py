@@ -263,7 +263,7 @@ async def test_a_dry_run_names_the_one_that_makes_room_and_what_has_none(
     add_nights(fake, 7, 9)
     failed = add(fake, 7, 0.5, status="failed")
     add_nights(fake, 8, 10)
-    options = ("--keep-daily", "4", "--keep-weekly", "4", "--job", JOB, "--dry-run")
+    options = ("--keep-daily", "6", "--keep-weekly", "2", "--job", JOB, "--dry-run")
     ended = await run("rotate", "--all", *options, fake=fake)
     assert ended.code == 1
     assert f"backup {failed}:7 would be deleted first, to make room" in ended.err
