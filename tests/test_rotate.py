@@ -1,5 +1,6 @@
 """`rotate`: a new backup that is verified, and only then deletions; room for it if needed."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,15 @@ from vpsbackups_async import (
 )
 from vpsbackups_async._pruning.rotation import room_for, size_problem
 from vpsbackups_async.errors import PruneRefusedError
-from vpsbackups_async.testing import Drop, FakeVPS, HostileNext, Reply, SeenRequest, ServerFault
+from vpsbackups_async.testing import (
+    Drop,
+    FakeVPS,
+    HostileNext,
+    Latency,
+    Reply,
+    SeenRequest,
+    ServerFault,
+)
 
 pytestmark = [
     pytest.mark.fake_vps(servers=2, backups=0, backup_seconds=60),
@@ -374,6 +383,29 @@ async def test_the_server_is_looked_at_again_after_the_callers_check(
 
 
 # --- After the check -----------------------------------------------------------------------------
+
+
+async def test_a_rotation_that_is_cancelled_logs_what_was_deleted(
+    fake: FakeVPS, client: BackupsClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(fake, 1, 5)
+    add_nights(fake, 1, 4)
+    doomed = held(fake, 1)[:3]
+    going = asyncio.Event()
+
+    def watch(seen: SeenRequest) -> None:
+        if seen.method == "DELETE" and seen.path.endswith(f"/{doomed[1]}/"):
+            going.set()
+
+    fake.on_request = watch
+    fake.inject(Latency(60, method="DELETE", path=f"/{doomed[1]}/"))
+    running = asyncio.create_task(client.rotate(1, Retention(last=3, job=JOB)))
+    await going.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    said = f"said of {doomed[0]}:1 that it deleted them, and may have deleted {doomed[1]}:1"
+    assert said in caplog.text
 
 
 async def test_a_rotation_that_would_delete_more_than_half_deletes_nothing(
