@@ -613,3 +613,35 @@ async def test_a_run_that_ends_logs_nothing_and_a_refusal_is_no_deletion(
         await running
     (line,) = (one.getMessage() for one in caplog.records if one.levelno == logging.WARNING)
     assert f"said of none that it deleted them, and may have deleted {others[1]}:2" in line
+
+
+async def test_a_list_that_still_shows_a_deleted_one_does_not_stop_the_others(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 5)
+    plan = await client.plan_prune([1], POLICY)
+    lagging = [one | {"status": "deleting"} if one["id"] == ids[0] else one for one in fake.backups]
+    page = json.dumps({"count": 5, "results": lagging, "next": None}).encode()
+    fake.inject(Reply(503, method="DELETE", times=1))
+
+    def lag(seen: SeenRequest) -> None:
+        if seen.method == "DELETE" and len(deletes(fake)) == 1:
+            fake.inject(Reply(200, page, method="GET", times=1))
+
+    fake.on_request = lag
+    outcomes = await ended(client.apply(plan, max_fraction=1))
+    assert outcomes == dict.fromkeys(ids[:3], "deleted")
+
+
+async def test_a_run_that_is_cancelled_before_it_deletes_logs_nothing(
+    fake: FakeVPS, client: BackupsClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_nights(fake, 1, 4)
+    plan = await client.plan_prune([1], POLICY)
+    fake.inject(Latency(2, method="GET"))
+    running = asyncio.create_task(ended(client.apply(plan)))
+    await asyncio.sleep(1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [one for one in caplog.records if one.levelno == logging.WARNING] == []
