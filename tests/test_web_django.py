@@ -107,7 +107,10 @@ async def test_a_slow_reader_holds_the_listing_back_and_one_that_leaves_ends_it(
             before = pages()
             assert read // A_PAGE <= before < PAGES
         await others()
-        assert pages() == before
+        left = pages()
+        assert left <= before + 1  # one may have been on its way
+        await others()
+        assert pages() == left
 
 
 async def test_a_client_that_leaves_cancels_what_is_under_way_and_loses_no_create(

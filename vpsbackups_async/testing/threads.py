@@ -10,20 +10,27 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from types import CodeType, FrameType
-from typing import Any
+from types import CodeType
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 __all__ = ["OtherThreads"]
 
-# The code of a frame, and the offset of the instruction that it is at.
-Position = tuple[CodeType, int]
+
+class Position(NamedTuple):
+    """Where a thread is: the code of its innermost frame, the offset of the instruction, the line.
+
+    Nothing else of the frame is read: its variables are not safe to read while it runs.
+    """
+
+    code: CodeType
+    offset: int
+    line: int
+
 
 # Calls of queues, locks and handles of threads, which are written in C and have no frame.
-_WAITING_CALL = re.compile(r"\b([A-Za-z_][\w.]*)\.(?:get|acquire|join)\(")
+_WAITING_CALL = re.compile(r"\b[A-Za-z_][\w.]*\.(?:get|acquire|join)\(")
 
 
 # Seconds in one call after which a thread may stay in it for long.
@@ -44,10 +51,10 @@ class OtherThreads:
 
     def __init__(self) -> None:
         self._own = threading.get_ident()
-        busy = self._busy(self._frames())
+        busy = _busy(self._positions())
         if busy:
             time.sleep(LONG)
-            _stays.update(busy.items() & self._busy(self._frames()).items())
+            _stays.update(busy.items() & _busy(self._positions()).items())
 
     def work(self) -> bool:
         """Whether any thread works: it runs, sleeps, reads or writes.
@@ -55,43 +62,44 @@ class OtherThreads:
         A thread does not work while it waits for a lock, for a queue or for another thread, while
         its event loop has nothing to do, or while its server waits for a connection.
         """
-        frames = self._frames()
-        if self._busy(frames):
+        before = self._positions()
+        if _busy(before):
             return True
-        waking = [each for each in frames if isinstance(_awaited(frames[each]), SimpleQueue)]
-        if not waking:
+        waiting = [each for each, position in before.items() if _is_in_waiting_call(position)]
+        if not waiting:
             return False
-        # Since Python 3.13 a queue hands an item to a thread that waits for one and stays empty, so
-        # that the thread shows that it has work only once it runs. It may have to wait for a
-        # processor, and then for the interpreter's lock.
+        # One that was given something shows that it works only once it runs. It may have to wait
+        # for a processor, and then for the interpreter's lock.
         for _ in range(2):
             time.sleep(WAKING)
-            while any(map(_is_runnable, waking)):
+            while any(map(_is_runnable, waiting)):
                 time.sleep(WAKING)
-        return bool(self._busy(self._frames()))
+        after = self._positions()
+        moved = any(after.get(each) != before[each] for each in waiting)
+        return moved or bool(_busy(after))
 
     def follow_current(self) -> None:
         """Count the current thread from now on, whatever call it is in."""
         _stays.pop(threading.current_thread(), None)
 
-    def _frames(self) -> dict[threading.Thread, FrameType]:
+    def _positions(self) -> dict[threading.Thread, Position]:
         threads = threading.enumerate()
         if len(threads) == 1:
             return {}
         frames = sys._current_frames()
         return {
-            thread: frames[thread.ident]
+            thread: Position(frame.f_code, frame.f_lasti, frame.f_lineno)
             for thread in threads
-            if thread.ident in frames and thread.ident != self._own
+            if thread.ident != self._own and (frame := frames.get(thread.ident or 0)) is not None
         }
 
-    def _busy(self, frames: dict[threading.Thread, FrameType]) -> dict[threading.Thread, Position]:
-        return {
-            thread: position
-            for thread, frame in frames.items()
-            if not _waits(frame)
-            and (position := (frame.f_code, frame.f_lasti)) != _stays.get(thread)
-        }
+
+def _busy(positions: dict[threading.Thread, Position]) -> dict[threading.Thread, Position]:
+    return {
+        thread: position
+        for thread, position in positions.items()
+        if not _waits(position) and position != _stays.get(thread)
+    }
 
 
 def _is_runnable(thread: threading.Thread) -> bool:
@@ -103,36 +111,17 @@ def _is_runnable(thread: threading.Thread) -> bool:
     return status.rpartition(b")")[2].split()[0] == b"R"
 
 
-def _waits(frame: FrameType) -> bool:
-    if frame.f_code.co_filename == selectors.__file__:
+def _waits(position: Position) -> bool:
+    code = position.code
+    if code.co_filename == selectors.__file__ or code is socket.socket.accept.__code__:
         return True
-    if frame.f_code is socket.socket.accept.__code__:
-        return True
-    # A thread that has been given something works, even if it has had no time to run yet.
-    if frame.f_code is threading.Condition.wait.__code__:
-        names = frame.f_locals
-        return names.get("waiter") in names["self"]._waiters
-    awaited = _awaited(frame)
-    if isinstance(awaited, SimpleQueue):
-        return awaited.empty()
-    if hasattr(awaited, "locked"):
-        return bool(awaited.locked())
-    return hasattr(awaited, "is_done") and not awaited.is_done()
+    return _is_in_waiting_call(position)
 
 
-def _awaited(frame: FrameType) -> Any:
-    """The object whose `get`, `acquire` or `join` is called in the current line of the frame."""
-    names = _awaited_names(frame.f_code.co_filename, frame.f_lineno)
-    awaited = frame.f_locals.get(names[0]) if names else None
-    with suppress(TypeError):  # an object without attributes of its own
-        # Not `getattr`, which may run code of the other thread's objects.
-        for name in names[1:]:
-            awaited = vars(awaited).get(name)
-        return awaited
-    return None
+def _is_in_waiting_call(position: Position) -> bool:
+    return _is_waiting_call(position.code.co_filename, position.line)
 
 
 @functools.lru_cache(maxsize=1024)
-def _awaited_names(file: str, line: int) -> tuple[str, ...]:
-    found = _WAITING_CALL.search(linecache.getline(file, line))
-    return tuple(found[1].split(".")) if found else ()
+def _is_waiting_call(file: str, line: int) -> bool:
+    return _WAITING_CALL.search(linecache.getline(file, line)) is not None
