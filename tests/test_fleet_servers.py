@@ -73,7 +73,7 @@ async def test_a_stream_of_servers_names_those_that_it_lists_to_any_number_of_ve
         assert await created(fleet) == list(range(20, 31))
 
 
-@pytest.mark.parametrize("missing", [None, 12345, True])
+@pytest.mark.parametrize("missing", [None, 12345, True, "12", "ALL_SERVERS", b"12"])
 def test_what_names_no_servers_is_refused_and_never_means_all(missing: Any) -> None:
     client = BackupsClient("vps_test")
     with pytest.raises(ValueError, match="ALL_SERVERS"):

@@ -283,6 +283,8 @@ NESTED = {"server": {"id": ["Wrong."], "name": ["Short.", {"code": "min"}]}, "n"
         (b"503", "503", {}),
         (b"null", "", {}),
         (b"{}", "", {}),
+        (b'{"status": ["No such choice."]}', "", {"status": ["No such choice."]}),
+        (b'{"status": 400, "code": "invalid"}', "", {}),
         (b"[]", "", {}),
         (b"", "", {}),
         (b"  \n", "", {}),

@@ -3,6 +3,10 @@
 import inspect
 import sys
 from datetime import timedelta
+from typing import Final
+
+_LONGEST: Final = timedelta(days=365_000)
+"""Longer ones reach beyond the dates that a datetime can hold."""
 
 
 def check_int(name: str, value: object, least: int = 1) -> int:
@@ -45,9 +49,11 @@ def check_description(value: object) -> None:
 
 
 def check_duration(name: str, value: object) -> timedelta:
-    """The value itself; raises `ValueError` unless it is a timedelta of more than zero."""
-    if not isinstance(value, timedelta) or value <= timedelta(0):
-        raise ValueError(f"{name} must be a timedelta of more than zero, not {value!r}")
+    """The value itself; raises `ValueError` unless it is a timedelta above zero, to 1,000 years."""
+    if not isinstance(value, timedelta) or not timedelta(0) < value <= _LONGEST:
+        raise ValueError(
+            f"{name} must be a timedelta of more than zero and at most 365,000 days, not {value!r}"
+        )
     return value
 
 

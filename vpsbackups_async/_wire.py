@@ -157,7 +157,7 @@ The search takes quadratic time in a page that holds nothing but `<`.
 """
 _DETAIL_KEYS: Final = ("detail", "message", "error")
 _NOT_FIELDS: Final = frozenset({*_DETAIL_KEYS, "code", "status", "status_code"})
-"""Keys of an error body that are not the names of request fields."""
+"""Keys of an error body that are not the names of request fields, unless they have a list."""
 _BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -211,7 +211,11 @@ def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
     if not isinstance(data, Mapping):
         return _clip("; ".join(_flat(data))), {}
     detail = next((data[name] for name in _DETAIL_KEYS if data.get(name) not in (None, "")), "")
-    fields = {name: _flat(value) for name, value in data.items() if name not in _NOT_FIELDS}
+    fields = {
+        name: _flat(value)
+        for name, value in data.items()
+        if name not in _NOT_FIELDS or (isinstance(value, list) and name not in _DETAIL_KEYS)
+    }
     if isinstance(detail, Mapping | list):
         fields["detail"] = _flat(detail)
         detail = ""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from vpsbackups_async._tags import marker_of, same, text_before_cut, text_of
-from vpsbackups_async.models import Backup
+from vpsbackups_async.models import Backup, ended_badly
 
 __all__ = ["Need"]
 
@@ -43,9 +43,11 @@ class Need(NamedTuple):
     def fits(self, backup: Backup, now: datetime) -> bool:
         """Whether the backup is what is asked for, at this time by the server's clock.
 
-        One with an unknown status counts as running, as it does for a wait.
+        One with an unknown status counts as running, as it does for a wait. The clocks behind `now`
+        and the backup may differ, so one from the future counts too, but not from as far away as
+        one from the past that is too old.
         """
-        if not backup.is_manual or backup.is_failed or backup.server.id != self.server_id:
+        if not backup.is_manual or ended_badly(backup) or backup.server.id != self.server_id:
             return False
         age = now - backup.created_at
         description, (present, before) = backup.description, self.recent_markers(now)
@@ -56,8 +58,8 @@ class Need(NamedTuple):
         ):
             return False
         if backup.is_completed:
-            return marked or age < self.within
-        return age < self.running_within
+            return marked or abs(age) < self.within
+        return abs(age) < self.running_within
 
     def is_named(self, description: str) -> bool:
         """Whether it is the description that is asked for, also if it was cut within its tags."""

@@ -21,7 +21,8 @@ Servers: TypeAlias = Iterable[int | Server] | AsyncIterable[int | Server] | AllS
 
 def check_servers(servers: object) -> None:
     """Raise `ValueError` unless the value can name servers."""
-    if not isinstance(servers, Iterable | AsyncIterable | AllServers):
+    is_text = isinstance(servers, str | bytes | bytearray)
+    if is_text or not isinstance(servers, Iterable | AsyncIterable | AllServers):
         raise ValueError(f"server_ids must be an iterable or ALL_SERVERS, not {servers!r}")
 
 
