@@ -278,7 +278,6 @@ async def test_the_account_is_whose_token_this_is_and_what_that_may_do(
 @pytest.mark.parametrize(
     ("given", "account"),
     [
-        ({}, Account()),
         ({"account": None, "token": None}, Account()),
         ({"account": {"email": None, "vat": 7}}, Account(extra={"vat": 7})),
         (
@@ -296,10 +295,11 @@ async def test_an_account_takes_what_is_there(
     assert await client.account() == account
 
 
-async def test_an_answer_that_is_no_object_is_no_account(
-    fake: FakeVPS, client: BackupsClient
+@pytest.mark.parametrize("given", [{}, {"detail": "no"}, {"account": [1]}, [1]])
+async def test_what_is_no_account_is_refused(
+    fake: FakeVPS, client: BackupsClient, given: Any
 ) -> None:
-    fake.account_reply = {"account": [1]}
+    fake.account_reply = given
     with pytest.raises(InvalidResponseError, match="expected an object"):
         await client.account()
 

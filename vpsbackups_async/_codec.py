@@ -141,6 +141,8 @@ def _taking_what_fits(codec: Converter, kind: Any, required: tuple[str, ...] = (
 def _flat_account(value: Any) -> dict[str, Any]:
     """The account's fields, with two of the token's among them."""
     given = _object(value)
+    if not given.keys() & {"account", "token"}:
+        raise TypeError("expected an object with 'account' and 'token'")
     token = dict(_object(given.get("token") or {}))
     named = {"token_name": token.pop("name", None), "permissions": token.pop("permissions", None)}
     rest = {"token": token} if token else {}
