@@ -78,8 +78,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except OSError as error:
-        # Python flushes what is still buffered when it ends, and that would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.filename is None:  # not of a file that the command was to read or write
+            # Python flushes what is still buffered when it ends, and that would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader, `head` for example, has enough
             return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE
         Screen().error(explain(error))
