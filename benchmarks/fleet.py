@@ -51,7 +51,9 @@ async def drive(count: int, client: InstantClient, **options: object) -> int:
     outcomes = 0
     known = KnownLists(URL("http://127.0.0.1"), Redactor())
     lists = Lists(None, known)  # required, but nothing is listed
-    async for _ in Fleet(client, ids(count), concurrency=64, lists=lists).create(**options):
+    async for _ in Fleet(client, ids(count), concurrency=64, lists=lists, rotator=None).create(
+        **options
+    ):
         outcomes += 1
     return outcomes
 

@@ -50,10 +50,10 @@ def check_description(value: object) -> None:
 
 def check_duration(name: str, value: object) -> timedelta:
     """The value itself; raises `ValueError` unless it is a timedelta above zero, to 1,000 years."""
-    if not isinstance(value, timedelta) or not timedelta(0) < value <= _LONGEST:
-        raise ValueError(
-            f"{name} must be a timedelta of more than zero and at most 365,000 days, not {value!r}"
-        )
+    if not isinstance(value, timedelta) or value <= timedelta(0):
+        raise ValueError(f"{name} must be a timedelta of more than zero, not {value!r}")
+    if value > _LONGEST:
+        raise ValueError(f"{name} must be a timedelta of at most 365,000 days, not {value!r}")
     return value
 
 
