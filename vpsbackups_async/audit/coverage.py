@@ -25,8 +25,8 @@ _DAY: Final = timedelta(days=1)
 class State(StrEnum):
     """The one state of a server, the worst first.
 
-    - `NEVER`: no backup ever completed.
-    - `FAILING`: the newest good backup is too old, and the newest attempt failed.
+    - `NEVER`: it has no good backup, none runs, and the newest attempt, if any, did not fail.
+    - `FAILING`: it has no good backup that is recent enough, and the newest attempt failed.
     - `STUCK`: a backup has been in progress for too long; it may block all others.
     - `STALE`: the newest good backup is too old.
     - `UNKNOWN`: its list could not be read completely, or its only good backups are from the
