@@ -24,7 +24,7 @@ from vpsbackups_async import (
     VPSBackupsError,
     WaitTimeoutError,
 )
-from vpsbackups_async._pruning.rotation import room_for, size_problem
+from vpsbackups_async._pruning.rotation import place_for, size_problem
 from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.testing import (
     Drop,
@@ -622,9 +622,9 @@ async def test_make_room_frees_no_good_one_where_that_is_not_safe(
 )
 def test_make_room_frees_no_good_one_that_is_needed(policy: Retention, words: str) -> None:
     nights = [backup(NOW - age * DAY, description=f"[job:{JOB}]") for age in (1, 2, 3)]
-    room = room_for(policy.decide(nights, NOW), policy, NOW, make_room=True)
-    assert room.freed is None
-    assert words in room.problem
+    place = place_for(policy.decide(nights, NOW), policy, NOW, make_room=True)
+    assert place.freed is None
+    assert words in place.problem
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -736,9 +736,9 @@ def test_only_verified_sizes_count_as_good_ones_that_stay(
 ) -> None:
     policy = Retention(last=2, job=JOB, quota=3, min_keep=min_keep)
     decisions = policy.decide(sizes_of_nights(*sizes), NOW)
-    room = room_for(decisions, policy, NOW, make_room=True)
-    assert words in room.problem
-    assert bool(words) is (room.freed is None)
+    place = place_for(decisions, policy, NOW, make_room=True)
+    assert words in place.problem
+    assert bool(words) is (place.freed is None)
 
 
 async def test_over_the_quota_nothing_is_freed(fake: FakeVPS, client: BackupsClient) -> None:

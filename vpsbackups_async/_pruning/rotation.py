@@ -19,7 +19,15 @@ from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.models import Backup, BackupStatus, BackupType
 from vpsbackups_async.retention import Decision, Reason, Retention
 
-__all__ = ["Room", "RotateOptions", "Rotation", "Verify", "next_backup", "room_for", "size_problem"]
+__all__ = [
+    "Place",
+    "RotateOptions",
+    "Rotation",
+    "Verify",
+    "next_backup",
+    "place_for",
+    "size_problem",
+]
 
 Verify: TypeAlias = Callable[[Backup], Awaitable[bool]]
 """Says whether a completed backup is good, so that older ones may be deleted."""
@@ -54,9 +62,9 @@ class Rotation:
 
     def __str__(self) -> str:
         made = "a new backup" if self.backup is None else f"backup {self.backup.id}"
-        room = "" if self.freed is None else f", {self.freed.id} makes room for it"
+        freed = "" if self.freed is None else f", {self.freed.id} makes room for it"
         verb = "would be made" if self.dry_run else "was made"
-        return f"server {self.server_id}: {made} {verb}{room}\n{self.plan}"
+        return f"server {self.server_id}: {made} {verb}{freed}\n{self.plan}"
 
 
 @frozen(kw_only=True)
@@ -92,7 +100,7 @@ class RotateOptions:
         object.__setattr__(self, "labelled", labelled)
 
 
-class Room(NamedTuple):
+class Place(NamedTuple):
     """Which backup to delete so that there is a place for another one; None if none is to go.
 
     `problem` says why there is no place, and none may be made; it is empty if there is one.
@@ -104,14 +112,14 @@ class Room(NamedTuple):
     newest: Backup | None = None
 
 
-def room_for(
+def place_for(
     decisions: Sequence[Decision],
     retention: Retention,
     now: datetime,
     *,
     make_room: bool,
     by_size: bool = True,
-) -> Room:
+) -> Place:
     """How there is a place for a new backup, by the decisions for a server's manual backups.
 
     On a full server, a failed backup of the job goes whatever its age. A good one goes only with
@@ -120,25 +128,25 @@ def room_for(
     whether a size that is not that of a good one counts against it.
     """
     if len(decisions) < retention.quota:
-        return Room()
+        return Place()
     full = f"the server holds {len(decisions)} of {retention.quota} manual backups"
     if len(decisions) > retention.quota:
-        return Room(problem=f"{full}: deleting one makes no room")
+        return Place(problem=f"{full}: deleting one makes no room")
     failed = [one.backup for one in decisions if one.reason in _FAILED]
     if failed:
-        return Room(failed[-1])
+        return Place(failed[-1])
     attempts = [one.backup for one in decisions if is_of(retention.job, one.backup)]
     obstacle = _NOT_ASKED
     if make_room:
         obstacle = _obstacle(decisions, attempts, retention.min_keep, by_size=by_size)
     if obstacle:
-        return Room(problem=f"{full}, and {obstacle}")
+        return Place(problem=f"{full}, and {obstacle}")
     new = next_backup(decisions, retention, now)
     after = retention.decide([new, *(one.backup for one in decisions)], now)
     spare = [one.backup for one in after if one.reason is Reason.NO_RULE]
     if not spare:
-        return Room(problem=f"{full}, and the policy keeps them all")
-    return Room(spare[-1], newest=attempts[0])
+        return Place(problem=f"{full}, and the policy keeps them all")
+    return Place(spare[-1], newest=attempts[0])
 
 
 def _obstacle(

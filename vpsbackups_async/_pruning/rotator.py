@@ -11,11 +11,11 @@ from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, ServerPlan, is_of, plan_of
 from vpsbackups_async._pruning.pruner import Pruner
 from vpsbackups_async._pruning.rotation import (
-    Room,
+    Place,
     RotateOptions,
     Rotation,
     next_backup,
-    room_for,
+    place_for,
     size_problem,
 )
 from vpsbackups_async._tags import keeps_labels
@@ -67,43 +67,43 @@ class Rotator:
         fit = self._retention.fit(decisions)
         if not fit.fits:
             raise PruneRefusedError(f"server {server_id}: {fit}: nothing was created or deleted")
-        room = await self._room(server_id, decisions, held)
-        after = self._after(decisions, room, held)
-        if room.freed is not None or self._options.dry_run:
-            self._check_caps(ServerPlan(server_id, after, room.problem), room.freed)
+        place = await self._place(server_id, decisions, held)
+        after = self._after(decisions, place, held)
+        if place.freed is not None or self._options.dry_run:
+            self._check_caps(ServerPlan(server_id, after, place.problem), place.freed)
         if self._options.dry_run:
             there = {one.id for one in held.backups}
             planned = tuple(one for one in after if one.backup.id in there)
-            plan = ServerPlan(server_id, planned, room.problem)
-            return Rotation(server_id, plan, freed=room.freed, dry_run=True)
-        if room.freed is not None:
-            await self._pruner.free(room.freed)
+            plan = ServerPlan(server_id, planned, place.problem)
+            return Rotation(server_id, plan, freed=place.freed, dry_run=True)
+        if place.freed is not None:
+            await self._pruner.free(place.freed)
         try:
             backup = await self._creator.create(server_id, self._options.labelled, read_before=True)
         except VPSBackupsError as error:
-            if room.freed is not None:
-                error.add_note(f"backup {room.freed.id} was deleted before, to make room")
-            if room.problem:
-                error.add_note(room.problem)
+            if place.freed is not None:
+                error.add_note(f"backup {place.freed.id} was deleted before, to make room")
+            if place.problem:
+                error.add_note(place.problem)
             raise
-        if backup.id in {one.id for one in held.backups if one != room.freed}:
+        if backup.id in {one.id for one in held.backups if one != place.freed}:
             raise _refused(backup, "was there before, and was given as the new one")
-        return Rotation(server_id, ServerPlan(server_id), backup, room.freed)
+        return Rotation(server_id, ServerPlan(server_id), backup, place.freed)
 
-    async def _room(self, server_id: int, decisions: tuple[Decision, ...], held: Held) -> Room:
+    async def _place(self, server_id: int, decisions: tuple[Decision, ...], held: Held) -> Place:
         """How there is a place; the caller's check is asked before a good one may go."""
         options, verify = self._options, self._options.verify
-        room = room_for(
+        place = place_for(
             decisions,
             self._retention,
             held.now,
             make_room=options.make_room,
             by_size=verify is None,
         )
-        if room.newest is None or verify is None or options.dry_run:
-            return room
-        if not await verify(room.newest):
-            return Room(
+        if place.newest is None or verify is None or options.dry_run:
+            return place
+        if not await verify(place.newest):
+            return Place(
                 problem="the server is full, and the newest one of the job was not verified by the "
                 "given function"
             )
@@ -111,18 +111,18 @@ class Rotator:
         if set(again.backups) != set(held.backups):
             raise StalePlanError(
                 f"server {server_id} changed while the given function verified backup "
-                f"{room.newest.id}: nothing was created or deleted"
+                f"{place.newest.id}: nothing was created or deleted"
             )
-        return room
+        return place
 
     def _after(
-        self, decisions: tuple[Decision, ...], room: Room, held: Held
+        self, decisions: tuple[Decision, ...], place: Place, held: Held
     ) -> tuple[Decision, ...]:
         """What the policy decides once the new backup is there, if that completes and is good."""
         if not decisions:
             return ()
         new = next_backup(decisions, self._retention, held.now)
-        left = [one for one in held.backups if one != room.freed]
+        left = [one for one in held.backups if one != place.freed]
         return self._retention.decide([new, *left], held.now)
 
     async def finish(self, rotation: Rotation) -> Rotation:
@@ -219,5 +219,5 @@ def _refused(backup: Backup, why: str) -> PruneRefusedError:
 
 
 def _started(rotation: Rotation, backup: Backup, what: str) -> str:
-    room = "" if rotation.freed is None else f", for which {rotation.freed.id} was deleted before"
-    return f"backup {backup.id} of server {backup.server.id} was started{room}: {what}"
+    freed = "" if rotation.freed is None else f", for which {rotation.freed.id} was deleted before"
+    return f"backup {backup.id} of server {backup.server.id} was started{freed}: {what}"

@@ -8,13 +8,13 @@ from vpsbackups_async._transport.limiter import Limiter, check_limiter, count_of
 from vpsbackups_async._transport.opening import Connector, connection_limit
 from vpsbackups_async.errors import ConfigurationError
 
-__all__ = ["fitting_limiter", "room_of"]
+__all__ = ["capacity_of", "fitting_limiter"]
 
 _DEFAULT_CONCURRENCY: Final = 64
-_rooms: Final[WeakKeyDictionary[Connector, AdaptiveLimiter]] = WeakKeyDictionary()
+_capacities: Final[WeakKeyDictionary[Connector, AdaptiveLimiter]] = WeakKeyDictionary()
 
 
-def room_of(connector: Connector | None) -> AdaptiveLimiter | None:
+def capacity_of(connector: Connector | None) -> AdaptiveLimiter | None:
     """What lets through as many requests at once as a given connector has connections for.
 
     It is one for all clients that share the connector: where aiohttp queues, the wait for a
@@ -23,7 +23,7 @@ def room_of(connector: Connector | None) -> AdaptiveLimiter | None:
     most = connection_limit(connector)
     if connector is None or most is None:
         return None
-    return _rooms.setdefault(connector, AdaptiveLimiter(most))
+    return _capacities.setdefault(connector, AdaptiveLimiter(most))
 
 
 def fitting_limiter(limiter: Limiter | None, given: Connector | None) -> Limiter:

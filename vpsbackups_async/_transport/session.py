@@ -14,6 +14,7 @@ from yarl import URL
 from vpsbackups_async._transport.adaptive import shortcuts
 from vpsbackups_async._transport.address import build_url, find_proxy
 from vpsbackups_async._transport.calls import AttemptResult, Situation
+from vpsbackups_async._transport.capacity import capacity_of, fitting_limiter
 from vpsbackups_async._transport.deadlines import Deadlines, Scope
 from vpsbackups_async._transport.exchange import Channel
 from vpsbackups_async._transport.limiter import (
@@ -40,7 +41,6 @@ from vpsbackups_async._transport.quota import (
     tells_rate_limit,
 )
 from vpsbackups_async._transport.retry import RetryBudget
-from vpsbackups_async._transport.rooms import fitting_limiter, room_of
 from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._wire import Request, retry_after
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
@@ -105,7 +105,7 @@ class Session:
         """The limiter where an error of its own must not end a call."""
         self.closed_for = self.guarded.closed_for
         """The seconds until the limiter lets a kind of request through again after a refusal."""
-        self.room = room_of(shared)
+        self.capacity = capacity_of(shared)
         """The connections that clients with the same connector share; None for no limit."""
         self.try_acquire, self._try_end = shortcuts(limiter)
         self.counters = Counters()
@@ -302,8 +302,8 @@ class Session:
         if not self._try_end(status):
             asked = retry_after(result.headers) if is_refusal else None
             self.guarded.observe(Observation(kind, 1, status, asked, elapsed))
-        if self.room is not None:
-            self.room.observe(Observation(kind))
+        if self.capacity is not None:
+            self.capacity.observe(Observation(kind))
         if self.outage.lasts or status is None:
             self._hear_reached(result.reached, elapsed)
         if status is not None and is_refusal:
@@ -314,8 +314,8 @@ class Session:
     def give_back(self, kind: str) -> None:
         """Tell the limiter, and who shares the connections, of a request that is not sent."""
         self.guarded.observe(Observation(kind))
-        if self.room is not None:
-            self.room.observe(Observation(kind))
+        if self.capacity is not None:
+            self.capacity.observe(Observation(kind))
 
     def _hear_reached(self, reached: bool | None, elapsed: float) -> None:
         """Note whether a connection was made; one that never was may have a wrong address."""

@@ -153,8 +153,8 @@ class Transport:
         session, request, state = self.session, call.request, call.state
         if not session.try_acquire(deadlines.loop):
             await self._wait_in_line(call, deadlines)
-        if session.room is not None:
-            await self._wait_for_room(session.room, call, deadlines)
+        if session.capacity is not None:
+            await self._wait_for_capacity(session.capacity, call, deadlines)
         tries = session.outage.lasts and await self._take_turn(call, deadlines)
         call.attempts += 1
         exchange = Exchange(call.attempts)
@@ -205,17 +205,19 @@ class Transport:
                 now = deadlines.loop.time()
                 raise self._rules.after_waiting(call, now, 0.0) from None
             await self._wait_in_line(call, deadlines)
-            if session.room is not None:
-                await self._wait_for_room(session.room, call, deadlines)
+            if session.capacity is not None:
+                await self._wait_for_capacity(session.capacity, call, deadlines)
         return False
 
-    async def _wait_for_room(self, room: AdaptiveLimiter, call: Call, deadlines: Deadlines) -> None:
+    async def _wait_for_capacity(
+        self, capacity: AdaptiveLimiter, call: Call, deadlines: Deadlines
+    ) -> None:
         """Return once no other client needs the connection; no time of the attempt runs yet."""
         session, kind = self.session, call.request.kind
         try:
             scope = deadlines.until(call.deadline)
             with session.waiting(scope, call.request, settles=self._settles):
-                return await room.acquire(1, kind)
+                return await capacity.acquire(1, kind)
         except BaseException as error:
             session.guarded.observe(Observation(kind))
             if not isinstance(error, TimeoutError):
