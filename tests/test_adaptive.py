@@ -738,6 +738,19 @@ async def test_the_stats_show_what_a_limiter_tells(
     assert (stats.limit, stats.running, stats.waiting, stats.gate_closed_for) == told
 
 
+@pytest.mark.parametrize("name", ["limit", "running", "waiting"])
+async def test_what_a_limiter_fails_to_tell_is_not_known_to_the_stats_nor_to_waits(
+    fake: FakeVPS, name: str
+) -> None:
+    def fail(_: object) -> int:
+        raise RuntimeError("the quota service is away")
+
+    broken = type("Broken", (AdaptiveLimiter,), {name: property(fail)})
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=broken()) as client:
+        await client.wait(await client.create(1))
+        assert getattr(client.stats, name) is None
+
+
 @pytest.mark.parametrize("limiter", [OpenDoor(), HalfTold()], ids=["nothing", "some"])
 async def test_a_limiter_that_does_not_tell_for_how_long_it_is_closed_counts_as_open(
     fake: FakeVPS, limiter: OpenDoor

@@ -171,6 +171,27 @@ async def test_a_client_that_is_closed_has_no_limit_any_more(
     assert metrics.points(LIMIT) == []
 
 
+class Broken(AdaptiveLimiter):
+    @property
+    def limit(self) -> int:
+        raise RuntimeError("the quota service is away")
+
+
+async def test_a_limiter_that_fails_to_tell_its_limit_hides_no_other_limit(
+    metrics: Metrics, fake: FakeVPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        client_of(fake, limiter=Broken()) as broken,
+        client_of(fake, limiter=AdaptiveLimiter(3)) as other,
+    ):
+        await broken.list().first()
+        await other.list().first()
+        for _ in range(2):
+            assert [point.value for point in metrics.points(LIMIT)] == [3]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["limit of the limiter failed; calls go on"]
+
+
 async def test_metrics_and_events_are_told_side_by_side(metrics: Metrics, fake: FakeVPS) -> None:
     def fail(_: object) -> None:
         raise RuntimeError("the callback is broken")

@@ -45,7 +45,7 @@ from vpsbackups_async._pruning.rotation import RotateOptions, Rotation, Verify
 from vpsbackups_async._pruning.rotator import Rotator
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
-from vpsbackups_async._transport.limiter import Limiter, count_of
+from vpsbackups_async._transport.limiter import Limiter
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.quota import RateLimitStatus
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
@@ -203,7 +203,7 @@ class BackupsClient:
         # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
         # that was never closed could then no longer close its connections.
         self._lists = Lists(partial(fetch_page, self._transport), self._known_lists)
-        limit = partial(count_of, self._session.limiter, "limit")
+        limit = partial(self._session.guarded.count_of, "limit")
         self._finder = Finder(self._lists, limit)
         return Finder(Lists(partial(fetch_page, looking), self._known_lists), limit)
 
@@ -704,16 +704,16 @@ class BackupsClient:
     @property
     def stats(self) -> ClientStats:
         """What this client has done so far, and the state of its limiter; sends nothing."""
-        done, limiter = self._session.counters, self._session.limiter
+        done, limiter = self._session.counters, self._session.guarded
         return ClientStats(
             done.requests,
             done.retries,
             done.rate_limited,
             done.bytes_received,
-            count_of(limiter, "limit"),
-            count_of(limiter, "running"),
-            count_of(limiter, "waiting"),
-            self._session.closed_for(),
+            limiter.count_of("limit"),
+            limiter.count_of("running"),
+            limiter.count_of("waiting"),
+            limiter.closed_for(),
             self._session.rate_limit,
         )
 

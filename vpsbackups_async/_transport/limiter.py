@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from attrs import frozen
 
@@ -96,10 +96,11 @@ class LimiterState(Protocol):
         ...
 
 
-def count_of(
-    limiter: object, name: Literal["maximum", "limit", "running", "waiting"]
-) -> int | None:
-    """A number of `LimiterState`, None if the limiter does not tell it."""
+CountName: TypeAlias = Literal["maximum", "limit", "running", "waiting"]
+
+
+def count_of(limiter: object, name: CountName) -> int | None:
+    """A number of `LimiterState`, None if the limiter does not tell it; raises what that raises."""
     value = getattr(limiter, name, None)
     return value if isinstance(value, int) else None
 
@@ -127,26 +128,34 @@ def closed_for(limiter: object, kind: str | None = None) -> float:
 
 
 class Guarded:
-    """Asks a limiter what must not fail: an error of its own is logged once for each method."""
+    """Asks a limiter what must not fail: an error of its own is logged once for each member."""
 
     def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
+        self.limiter = limiter
         self._logged: set[str] = set()
 
     def observe(self, outcome: Observation) -> None:
         """Tell the limiter how a request ended."""
         try:
-            self._limiter.observe(outcome)
+            self.limiter.observe(outcome)
         except Exception as error:  # noqa: BLE001  # the caller's code; the request has its outcome
             self._log("observe", error)
 
     def closed_for(self, kind: str | None = None) -> float:
         """`LimiterState.closed_for`; 0 if the limiter does not tell it or fails."""
         try:
-            return closed_for(self._limiter, kind)
+            return closed_for(self.limiter, kind)
         except Exception as error:  # noqa: BLE001  # the caller's code
             self._log("closed_for", error)
             return 0.0
+
+    def count_of(self, name: CountName) -> int | None:
+        """A number of `LimiterState`; None if the limiter does not tell it or fails."""
+        try:
+            return count_of(self.limiter, name)
+        except Exception as error:  # noqa: BLE001  # the caller's code
+            self._log(name, error)
+            return None
 
     def _log(self, method: str, error: Exception) -> None:
         if method not in self._logged:

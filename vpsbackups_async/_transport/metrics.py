@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from vpsbackups_async._transport.limiter import count_of
+from vpsbackups_async._transport.limiter import Guarded
 from vpsbackups_async._version import __version__
 from vpsbackups_async.events import AttemptEnded, CallHeld, Event, RetryScheduled
 
@@ -25,7 +25,7 @@ class _Watched(Protocol):
     """What metrics read of a client."""
 
     server: Mapping[str, str | int]
-    limiter: object
+    guarded: Guarded | None
     waits: int
 
 
@@ -98,8 +98,9 @@ class Instruments:
 
     def _limits(self, _: object) -> Iterator[Any]:
         for server, clients in self._by_server():
-            limiters = {id(client.limiter): client.limiter for client in clients}
-            limits = [count_of(limiter, "limit") for limiter in limiters.values()]
+            guarded = [client.guarded for client in clients if client.guarded is not None]
+            limiters = {id(one.limiter): one for one in guarded}
+            limits = [one.count_of("limit") for one in limiters.values()]
             known = [limit for limit in limits if limit is not None]
             if known:
                 yield self._observation(sum(known), server)

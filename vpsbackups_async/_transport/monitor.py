@@ -1,6 +1,6 @@
 """Hands each moment of a client to its log, its events and its metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -8,6 +8,7 @@ from yarl import URL
 
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.gates import GateWatch
+from vpsbackups_async._transport.limiter import Guarded
 from vpsbackups_async._transport.metrics import Instruments, instruments
 from vpsbackups_async._transport.retry import RetryLog
 from vpsbackups_async._wire import API_ROOT, Request
@@ -37,26 +38,26 @@ class Monitor:
         self.emit: OnEvent | None = None
         self.waits = 0
         self.server: Mapping[str, str | int] = {}
-        self.limiter: object = None
+        self.guarded: Guarded | None = None
         self._on_event = on_event
         self._log = RetryLog()
         self._gates: GateWatch | None = None
         self._metrics: Instruments | None = None
         self._listen()
 
-    def open(self, root: URL, limiter: object, closed_for: Callable[[str | None], float]) -> None:
+    def open(self, root: URL, limiter: Guarded) -> None:
         """Record metrics from now on, if a meter provider was set.
 
-        For events, the gates of the limiter are watched by `closed_for`.
+        For events, the gates of the limiter are watched.
         """
-        self.limiter = limiter
+        self.guarded = limiter
         self._metrics = instruments()
         if self._metrics is not None:
             self.server = {"server.address": root.host or "", "server.port": root.port or 0}
             self._metrics.add(self)
         self._listen()
         if self.emit is not None:
-            self._gates = GateWatch(closed_for, self.emit)
+            self._gates = GateWatch(limiter.closed_for, self.emit)
 
     def _listen(self) -> None:
         hearers = [] if self._on_event is None else [self._on_event]

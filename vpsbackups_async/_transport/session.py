@@ -162,7 +162,7 @@ class Session:
                 self.channel_for(settles=settles)
             else:
                 self.channel = self._open_channel()
-                self.monitor.open(self.root, self.limiter, self.closed_for)
+                self.monitor.open(self.root, self.guarded)
                 reuse_receive_buffers()
         return self._deadlines
 
