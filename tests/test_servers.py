@@ -241,9 +241,20 @@ async def test_where_the_list_is_refused_the_error_says_to_name_servers(
     with pytest.raises(kind, match=NAMES) as caught:
         await client.servers().first()
     assert NAMES in str(pickle.loads(pickle.dumps(caught.value)))
-    with pytest.raises(kind):
-        await client.account()
     assert await client.list(server_id=1).count() == 5  # nothing else depends on it
+
+
+@pytest.mark.parametrize(
+    ("calls", "kind"), [("forbidden", PermissionDeniedError), ("missing", NotFoundError)]
+)
+async def test_where_the_account_is_refused_the_error_does_not_speak_of_backups(
+    fake: FakeVPS, client: BackupsClient, calls: Any, kind: type[Exception]
+) -> None:
+    fake.account_calls = calls
+    with pytest.raises(kind, match="nothing else depends on it") as caught:
+        await client.account()
+    assert "backup" not in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 async def test_a_refused_list_of_backups_does_not_speak_of_servers(

@@ -192,6 +192,18 @@ def decipher(
     )
 
 
+ACCOUNT_REFUSED: Final = (
+    "Check whose token this is on the provider's site: this token is not given the account, and "
+    "nothing else depends on it"
+)
+
+
+def hint_at_refusal(error: ApiError, hint: str) -> None:
+    """Have a 403 or 404 of an optional call say what to do instead; an empty hint changes none."""
+    if error.status in {403, 404}:
+        error.hint = hint or error.hint
+
+
 def request_id(headers: Mapping[str, str], mask: Mask) -> str | None:
     """The id of the request in the response headers, None if there is none."""
     return next((mask(headers[name]) for name in _REQUEST_ID_HEADERS if headers.get(name)), None)

@@ -59,6 +59,7 @@ from vpsbackups_async._web.asgi import ASGIApp, with_lifespan
 from vpsbackups_async._web.jobs import Jobs
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
 from vpsbackups_async.errors import (
+    ApiError,
     BackupFailedError,
     ConfigurationError,
     CreateOutcomeUnknownError,
@@ -267,7 +268,12 @@ class BackupsClient:
         Raises `ApiError`, `TransportError`, and `InvalidResponseError` for an answer that is no
         account.
         """
-        return _wire.read_account(await self._transport.send(_wire.account_request()))
+        try:
+            response = await self._transport.send(_wire.account_request())
+        except ApiError as error:
+            _wire.hint_at_refusal(error, _wire.ACCOUNT_REFUSED)
+            raise
+        return _wire.read_account(response)
 
     async def get(self, backup_id: int, *, server_id: int | None = None) -> Backup:
         """The backup with this id, found by looking through the list, or one server's list.

@@ -22,7 +22,14 @@ from vpsbackups_async._lists.walk import MAX_PAGES, Walk
 from vpsbackups_async._transport.calls import OnRetry, SendState
 from vpsbackups_async._transport.secrets import Redactor
 from vpsbackups_async._transport.transport import Transport
-from vpsbackups_async._wire import BACKUPS, SERVERS, Listing, Response, check_backup_type
+from vpsbackups_async._wire import (
+    BACKUPS,
+    SERVERS,
+    Listing,
+    Response,
+    check_backup_type,
+    hint_at_refusal,
+)
 from vpsbackups_async.errors import ApiError, BadRequestError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Page, Server
 
@@ -126,8 +133,7 @@ async def fetch_page(
         request = listing.request(query)
         response = await transport.send(request, hooks.send, on_retry=hooks.on_retry)
     except ApiError as error:
-        if error.status in {403, 404}:
-            error.hint = listing.refused_hint or error.hint
+        hint_at_refusal(error, listing.refused_hint)
         raise
     if hooks.on_response is not None:
         hooks.on_response(response)
