@@ -130,6 +130,51 @@ def test_a_model_reads_what_it_wrote(value: Any) -> None:
     assert adapter.validate_python(value) is value
 
 
+ODD_SERVERS: dict[str, dict[str, Any]] = {
+    "a date that cannot be read": {"id": 1, "name": "web", "created_at": "yesterday"},
+    "values of other types": {"id": 1, "name": "web", "hostname": 5, "status": ["on"]},
+    "a number for a date": {"id": 1, "name": "web", "created_at": 1737042300},
+    "nulls": {"id": 1, "name": "web", "location": None, "updated_at": None},
+    "a date and unknown fields": {"id": 1, "name": "web", "updated_at": {"s": 1}, "plan": 2},
+}
+
+
+@pytest.mark.parametrize("given", ODD_SERVERS.values(), ids=list(ODD_SERVERS))
+def test_a_server_whose_fields_do_not_fit_is_read_as_the_api_s_answer_is(
+    given: dict[str, Any],
+) -> None:
+    server, adapter = from_json(Server, json.dumps(given)), TypeAdapter(Server)
+    assert adapter.validate_json(json.dumps(given)) == server
+    assert adapter.validate_python(given) == server
+    assert adapter.validate_json(adapter.dump_json(server)) == server
+    assert adapter.validate_python(adapter.dump_python(server)) == server
+    assert adapter.validate_python(adapter.dump_python(server, mode="json")) == server
+
+
+def test_an_account_whose_fields_do_not_fit_is_read_again() -> None:
+    account = Account("me@example.com", extra={"created_at": "long ago", "permissions": "all"})
+    adapter = TypeAdapter(Account)
+    assert adapter.validate_json(adapter.dump_json(account)) == account
+    assert adapter.validate_python(adapter.dump_python(account)) == account
+
+
+@pytest.mark.parametrize("given", [{"id": "x", "name": ""}, {"id": 1}, {"name": "web"}])
+def test_a_server_needs_its_id_and_name(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Server).validate_json(json.dumps(given))
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_the_schema_of_a_server_names_the_types_of_its_fields(mode: Any) -> None:
+    schema = TypeAdapter(Server).json_schema(mode=mode)
+    assert schema["required"] == ["id", "name"]
+    assert schema["properties"]["status"]["type"] == "string"
+    assert schema["properties"]["created_at"]["anyOf"] == [
+        {"format": "date-time", "type": "string"},
+        {"type": "null"},
+    ]
+
+
 @pytest.fixture
 def application(backup: Backup) -> FastAPI:
     app = FastAPI()

@@ -5,9 +5,9 @@ A core schema is a plain dict, so that nothing of pydantic is imported here. Pyd
 https://docs.pydantic.dev/latest/concepts/types/#customizing-validation-with-__get_pydantic_core_schema__
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Final, Self, cast
+from typing import Any, ClassVar, Final, NamedTuple, Self, cast
 
 from attrs import NOTHING, Attribute, fields
 
@@ -37,6 +37,8 @@ class PydanticValue:
     """
 
     __slots__ = ()
+    _takes_what_fits: ClassVar[bool] = False
+    """Whether `extra` also holds the values that are not of the types of their fields."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
@@ -69,11 +71,23 @@ class PydanticValue:
             "fields": {
                 name: {
                     "type": "typed-dict-field",
-                    "schema": handler.generate_schema(one.type),
+                    "schema": cls._field_schema(one, handler),
                     "required": one.default is NOTHING,
                 }
                 for name, one in _known(detailed).items()
             },
+        }
+
+    @classmethod
+    def _field_schema(cls, field: "Attribute[Any]", handler: Any) -> Any:
+        schema = handler.generate_schema(field.type)
+        if field.default is NOTHING or not cls._takes_what_fits:
+            return schema
+        return {
+            "type": "function-wrap",
+            "function": {"type": "no-info", "function": _fitting},
+            "schema": schema,
+            "serialization": {"type": "any"},
         }
 
     @classmethod
@@ -85,7 +99,11 @@ class PydanticValue:
     def _of_fields(cls, values: Mapping[str, Any]) -> Self:
         """The value that an object with these fields stands for."""
         own, known = _known(cls), _known(cls._detailed())
-        extra = {name: value for name, value in values.items() if name not in known}
+        unfit = {name: one.value for name, one in values.items() if isinstance(one, _Unfit)}
+        values = {name: one for name, one in values.items() if name not in unfit}
+        extra = {name: value for name, value in values.items() if name not in known} | {
+            name: value for name, value in unfit.items() if value is not None
+        }
         more = {name for name in known if name not in own and values.get(name) is not None}
         # A value inside may have fields of its own that the class does not know.
         inside = any(getattr(value, _EXTRA, None) for value in values.values())
@@ -103,6 +121,22 @@ class PydanticValue:
 
 
 _EXTRA: Final = "extra"
+
+
+class _Unfit(NamedTuple):
+    """A value that is not of the type of its field."""
+
+    value: object
+
+
+def _fitting(value: object, handler: Callable[[object], object]) -> object:
+    # Pydantic would take a number for a time.
+    if isinstance(value, int | float):
+        return _Unfit(value)
+    try:
+        return handler(value)
+    except ValueError:  # pydantic's ValidationError is one
+        return _Unfit(value)
 
 
 def _known(cls: Any) -> "dict[str, Attribute[Any]]":

@@ -158,6 +158,8 @@ class Server(_Value):
     as `us-west`. `extra` has all other fields, and those whose values are not of these types.
     """
 
+    _takes_what_fits = True
+
     id: int
     name: str
     hostname: str = ""
@@ -192,6 +194,8 @@ class Account(_Value):
     Texts that the API does not give are empty. `extra` has the other fields of the account, and
     those of the token under `token`; the token itself is masked wherever the API may show it.
     """
+
+    _takes_what_fits = True
 
     email: str = ""
     first_name: str = ""
