@@ -128,6 +128,38 @@ async def test_a_thread_counts_from_the_moment_there_is_work_in_its_queue(
                 await worker(lambda: time.sleep(WORK / 50))
 
 
+async def test_a_thread_counts_although_its_work_is_on_the_line_that_waits_for_more() -> None:
+    queue: SimpleQueue[float] = SimpleQueue()
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        time.sleep(queue.get())
+        loop.call_soon_threadsafe(done.set)
+
+    with VirtualTime(), running(work):
+        await asyncio.sleep(600)
+        queue.put(WORK)
+        async with asyncio.timeout(30):
+            await done.wait()
+
+
+async def test_a_thread_waits_in_a_call_of_several_lines_beside_letters_of_several_bytes() -> None:
+    queues = [SimpleQueue[None]()]
+
+    def work() -> None:
+        print(
+            "ä",
+            queues[0].get(
+                block=True,
+            ),
+        )
+
+    with VirtualTime(), running(work):
+        await asyncio.sleep(600)
+        queues[0].put(None)
+
+
 @pytest.mark.parametrize("kind", [Queue, SimpleQueue])
 async def test_a_thread_that_waits_for_work_does_not_stop_the_clock(
     kind: Callable[[], Any],

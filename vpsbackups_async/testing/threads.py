@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import itertools
 import linecache
-import re
 import selectors
 import socket
 import sys
@@ -19,18 +20,17 @@ __all__ = ["OtherThreads"]
 
 
 class Position(NamedTuple):
-    """Where a thread is: the code of its innermost frame, the offset of the instruction, the line.
+    """Where a thread is: the code of its innermost frame, and the offset of the instruction.
 
     Nothing else of the frame is read: its variables are not safe to read while it runs.
     """
 
     code: CodeType
     offset: int
-    line: int
 
 
-# Calls of queues, locks and handles of threads, which are written in C and have no frame.
-_WAITING_CALL = re.compile(r"\b[A-Za-z_][\w.]*\.(?:get|acquire|join)\(")
+# Methods of queues, locks and handles of threads, which are written in C and have no frame.
+_WAITING_METHODS = frozenset({"get", "acquire", "join"})
 
 
 # Seconds in one call after which a thread may stay in it for long.
@@ -88,7 +88,7 @@ class OtherThreads:
             return {}
         frames = sys._current_frames()
         return {
-            thread: Position(frame.f_code, frame.f_lasti, frame.f_lineno)
+            thread: Position(frame.f_code, frame.f_lasti)
             for thread in threads
             if thread.ident != self._own and (frame := frames.get(thread.ident or 0)) is not None
         }
@@ -118,10 +118,27 @@ def _waits(position: Position) -> bool:
     return _is_in_waiting_call(position)
 
 
-def _is_in_waiting_call(position: Position) -> bool:
-    return _is_waiting_call(position.code.co_filename, position.line)
-
-
 @functools.lru_cache(maxsize=1024)
-def _is_waiting_call(file: str, line: int) -> bool:
-    return _WAITING_CALL.search(linecache.getline(file, line)) is not None
+def _is_in_waiting_call(position: Position) -> bool:
+    """Whether what the thread evaluates is a call of a method that waits, by the source."""
+    try:
+        call = ast.parse(f"({_source(position)})", mode="eval").body
+    except SyntaxError:  # there is no source, or it is not an expression
+        return False
+    function = call.func if isinstance(call, ast.Call) else None
+    return isinstance(function, ast.Attribute) and function.attr in _WAITING_METHODS
+
+
+def _source(position: Position) -> str:
+    """The source of the expression that the thread evaluates; empty if that is not known."""
+    code, offset = position
+    spans = itertools.islice(code.co_positions(), offset // 2, None)
+    first, last, begin, end = next(spans, (None, None, None, None))
+    if first is None or last is None:
+        return ""
+    lines = [line.encode() for line in linecache.getlines(code.co_filename)[first - 1 : last]]
+    if not lines:
+        return ""
+    lines[-1] = lines[-1][:end]
+    lines[0] = lines[0][begin:]
+    return b"".join(lines).decode(errors="replace")
