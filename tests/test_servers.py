@@ -1,14 +1,18 @@
 """`client.servers()` and `client.account()`: streams of servers, and whose token this is."""
 
+import ast
 import json
 import logging
 import pickle
+import re
 import traceback
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import vpsbackups_async
 from vpsbackups_async import (
     Account,
     AuthenticationError,
@@ -353,3 +357,41 @@ async def test_a_refused_token_is_an_authentication_error(
         await client.account()
     with pytest.raises(AuthenticationError):
         await client.servers().first()
+
+
+# --- What it takes -------------------------------------------------------------------------------
+
+PACKAGE = Path(vpsbackups_async.__file__).parent
+DEFINITIONS = {
+    "models.py": "Server",
+    "_wire.py": "SERVERS",
+    "_lists/lists.py": "servers_query",
+    "_lists/stream.py": "ServerStream",
+    "client.py": "servers",
+}
+OF_FLEETS = ("fleet.py", "_lists/whole.py", "_lists/sources.py", "audit/", "cli/", "testing/")
+MENTION = re.compile(r"(?<!\")\b(Server|SERVERS|ServerStream|servers_query)\b")
+
+
+def lines_for_servers(path: Path, name: str) -> set[int]:
+    """The numbers of the lines of a module that are there for `client.servers()` alone."""
+    text = path.read_text(encoding="utf-8")
+    found = {at for at, line in enumerate(text.splitlines(), 1) if MENTION.search(line)}
+    for node in ast.walk(ast.parse(text)):
+        target = getattr(node, "target", None)
+        names = {getattr(node, "name", ""), getattr(target, "id", "")}
+        if isinstance(node, ast.stmt) and DEFINITIONS.get(name) in names:
+            found.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    return found
+
+
+def test_the_list_of_servers_takes_few_lines_and_none_of_the_transport() -> None:
+    names = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    counts = {
+        name: len(lines_for_servers(path, name))
+        for name, path in names.items()
+        if not name.startswith(OF_FLEETS)
+    }
+    assert all(counts[name] > 5 for name in DEFINITIONS)
+    assert sum(counts.values()) <= 120
+    assert not any(count for name, count in counts.items() if name.startswith("_transport/"))

@@ -35,7 +35,7 @@ from vpsbackups_async._lists.lists import (
     fetch_page,
     servers_query,
 )
-from vpsbackups_async._lists.sources import Servers, check_servers, read_server_ids
+from vpsbackups_async._lists.sources import Servers, check_servers, read_servers
 from vpsbackups_async._lists.stream import BackupStream, ServerStream
 from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._pruning.plan import Caps, PrunePlan
@@ -532,8 +532,8 @@ class BackupsClient:
         """
         check_servers(server_ids)
         _check_retention(retention)
-        ids = await read_server_ids(server_ids, self._lists)
-        return await Planner(self._lists, self._looks()).plan(ids, retention)
+        servers = await read_servers(server_ids, self._lists)
+        return await Planner(self._lists, self._looks()).plan(list(servers), retention)
 
     def apply(
         self,

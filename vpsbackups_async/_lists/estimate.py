@@ -4,10 +4,15 @@ Nothing relies on an estimate but the choice of the cheaper way.
 """
 
 import math
+from typing import Any, Final
 
+from vpsbackups_async._lists.walk import Walk
 from vpsbackups_async.models import Backup, Page
 
-__all__ = ["ListShape", "pages_in_list"]
+__all__ = ["FEW_SERVERS", "ListShape", "count_pages"]
+
+FEW_SERVERS: Final = 16
+"""With this many servers or fewer, asking how long the whole list is does not pay."""
 
 
 class ListShape:
@@ -67,7 +72,7 @@ class ListShape:
         return math.ceil(max(1, high - low) * self.pages / (self._top - self._bottom + 1))
 
 
-def pages_in_list(count: int | None, size: int, *, is_last: bool) -> int:
+def _pages_in_list(count: int | None, size: int, *, is_last: bool) -> int:
     """How many pages a list has by its first one; 0 if that does not tell.
 
     `count` is the server's total, `size` the number of items on the first page, `is_last` whether
@@ -76,3 +81,16 @@ def pages_in_list(count: int | None, size: int, *, is_last: bool) -> int:
     if is_last and (count or 0) <= size:
         return 1
     return -(-count // size) if count and size else 0
+
+
+async def count_pages(walk: Walk[Any]) -> int:
+    """How many pages the list has, by its first one, which is read; 0 if that does not tell."""
+    try:
+        page = await walk.turn()
+    finally:
+        await walk.aclose()
+    if page is None:
+        return 0
+    tally = walk.tally  # of the page before it was filtered
+    size = tally.distinct + tally.duplicates
+    return _pages_in_list(tally.count_first, size, is_last=page.next is None)

@@ -10,7 +10,7 @@ from vpsbackups_async._bulk.fan_out import FanOut
 from vpsbackups_async._bulk.meter import Meter
 from vpsbackups_async._bulk.source import Source, open_source
 from vpsbackups_async._checks import check_int
-from vpsbackups_async._lists.estimate import pages_in_list
+from vpsbackups_async._lists.estimate import FEW_SERVERS, count_pages
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
 from vpsbackups_async._lists.seen import SeenIds
 from vpsbackups_async._lists.walk import SWEEPS, Walk
@@ -19,8 +19,6 @@ from vpsbackups_async.models import Backup, BackupType, Outcome
 
 __all__ = ["ServersReader"]
 
-_FEW_SERVERS: Final = 16
-"""With this many servers or fewer, asking how long the whole list is does not pay."""
 _LOOK_AHEAD: Final = 4096
 """The most ids that are read before the way is chosen."""
 _LOOK_AHEAD_SECONDS: Final = 1.0
@@ -87,8 +85,8 @@ class ServersReader:
         source = self._source
         if self.refusal is not None:
             return False
-        await source.look_ahead(_FEW_SERVERS + 1, _LOOK_AHEAD_SECONDS)
-        if source.known <= _FEW_SERVERS:
+        await source.look_ahead(FEW_SERVERS + 1, _LOOK_AHEAD_SECONDS)
+        if source.known <= FEW_SERVERS:
             return False
         if not self._measured:
             self._measured = True
@@ -105,13 +103,8 @@ class ServersReader:
 
     async def _length(self) -> int:
         """How many pages the whole list has; 0 if that cannot be told."""
-        walk = self._open(None)
         try:
-            async with aclosing(walk.pages()) as pages:
-                first = await anext(pages)
-                tally = walk.tally  # of the page before it was filtered
-                size = tally.distinct + tally.duplicates
-                return pages_in_list(tally.count_first, size, is_last=first.next is None)
+            return await count_pages(self._open(None))
         except AuthenticationError as error:
             self.refusal = error
         except VPSBackupsError:

@@ -8,7 +8,7 @@ from typing import Final
 from vpsbackups_async._bulk.fan_out import FanOut
 from vpsbackups_async._bulk.meter import Meter
 from vpsbackups_async._bulk.source import open_source
-from vpsbackups_async._lists.estimate import pages_in_list
+from vpsbackups_async._lists.estimate import FEW_SERVERS, count_pages
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, OnResponse, backups_query
 from vpsbackups_async._lists.walk import SWEEPS, Walk
@@ -17,8 +17,6 @@ from vpsbackups_async.models import Backup, Outcome
 
 __all__ = ["Snapshots"]
 
-_FEW_SERVERS: Final = 16
-"""With this many servers or fewer, asking how long the whole list is does not pay."""
 _PAGES_AHEAD: Final = 16
 
 Snapshot = Outcome[int, Sequence[Backup]]
@@ -79,10 +77,10 @@ class Snapshots:
     async def _by_sweep(self) -> Mapping[int, Sequence[Backup]] | None:
         """The backups of each server out of the whole list; None if each server is to be asked."""
         servers = len(self._server_ids)
-        if servers <= _FEW_SERVERS:
+        if servers <= FEW_SERVERS:
             return None
         try:
-            pages = await self._length()
+            pages = await count_pages(self._open())
             for number in range(1, SWEEPS + 1):
                 # Another sweep must not take more requests than asking each server.
                 if not pages or number * pages >= servers:
@@ -100,13 +98,6 @@ class Snapshots:
     def _open(self, *, prefetch: int = 0) -> Walk[Backup]:
         query = backups_query(page_size=PAGE_SIZE)
         return self._lists.open(query, prefetch=prefetch, on_response=self._on_response)
-
-    async def _length(self) -> int:
-        """How many pages the whole list has; 0 if that cannot be told."""
-        walk = self._open()
-        async with aclosing(walk.pages()) as pages:
-            first = await anext(pages)
-            return pages_in_list(first.count, len(first.items), is_last=first.next is None)
 
     async def _grouped(self, walk: Walk[Backup]) -> dict[int, list[Backup]]:
         found: dict[int, list[Backup]] = {server_id: [] for server_id in self._server_ids}

@@ -11,9 +11,9 @@ from vpsbackups_async._checks import check_int
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, servers_query
 from vpsbackups_async._lists.stream import ServerStream
 from vpsbackups_async._lists.whole import WholeServers
-from vpsbackups_async.models import ALL_SERVERS, AllServers, Server
+from vpsbackups_async.models import AllServers, Server
 
-__all__ = ["Servers", "check_servers", "open_servers", "read_server_ids"]
+__all__ = ["Servers", "check_servers", "open_servers", "read_servers"]
 
 Servers: TypeAlias = Iterable[int | Server] | AsyncIterable[int | Server] | AllServers
 """What names the servers of a fleet."""
@@ -28,27 +28,33 @@ def check_servers(servers: object) -> None:
 
 def open_servers(servers: Servers, lists: Lists) -> Source[int]:
     """The ids of the servers, read lazily."""
-    if servers is ALL_SERVERS:
-        return open_source(WholeServers(lists, servers_query(page_size=PAGE_SIZE)), _id_of)
-    if isinstance(servers, ServerStream):
-        return open_source(servers.whole(), _id_of)
-    return open_source(servers, _id_of)
+    return open_source(_named(servers, lists), _id_of)
 
 
-async def read_server_ids(servers: Servers, lists: Lists) -> list[int]:
-    """The ids of all the servers, each once, in their order.
+async def read_servers(servers: Servers, lists: Lists) -> dict[int, Server | None]:
+    """All the servers by their ids, in their order; None where only the id is known.
 
     Raises `ValueError` for an id out of range, and what reading the servers raises.
     """
-    source = open_servers(servers, lists)
+    source: Source[int | Server] = open_source(_named(servers, lists))
     try:
         await source.look_ahead(sys.maxsize, math.inf)
         if source.error is not None:
             raise source.error
-        ids = source.take_ahead()
+        read = source.take_ahead()
     finally:
         await asyncio.gather(*source.stop(), return_exceptions=True)
-    return list(dict.fromkeys(check_int("server_id", server_id) for server_id in ids))
+    found: dict[int, Server | None] = {}
+    for server in read:
+        server_id = check_int("server_id", _id_of(server))
+        found[server_id] = server if isinstance(server, Server) else found.get(server_id)
+    return found
+
+
+def _named(servers: Servers, lists: Lists) -> Iterable[int | Server] | AsyncIterable[int | Server]:
+    if isinstance(servers, AllServers):
+        return WholeServers(lists, servers_query(page_size=PAGE_SIZE))
+    return servers.whole() if isinstance(servers, ServerStream) else servers
 
 
 def _id_of(server: int | Server) -> int:

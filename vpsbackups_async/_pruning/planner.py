@@ -9,7 +9,7 @@ from typing import Final
 
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._creating.looks import Looks
-from vpsbackups_async._lists.estimate import pages_in_list
+from vpsbackups_async._lists.estimate import FEW_SERVERS, count_pages
 from vpsbackups_async._lists.lists import PAGE_SIZE, Lists, backups_query
 from vpsbackups_async._lists.walk import Walk, read_complete
 from vpsbackups_async._pruning.looks import Held, earlier, look_at
@@ -21,8 +21,6 @@ from vpsbackups_async.retention import Retention
 
 __all__ = ["Planner"]
 
-_FEW_SERVERS: Final = 16
-"""With this many servers or fewer, asking how long the whole list is does not pay."""
 _CONCURRENCY: Final = 64
 _PAGES_AHEAD: Final = 16
 
@@ -72,7 +70,7 @@ class Planner:
 
     async def _swept(self, server_ids: Sequence[int]) -> Held | None:
         """The manual backups of all servers; None where asking each server is to be preferred."""
-        if len(server_ids) <= _FEW_SERVERS:
+        if len(server_ids) <= FEW_SERVERS:
             return None
         server_time: datetime | None = None
 
@@ -85,7 +83,7 @@ class Planner:
             return self._lists.open(query, prefetch=prefetch, on_response=note_time)
 
         try:
-            if not 0 < await _pages(open_walk(0)) < len(server_ids):
+            if not 0 < await count_pages(open_walk(0)) < len(server_ids):
                 return None
             sweep = await read_complete(open_walk)
         except AuthenticationError:
@@ -93,19 +91,6 @@ class Planner:
         except VPSBackupsError:
             return None
         return Held(sweep.items, earlier(server_time)) if sweep.complete else None
-
-
-async def _pages(walk: Walk[Backup]) -> int:
-    """How many pages the list has, by its first one; 0 if that does not tell."""
-    try:
-        page = await walk.turn()
-    finally:
-        await walk.aclose()
-    if page is None:
-        return 0
-    tally = walk.tally  # of the page before it was filtered
-    size = tally.distinct + tally.duplicates
-    return pages_in_list(tally.count_first, size, is_last=page.next is None)
 
 
 def _said(error: Exception) -> str:

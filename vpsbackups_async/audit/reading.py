@@ -1,26 +1,25 @@
 """Reads what an audit needs: the servers, their complete lists, and the server's clock."""
 
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 from vpsbackups_async._checks import check_duration, check_int
 from vpsbackups_async._creating.evidence import clock_offset
-from vpsbackups_async._lists.lists import PAGE_SIZE
 from vpsbackups_async._lists.snapshots import Snapshots
-from vpsbackups_async._lists.stream import ServerStream
+from vpsbackups_async._lists.sources import Servers, check_servers, read_servers
 from vpsbackups_async._wire import Response, date_of
 from vpsbackups_async.audit.coverage import Coverage, cover
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.fleet import DEFAULT_CONCURRENCY
-from vpsbackups_async.models import AllServers, Backup, Server
+from vpsbackups_async.models import Backup
 
 __all__ = ["audit"]
 
 
 async def audit(
     client: BackupsClient,
-    server_ids: Iterable[int | Server] | AsyncIterable[int | Server] | AllServers,
+    server_ids: Servers,
     *,
     rpo: timedelta,
     slack: timedelta = timedelta(0),
@@ -46,20 +45,20 @@ async def audit(
     if not isinstance(slack, timedelta) or slack < timedelta(0):
         raise ValueError(f"slack must be a timedelta of zero or more, not {slack!r}")
     check_int("concurrency", concurrency)
-    client.fleet(server_ids)  # refuses what names no servers
-    clock = _ServerClock()
-    servers = await _servers(client, server_ids)
+    check_servers(server_ids)
+    clock, lists = _ServerClock(), client._lists  # noqa: SLF001  # as the client's fleets read them
+    servers = await read_servers(server_ids, lists)
     snapshots = Snapshots(
-        client._lists,  # noqa: SLF001  # as the client's fleets read them
+        lists,
         tuple(servers),
         concurrency=concurrency,
         on_response=clock.note,
     )
-    lists: dict[int, Sequence[Backup] | Exception] = {}
+    held: dict[int, Sequence[Backup] | Exception] = {}
     async with aclosing(snapshots.read()) as outcomes:
         async for outcome in outcomes:
-            lists[outcome.key] = outcome.value if outcome.error is None else outcome.error
-    return cover(servers, lists, clock.now(), rpo=rpo, slack=slack, stuck_after=stuck_after)
+            held[outcome.key] = outcome.value if outcome.error is None else outcome.error
+    return cover(servers, held, clock.now(), rpo=rpo, slack=slack, stuck_after=stuck_after)
 
 
 class _ServerClock:
@@ -81,28 +80,3 @@ class _ServerClock:
     def now(self) -> datetime:
         """The time on the server's clock; on this machine's if no response told."""
         return datetime.now(UTC) + timedelta(seconds=self._offset or 0.0)
-
-
-async def _servers(
-    client: BackupsClient,
-    server_ids: Iterable[int | Server] | AsyncIterable[int | Server] | AllServers,
-) -> dict[int, Server | None]:
-    """The servers by their ids, each once; None where only the id is known."""
-    found: dict[int, Server | None] = {}
-
-    def add(server: int | Server) -> None:
-        known = server if isinstance(server, Server) else None
-        server_id = check_int("server_id", server if known is None else known.id)
-        found[server_id] = known or found.get(server_id)
-
-    if isinstance(server_ids, AllServers):
-        server_ids = client.servers(page_size=PAGE_SIZE)
-    if isinstance(server_ids, ServerStream):
-        server_ids = server_ids.whole()
-    if isinstance(server_ids, Iterable):
-        for server in server_ids:
-            add(server)
-    else:
-        async for server in server_ids:
-            add(server)
-    return found
