@@ -5,9 +5,11 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+from attrs import evolve
 from fastapi import FastAPI
 from helpers_web import answer, serving
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from vpsbackups_async import (
     Account,
@@ -72,6 +74,22 @@ def test_a_model_reads_the_backup_that_it_wrote(backup: Backup) -> None:
         assert again == report
         assert type(again.backup) is type(backup)
         assert to_json(again.backup) == to_json(backup)
+
+
+def test_a_model_reads_the_backup_that_it_wrote_without_nulls(backup: Backup) -> None:
+    running = evolve(backup, size_mb=None, expires_at=None)
+    written = Report(backup=running).model_dump_json(exclude_none=True)
+    assert "size_mb" not in written
+    again = Report.model_validate_json(written).backup
+    assert (again.ref, again.size_mb, again.expires_at) == (backup.ref, None, None)
+
+
+def test_a_value_is_not_written_as_one_of_another_class() -> None:
+    server = Server(1, "web", hostname="web.example.com")
+    adapter: TypeAdapter[ServerRef | Server] = TypeAdapter(ServerRef | Server)
+    assert json.loads(adapter.dump_json(server))["hostname"] == "web.example.com"
+    with pytest.raises(PydanticSerializationError, match="expected a ServerRef, not 'web'"):
+        TypeAdapter(ServerRef).dump_json("web")  # type: ignore[arg-type]  # what is tested
 
 
 @pytest.mark.parametrize("time", ["2025-01-16T15:45:00", "2025-01-16T17:45:00+02:00"])

@@ -7,7 +7,8 @@ https://docs.pydantic.dev/latest/concepts/types/#customizing-validation-with-__g
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, Final, NamedTuple, Self, cast
+from types import NoneType
+from typing import Any, ClassVar, Final, NamedTuple, Self, cast, get_args
 
 from attrs import NOTHING, Attribute, fields
 
@@ -46,7 +47,7 @@ class PydanticValue:
         made = {
             "type": "function-after",
             "function": {"type": "no-info", "function": cls._of_fields},
-            "schema": cls._object_schema(handler),
+            "schema": cls._object_schema(handler, is_written=False),
         }
         taken = {"type": "is-instance", "cls": cls}
         return {
@@ -57,12 +58,13 @@ class PydanticValue:
             "serialization": {
                 "type": "function-plain",
                 "function": cls._as_fields,
-                "return_schema": cls._object_schema(handler),
+                "return_schema": cls._object_schema(handler, is_written=True),
             },
         }
 
     @classmethod
-    def _object_schema(cls, handler: Any) -> dict[str, Any]:
+    def _object_schema(cls, handler: Any, *, is_written: bool) -> dict[str, Any]:
+        """The schema of the object; one that is read may leave out what may be null."""
         detailed = cls._detailed()
         return {
             "type": "typed-dict",
@@ -72,7 +74,7 @@ class PydanticValue:
                 name: {
                     "type": "typed-dict-field",
                     "schema": cls._field_schema(one, handler),
-                    "required": one.default is NOTHING,
+                    "required": one.default is NOTHING and (is_written or not _may_be_none(one)),
                 }
                 for name, one in _known(detailed).items()
             },
@@ -108,12 +110,18 @@ class PydanticValue:
         # A value inside may have fields of its own that the class does not know.
         inside = any(getattr(value, _EXTRA, None) for value in values.values())
         made: Any = cls._detailed() if extra or more or inside else cls
-        given = {name: values[name] for name in _known(made) if name in values}
+        given = {
+            name: values.get(name)
+            for name, one in _known(made).items()
+            if name in values or one.default is NOTHING
+        }
         return cast("Self", made(**given, **({_EXTRA: extra} if _has_extra(made) else {})))
 
     @classmethod
     def _as_fields(cls, value: Any) -> dict[str, Any]:
         """The fields of the object that stands for the value."""
+        if not isinstance(value, cls):
+            raise TypeError(f"expected a {cls.__name__}, not {value!r}")
         own = {name: getattr(value, name) for name in _known(cls)}
         more = {name: getattr(value, name) for name in _known(cls._detailed()) if name not in own}
         present = {name: one for name, one in more.items() if one is not None}
@@ -142,6 +150,10 @@ def _fitting(value: object, handler: Callable[[object], object]) -> object:
 def _known(cls: Any) -> "dict[str, Attribute[Any]]":
     """The fields of the class, but for the one that holds unknown ones."""
     return {one.name: one for one in fields(cls) if one.name != _EXTRA}
+
+
+def _may_be_none(field: "Attribute[Any]") -> bool:
+    return NoneType in get_args(field.type)
 
 
 def _has_extra(cls: Any) -> bool:
