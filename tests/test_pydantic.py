@@ -114,6 +114,26 @@ def test_what_is_no_backup_is_refused_with_its_place(fields: dict[str, Any], pla
     assert [error["loc"][-1] for error in caught.value.errors()] == [place]
 
 
+def test_the_places_of_what_is_refused_name_fields_alone() -> None:
+    given = {"backup": PLAIN | {"server": {"id": "x", "name": ""}}, "others": [PLAIN | {"id": []}]}
+    for refused in (
+        lambda: Report.model_validate(given),
+        lambda: Report.model_validate_json(json.dumps(given)),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            refused()
+        places = [error["loc"] for error in caught.value.errors()]
+        assert places == [("backup", "server", "id"), ("others", 0, "id")]
+
+
+def test_a_strict_reading_takes_what_was_written_and_no_other_types(backup: Backup) -> None:
+    adapter = TypeAdapter(Backup)
+    assert adapter.validate_json(adapter.dump_json(backup), strict=True) == backup
+    assert adapter.validate_python(adapter.dump_python(backup), strict=True) == backup
+    with pytest.raises(ValidationError):
+        adapter.validate_json(json.dumps(PLAIN | {"id": "501"}), strict=True)
+
+
 def test_a_ref_needs_no_server_and_takes_no_other_fields() -> None:
     adapter = TypeAdapter(BackupRef)
     assert adapter.validate_python({"id": 5}) == BackupRef(5)
@@ -152,6 +172,7 @@ ODD_SERVERS: dict[str, dict[str, Any]] = {
     "a date that cannot be read": {"id": 1, "name": "web", "created_at": "yesterday"},
     "values of other types": {"id": 1, "name": "web", "hostname": 5, "status": ["on"]},
     "a number for a date": {"id": 1, "name": "web", "created_at": 1737042300},
+    "a date that can be read": {"id": 1, "name": "web", "created_at": "2025-01-16T15:45:00Z"},
     "nulls": {"id": 1, "name": "web", "location": None, "updated_at": None},
     "a date and unknown fields": {"id": 1, "name": "web", "updated_at": {"s": 1}, "plan": 2},
 }
@@ -167,6 +188,7 @@ def test_a_server_whose_fields_do_not_fit_is_read_as_the_api_s_answer_is(
     assert adapter.validate_json(adapter.dump_json(server)) == server
     assert adapter.validate_python(adapter.dump_python(server)) == server
     assert adapter.validate_python(adapter.dump_python(server, mode="json")) == server
+    assert adapter.validate_json(adapter.dump_json(server), strict=True) == server
 
 
 def test_an_account_whose_fields_do_not_fit_is_read_again() -> None:

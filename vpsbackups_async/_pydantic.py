@@ -44,17 +44,21 @@ class PydanticValue:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
         """The core schema of the class; `handler` gives those of the types of its fields."""
-        made = {
-            "type": "function-after",
-            "function": {"type": "no-info", "function": cls._of_fields},
-            "schema": cls._object_schema(handler, is_written=False),
-        }
-        taken = {"type": "is-instance", "cls": cls}
+        read = cls._object_schema(handler, is_written=False)
         return {
             "type": "json-or-python",
             "ref": f"{cls.__module__}.{cls.__qualname__}:{id(cls)}",
-            "json_schema": made,
-            "python_schema": {"type": "union", "choices": [taken, made], "mode": "left_to_right"},
+            "json_schema": {
+                "type": "function-after",
+                "function": {"type": "no-info", "function": cls._of_fields},
+                "schema": read,
+            },
+            # Not for JSON: a strict reading would then refuse its texts as times.
+            "python_schema": {
+                "type": "function-wrap",
+                "function": {"type": "no-info", "function": cls._taken_or_made},
+                "schema": read,
+            },
             "serialization": {
                 "type": "function-plain",
                 "function": cls._as_fields,
@@ -86,16 +90,24 @@ class PydanticValue:
         if field.default is NOTHING or not cls._takes_what_fits:
             return schema
         return {
-            "type": "function-wrap",
-            "function": {"type": "no-info", "function": _fitting},
-            "schema": schema,
+            "type": "union",
+            "mode": "left_to_right",
+            # Pydantic would take a number for a time.
+            "choices": [_as_unfit(kind) for kind in _NUMBERS]
+            + [schema, _as_unfit({"type": "any"})],
             "serialization": {"type": "any"},
+            "metadata": {"pydantic_js_functions": [lambda _, describe: describe(schema)]},
         }
 
     @classmethod
     def _detailed(cls) -> "type[PydanticValue]":
         """The class for objects with more fields than this one has."""
         return cls
+
+    @classmethod
+    def _taken_or_made(cls, value: object, validate: Callable[[object], Any]) -> Self:
+        """The value itself, or the one that an object with its fields stands for."""
+        return value if isinstance(value, cls) else cls._of_fields(validate(value))
 
     @classmethod
     def _of_fields(cls, values: Mapping[str, Any]) -> Self:
@@ -137,14 +149,12 @@ class _Unfit(NamedTuple):
     value: object
 
 
-def _fitting(value: object, handler: Callable[[object], object]) -> object:
-    # Pydantic would take a number for a time.
-    if isinstance(value, int | float):
-        return _Unfit(value)
-    try:
-        return handler(value)
-    except ValueError:  # pydantic's ValidationError is one
-        return _Unfit(value)
+_NUMBERS: Final = ({"type": "int", "strict": True}, {"type": "float", "strict": True})
+
+
+def _as_unfit(schema: dict[str, Any]) -> dict[str, Any]:
+    function = {"type": "no-info", "function": _Unfit}
+    return {"type": "function-after", "function": function, "schema": schema}
 
 
 def _known(cls: Any) -> "dict[str, Attribute[Any]]":
