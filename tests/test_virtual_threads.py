@@ -238,6 +238,23 @@ async def test_a_thread_that_waits_for_another_thread_does_not_stop_the_clock() 
         end.set()
 
 
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock, threading.Condition])
+async def test_a_thread_that_enters_a_lock_does_not_stop_the_clock(
+    kind: Callable[[], Any],
+) -> None:
+    lock = kind()
+
+    def work() -> None:
+        with lock:
+            pass
+
+    with VirtualTime():
+        lock.acquire()
+        with running(work):
+            await asyncio.sleep(600)
+            lock.release()
+
+
 async def test_a_thread_that_goes_idle_without_a_word_lets_the_clock_jump_again() -> None:
     end = threading.Event()
 

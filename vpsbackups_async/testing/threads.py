@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import itertools
 import linecache
@@ -30,8 +31,11 @@ class Position(NamedTuple):
 
 
 # Methods of queues, locks and handles of threads, which are written in C and have no frame.
-_WAITING_METHODS = frozenset({"get", "acquire", "join"})
+_WAITING_METHODS = frozenset({"get", "acquire", "join", "__enter__"})
 
+
+# What may stand behind `with` and is no call itself.
+_NAMES = (ast.Name, ast.Attribute, ast.Subscript)
 
 # Seconds in one call after which a thread may stay in it for long.
 LONG = 0.02
@@ -120,13 +124,18 @@ def _waits(position: Position) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _is_in_waiting_call(position: Position) -> bool:
-    """Whether what the thread evaluates is a call of a method that waits, by the source."""
+    """Whether the thread enters a lock by `with`, or its source is a call of a waiting method."""
+    operation = dis.opname[position.code.co_code[position.offset]]
+    if operation == "BEFORE_WITH":
+        return True
     try:
-        call = ast.parse(f"({_source(position)})", mode="eval").body
+        source = ast.parse(f"({_source(position)})", mode="eval").body
     except SyntaxError:  # there is no source, or it is not an expression
         return False
-    function = call.func if isinstance(call, ast.Call) else None
-    return isinstance(function, ast.Attribute) and function.attr in _WAITING_METHODS
+    if isinstance(source, ast.Call):
+        called = source.func
+        return isinstance(called, ast.Attribute) and called.attr in _WAITING_METHODS
+    return operation == "CALL" and isinstance(source, _NAMES)  # `with` from Python 3.14 on
 
 
 def _source(position: Position) -> str:
