@@ -58,6 +58,9 @@ class Limiter(Protocol):
 class LimiterState(Protocol):
     """What a `Limiter` may tell of itself. Each member is optional: a limiter may have only some.
 
+    What a member raises is logged once, and counts as not told; but what `maximum` raises is raised
+    when the client is made.
+
     `client.stats` shows `limit`, `running` and `waiting`. A `maximum` above what the connector of
     a session of your own allows is refused with `ConfigurationError`. `closed_for` changes how
     calls retry; it may be a plain number too, and a limiter without it counts as open.
