@@ -18,7 +18,9 @@ from vpsbackups_async import (
     BackupsClient,
     RateLimitedError,
     RetryPolicy,
+    ServerError,
     Timeouts,
+    TransportError,
     VPSBackupsError,
     WaitTimeoutError,
     events,
@@ -124,6 +126,39 @@ async def test_a_retry_is_told_with_the_error_before_it_and_its_pause(fake: Fake
     (event,) = heard.of(RetryScheduled)
     assert event == RetryScheduled("list", "GET", LIST, 1, event.error, 2)
     assert getattr(event.error, "status", None) == 503
+
+
+@pytest.mark.parametrize(
+    ("fault", "policy", "kind"),
+    [
+        (ServerFault(method="POST", times=2), {}, ServerError),
+        (Drop("before", method="POST", times=2), {"create_again_after": 1}, TransportError),
+    ],
+    ids=["after 503s", "after cuts"],
+)
+async def test_a_create_that_is_sent_again_is_told_logged_and_counted_as_a_retry(
+    fake: FakeVPS,
+    caplog: pytest.LogCaptureFixture,
+    fault: Any,
+    policy: dict[str, Any],
+    kind: type[Exception],
+) -> None:
+    heard = Heard()
+    fake.inject(fault)
+    retry = RetryPolicy(attempts=3, backoff=ConstantBackoff(2), create_grace=1, **policy)
+    async with client_of(fake, heard, retry=retry) as client:
+        await client.create(1)
+        assert client.stats.retries == 2
+    posts = [event for event in heard.of(AttemptEnded) if event.method == "POST"]
+    assert [event.number for event in posts] == [1, 2, 3]
+    retries = heard.of(RetryScheduled)
+    assert [(event.kind, event.number, event.pause) for event in retries] == [
+        ("create", 1, 0),
+        ("create", 2, 0),
+    ]
+    assert all(type(event.error) is kind for event in retries)
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert ["1 retries since the last" in record.getMessage() for record in told] == [True]
 
 
 async def test_the_moments_of_a_call_are_told_in_their_order(fake: FakeVPS) -> None:

@@ -694,7 +694,7 @@ async def test_a_503_for_ever_is_that_error_after_as_many_attempts_as_are_allowe
     async with client_of(fake, retry=RetryPolicy(attempts=3)) as client:
         with pytest.raises(ServerError) as caught:
             await client.create(1)
-    assert caught.value.status == 503
+    assert (caught.value.status, caught.value.attempts) == (503, 3)
     assert len(posts(fake)) == 3
 
 

@@ -57,7 +57,10 @@ class AttemptEnded(Event):
 
 @frozen
 class RetryScheduled(Event):
-    """Attempt `number` of a call failed with `error`; the next one follows in `pause` seconds."""
+    """Attempt `number` of a call failed with `error`; the next one follows in `pause` seconds.
+
+    A create after a 503 or without an answer follows at once, after looks that found nothing of it.
+    """
 
     kind: str
     method: str

@@ -80,6 +80,11 @@ class Creation:
         """Whether the server may be making the backup, or have made it."""
         return self.sending.on_the_wire > 0 or self.unanswered or self.made
 
+    @property
+    def attempts(self) -> int:
+        """How often the request was sent in this try of the call."""
+        return len(self.sending.began)
+
     def label(self, keep: bool | date | None, job: str | None) -> None:
         """Ask for a backup with these labels; raises `ValueError` if that is not possible."""
         self._describe(with_labels(self.description, keep=keep, job=job))

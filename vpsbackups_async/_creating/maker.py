@@ -69,11 +69,13 @@ class Maker:
             except Exception as error:
                 if not (creation.unanswered or isinstance(error, VPSBackupsError)):
                     raise
-                found = await self._after(creation, told(error))
+                failure = told(error)
+                found = await self._after(creation, failure)
                 if found is not None:
                     if not creation.sought:  # that may be another caller's, with its own labels
                         self._check_tags(creation, found)
                     return await self._given(creation, found)
+                self._transport.note_retry(creation.request, creation.attempts, failure, 0.0)
             else:
                 self._known.asked.note(made, creation.description)
                 self._check_tags(creation, made)
@@ -102,7 +104,10 @@ class Maker:
         creation.posts += 1
         creation.accepted = self._transport.session.accepted_of[creation.request.kind]
         reply = await self._transport.send(
-            creation.request, creation.sending, deadline=creation.end
+            creation.request,
+            creation.sending,
+            deadline=creation.end,
+            earlier=creation.attempts,
         )
         made = _wire.read_backup(reply)
         if made.server.id != creation.server_id or self._known.is_given(made.id):

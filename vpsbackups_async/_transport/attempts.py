@@ -282,7 +282,7 @@ class Rules(NamedTuple):
             result.body,
             method=call.request.method,
             path=API_ROOT + call.request.path,
-            attempts=call.attempts,
+            attempts=call.number,
             mask=mask,
         )
 

@@ -146,7 +146,7 @@ class Call:
     those that failed, also where the limiter let none begin. `pause` is the last pause. `ambiguous`
     is whether any attempt may have been carried out. `on_retry` is called before each attempt but
     the first. `paced` counts the refusals for pace in a row, `paced_for` is the sum of the pauses
-    after them.
+    after them. `earlier` is how many attempts for the same purpose were made before this call.
     """
 
     request: Request
@@ -164,8 +164,14 @@ class Call:
     accepted_of_kind: int = 0
     paced: int = 0
     paced_for: float = 0.0
+    earlier: int = 0
+
+    @property
+    def number(self) -> int:
+        """The number of the last attempt, which errors and events name."""
+        return self.earlier + self.attempts
 
     def error(self, kind: Callable[..., E], words: str, sent: bool, *more: object) -> E:
         """An error that names this call's request and its attempts."""
         request = self.request
-        return kind(words, sent, request.method, API_ROOT + request.path, self.attempts, *more)
+        return kind(words, sent, request.method, API_ROOT + request.path, self.number, *more)

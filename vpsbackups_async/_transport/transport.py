@@ -66,10 +66,12 @@ class Transport:
         *,
         deadline: float = math.inf,
         on_retry: OnRetry | None = None,
+        earlier: int = 0,
     ) -> Coroutine[Any, Any, Response]:
         """The answer, which is 2xx and whole, or a success by its status alone.
 
         `deadline` is loop time in seconds, by which the call ends if `timeouts.deadline` is later.
+        `earlier` is how many attempts were made before, by calls for the same purpose.
 
         Raises `ApiError`, `TransportError`, `DeadlineExceededError`, `InvalidResponseError` and
         `ConfigurationError` when awaited; `WrongEventLoopError` and, once the client is closed,
@@ -79,7 +81,7 @@ class Transport:
         deadlines = session.open(settles=self._settles)
         now = deadlines.loop.time()
         deadline = min(deadline, now + self.timeouts.deadline)
-        call = Call(request, now, deadline, session.accepted, state, on_retry)
+        call = Call(request, now, deadline, session.accepted, state, on_retry, earlier=earlier)
         call.accepted_of_kind = session.accepted_of[request.kind]
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
 
@@ -115,11 +117,17 @@ class Transport:
             if isinstance(step, Fail):
                 raise step.error
             self._charge(call, step)
-            session.counters.retries += 1
-            now = deadlines.loop.time()
-            session.monitor.retrying(request, call.attempts, step.error, step.pause, now)
+            self.note_retry(request, call.number, step.error, step.pause)
             if not step.in_limiter:
                 await self.pause(step.pause)
+
+    def note_retry(
+        self, request: Request, attempt: int, error: VPSBackupsError, pause: float
+    ) -> None:
+        """Count and tell that the request is sent again in `pause` seconds, after this attempt."""
+        self.session.counters.retries += 1
+        now = asyncio.get_running_loop().time()
+        self.session.monitor.retrying(request, attempt, error, pause, now)
 
     def is_for_pace(self, error: VPSBackupsError, request: Request, accepted_of_kind: int) -> bool:
         """Whether a 503 is to slow the client down: the server is busy, and takes others.
@@ -157,7 +165,7 @@ class Transport:
             await self._wait_for_capacity(session.capacity, call, deadlines)
         tries = session.outage.lasts and await self._take_turn(call, deadlines)
         call.attempts += 1
-        exchange = Exchange(call.attempts)
+        exchange = Exchange(call.number)
         on_the_wire = 0
         began = deadlines.loop.time()
         scope = deadlines.until(min(call.deadline, began + self.timeouts.attempt))
