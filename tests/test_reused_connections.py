@@ -45,10 +45,18 @@ async def session(request: pytest.FixtureRequest) -> Any:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
     "bytes_sent",
-    [THEIRS, THEIRS[:-5], b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"junk"],
-    ids=["whole reply", "part of a reply", "408", "junk"],
+    [
+        THEIRS,
+        THEIRS[:-5],
+        THEIRS[:9],
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
+        b"junk",
+        b"\r\n",
+    ],
+    ids=["whole reply", "part of a reply", "part of a head", "103", "408", "junk", "blank line"],
 )
-async def test_a_reply_that_came_on_an_idle_connection_answers_no_request(
+async def test_a_connection_on_which_bytes_came_while_it_was_idle_carries_no_request(
     verb: str, bytes_sent: bytes, session: Any
 ) -> None:
     async with (

@@ -4,39 +4,16 @@ import asyncio
 import re
 from contextvars import ContextVar
 from typing import Final, Protocol
-from weakref import WeakSet
 
-__all__ = ["HeadReader", "UnfitConnectionError", "needs_unused", "take"]
+__all__ = ["HeadReader", "UnfitConnectionError", "UsedConnection", "needs_unused", "take"]
 
 
 class UnfitConnectionError(Exception):
     """Nothing was sent: the connection is to be closed, and another one taken."""
 
 
-_used: Final[WeakSet[object]] = WeakSet()
-"""The connections of all clients that were used: several clients may share a session."""
-
-
 needs_unused: Final = ContextVar("needs_unused", default=False)
 """Whether the request that is being sent needs a connection that was never used."""
-
-
-def take(connection: object, *, unread: bool, idempotent: bool) -> None:
-    """Use a connection for a request.
-
-    Some servers close an idle connection, or each one after its answer, without announcing it. A
-    request that is sent at that moment may or may not be carried out, and nobody can tell. So a
-    request that is not idempotent goes out on a connection that was never used. That costs a
-    handshake for each create and restore. With a session or connector of the caller's it also costs
-    the idle connections, all of which aiohttp offers, and closes, before it opens one.
-
-    `unread` is whether bytes came on it that no request asked for: they would be taken for the
-    answer. Raises `UnfitConnectionError` if the request needs another connection.
-    """
-    if connection not in _used:
-        _used.add(connection)
-    elif unread or not idempotent:
-        raise UnfitConnectionError
 
 
 class _Reader(Protocol):
@@ -50,24 +27,114 @@ class _Reader(Protocol):
     def force_close(self) -> None: ...
 
 
+class _Relay(asyncio.Protocol):
+    """Stands before the reader of a connection, and passes on what it hears of that."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, transport: asyncio.Transport, reader: _Reader) -> None:
+        self._reader = reader
+        transport.set_protocol(self)
+
+    def eof_received(self) -> bool | None:
+        """Pass on the end of what the server sends."""
+        return self._reader.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Pass on the end of the connection."""
+        self._reader.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """Pass on that the connection takes no more for now."""
+        self._reader.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the connection takes more again."""
+        self._reader.resume_writing()
+
+    def force_close(self) -> None:
+        """Let the connection be closed after the answer."""
+        self._reader.force_close()
+
+
+class UsedConnection(_Relay):
+    """Tells whether bytes came on a connection while it was idle.
+
+    aiohttp shows of them only what is a whole head: its parser keeps a blank line, or the begin of
+    a head, for the next answer.
+    """
+
+    __slots__ = ("_read", "_received", "_user")
+
+    def __init__(self, transport: asyncio.Transport, reader: _Reader) -> None:
+        super().__init__(transport, reader)
+        self._received = self._read = 0
+        self._user: object = None
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came."""
+        self._received += 1
+        self._reader.data_received(data)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing came since the last answer, or its end was not noted yet."""
+        return self._received == self._read or self._user is not None
+
+    def begin(self, user: object) -> None:
+        """Carry a request of `user`."""
+        self._user = user
+
+    def rest(self, user: object) -> None:
+        """Note that the answer to `user` has come, unless another one has the connection now."""
+        if self._user is user:
+            self._user = None
+            self._read = self._received
+
+
+def take(
+    transport: asyncio.Transport, reader: _Reader, user: object, *, idempotent: bool
+) -> UsedConnection:
+    """Use a connection for a request of `user`, who has to call `rest` in the end.
+
+    Some servers close an idle connection, or each one after its answer, without announcing it. A
+    request that is sent at that moment may or may not be carried out, and nobody can tell. So a
+    request that is not idempotent goes out on a connection that was never used. That costs a
+    handshake for each create and restore. With a session or connector of the caller's it also costs
+    the idle connections, all of which aiohttp offers, and closes, before it opens one.
+
+    Raises `UnfitConnectionError` if the request needs another connection: for that reason, or as
+    bytes came on it that no request asked for, which would be taken for the answer.
+    """
+    connection = transport.get_protocol()
+    if not isinstance(connection, UsedConnection):
+        connection = UsedConnection(transport, reader)
+    elif not (idempotent and connection.is_clean):
+        raise UnfitConnectionError
+    connection.begin(user)
+    return connection
+
+
 _MAX_HEAD: Final = 64 * 1024
 _START: Final = re.compile(rb"HTTP/1\.[01] +(?:1\d\d|204)\b")
 _MAX_START: Final = 32
 _HAS_BODY: Final = re.compile(rb"(?i)\r\n(?:content-length:\s*0*[1-9]|transfer-encoding:)")
 
 
-class HeadReader(asyncio.Protocol):
+class HeadReader(_Relay):
     """Reads the head of an answer before aiohttp does, and leaves out the body of a 204.
 
     A 204 has no body (RFC 9110, 15.3.5). If one comes all the same, aiohttp takes it for the next
     answer, finds that it is none, and loses the 204 as well. Everything else is passed on.
     """
 
-    def __init__(self, transport: asyncio.Transport, reader: _Reader) -> None:
+    __slots__ = ("_connection", "_transport", "_unread")
+
+    def __init__(self, transport: asyncio.Transport, connection: UsedConnection) -> None:
+        super().__init__(transport, connection)
         self._transport = transport
-        self._reader = reader
+        self._connection = connection
         self._unread = b""
-        transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came, once the head shows whether it is that of a 204."""
@@ -96,24 +163,16 @@ class HeadReader(asyncio.Protocol):
 
     def _let_go(self, data: bytes) -> None:
         """Give the connection back to its reader, with what it has not read."""
-        self._transport.set_protocol(self._reader)  # type: ignore[arg-type]  # it is one
+        self._transport.set_protocol(self._connection)
         if data:
-            self._reader.data_received(data)
+            self._connection.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Pass on the end of what the server sends."""
         self._let_go(self._unread)
-        return self._reader.eof_received()
+        return super().eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Pass on the end of the connection."""
         self._let_go(self._unread)
-        self._reader.connection_lost(error)
-
-    def pause_writing(self) -> None:
-        """Pass on that the connection takes no more for now."""
-        self._reader.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass on that the connection takes more again."""
-        self._reader.resume_writing()
+        super().connection_lost(error)

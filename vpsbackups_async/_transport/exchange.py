@@ -17,6 +17,7 @@ from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, pro
 from vpsbackups_async._transport.connections import (
     HeadReader,
     UnfitConnectionError,
+    UsedConnection,
     needs_unused,
     take,
 )
@@ -113,16 +114,6 @@ class _Failed(Exception):  # noqa: N818  # never leaves this module
         self.failure = failure
 
 
-def _fitting(connection: Connection, policy: Policy) -> Connection:
-    """The connection, taken for a request; raises `UnfitConnectionError` unless it is fit."""
-    protocol = connection.protocol
-    if protocol is not None:
-        take(protocol, unread=protocol.should_close, idempotent=policy.idempotent)
-        if policy.success_by_status and protocol.transport is not None:
-            HeadReader(protocol.transport, protocol)
-    return connection
-
-
 # --- The exchange --------------------------------------------------------------------------------
 
 
@@ -134,7 +125,8 @@ class Exchange(AttemptResult):
     only a middleware can see whether the request was written.
     """
 
-    __slots__ = ("_mask", "_policy")
+    __slots__ = ("_connection", "_mask", "_policy")
+    _connection: UsedConnection | None
     _mask: Redactor
     _policy: Policy
 
@@ -146,10 +138,10 @@ class Exchange(AttemptResult):
         """Pass the request on to aiohttp, once."""
         if self.number > 1:
             tag_attempt(self.number)
-        send, policy = request.send, self._policy
-        marked = None if policy.idempotent else needs_unused.set(True)
+        send = request.send
+        marked = None if self._policy.idempotent else needs_unused.set(True)
         # The one place that knows the connection before anything is written to it.
-        request.send = lambda conn: send(_fitting(conn, policy))  # type: ignore[method-assign]
+        request.send = lambda conn: send(self._taken(conn))  # type: ignore[method-assign]
         try:
             while True:
                 try:
@@ -166,9 +158,26 @@ class Exchange(AttemptResult):
             self.sent = request.response is not None
         raise failed
 
+    def _taken(self, connection: Connection) -> Connection:
+        """The connection, taken for the request; raises `UnfitConnectionError` unless it is fit."""
+        protocol, policy = connection.protocol, self._policy
+        if protocol is not None and protocol.transport is not None:
+            transport = protocol.transport
+            self._connection = take(transport, protocol, self, idempotent=policy.idempotent)
+            if policy.success_by_status:
+                HeadReader(transport, self._connection)
+        return connection
+
+    def _rest(self) -> None:
+        """Leave the connection to the next request, if one was taken."""
+        if self._connection is not None:
+            self._connection.rest(self)
+            self._connection = None
+
     async def run(self, channel: Channel, request: Request, timeout: ClientTimeout) -> None:
         """Send the request and read its answer; what goes wrong becomes `failure`."""
         self._policy = request.policy
+        self._connection = None
         self.tried = True
         response: aiohttp.ClientResponse | None = None
         self._mask = channel.mask
@@ -193,6 +202,7 @@ class Exchange(AttemptResult):
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
             self.failure = _described(error, channel.mask)
         finally:
+            self._rest()
             if response is not None and not (self.whole and response.status < 300):
                 self._clean_up(response, channel)
 
