@@ -75,6 +75,23 @@ async def test_a_connection_on_which_bytes_came_while_it_was_idle_carries_no_req
         assert [wire.requests for wire in wires.all] == [2, 1]
 
 
+async def test_a_connection_is_kept_that_the_next_request_takes_before_an_answer_is_noted() -> None:
+    """aiohttp gives it back with the end of a body, before the call that reads it goes on."""
+    reply = http()
+    async with (
+        wired_server(lambda _: [reply[:-5], reply[-5:]]) as wires,
+        BackupsClient("vps_x", base_url=wires.url) as client,
+    ):
+        calls = []
+        for _ in range(300):
+            calls.append(asyncio.create_task(client.list().collect()))
+            await asyncio.sleep(0)
+        await asyncio.gather(*calls)
+        await client.list().collect()
+        assert not any(wire.ended.done() for wire in wires.all)
+        assert len(wires.all) < 100
+
+
 # --- What must not be sent twice -----------------------------------------------------------------
 
 
