@@ -274,6 +274,92 @@ async def test_the_inner_limiter_is_passed_before_a_start_is_taken(raw: Any) -> 
     await waiting
 
 
+# --- A kind of request that alone is refused ------------------------------------------------------
+
+
+async def put_apart(limiter: RedisLimiter, kind: str = "create") -> None:
+    """Let the server refuse this kind for 50 s, while it takes others."""
+    await limiter.acquire(1, kind)
+    limiter.observe(Observation(kind, status=429, retry_after=0))
+    await limiter.acquire()
+    limiter.observe(Observation("list", status=200))
+    await limiter.acquire(1, kind)
+    limiter.observe(Observation(kind, status=429, retry_after=50))
+    assert (limiter.closed_for("list"), round(limiter.closed_for(kind))) == (0, 50)
+
+
+async def test_a_kind_that_alone_is_refused_does_not_hold_the_others_up(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=200)
+    await put_apart(limiter)
+    creates = [asyncio.create_task(limiter.acquire(1, "create")) for _ in range(3)]
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        for _ in range(5):
+            await limiter.acquire()
+    assert (limiter.waiting, limiter.running) == (3, 5)
+    for task in creates:
+        task.cancel()
+    await asyncio.wait(creates)
+    assert (limiter.waiting, limiter.running) == (0, 5)
+
+
+async def test_no_starts_are_taken_for_a_kind_that_alone_is_refused(raw: Any) -> None:
+    limiter = RedisLimiter(raw, rate=2000)
+    await put_apart(limiter)
+    creates = [asyncio.create_task(limiter.acquire(1, "create")) for _ in range(100)]
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        await limiter.acquire()
+    assert await taken(raw) == pytest.approx(1 / 2000, abs=1e-5)
+    for task in creates:
+        task.cancel()
+    await asyncio.wait(creates)
+
+
+@pytest.mark.parametrize("inner", [AdaptiveLimiter, Inner])
+async def test_who_waits_for_a_start_while_a_refusal_closes_the_limiter_waits_on(
+    raw: Any, inner: Any
+) -> None:
+    limiter = RedisLimiter(raw, rate=20, inner=inner())
+    await limiter.acquire()
+    # The list has the next start; the create is in line behind it.
+    listed, created = (asyncio.create_task(limiter.acquire(1, kind)) for kind in ("list", "create"))
+    await asyncio.sleep(0.01)
+    limiter.observe(Observation("list", status=429, retry_after=50))
+    await listed
+    await asyncio.sleep(0.2)
+    assert created.done() is (inner is Inner)  # which is never closed
+    created.cancel()
+    await asyncio.wait([created])
+
+
+async def test_an_inner_limiter_that_is_closed_and_waits_for_nothing_is_asked_twice(
+    raw: Any,
+) -> None:
+    class Careless(Inner):
+        def closed_for(self, kind: str | None = None) -> float:
+            return 50.0
+
+    inner = Careless()
+    await RedisLimiter(raw, rate=50, inner=inner).acquire()
+    assert inner.calls == [(1, "list"), Observation("list"), (1, "list")]
+
+
+async def test_an_inner_limiter_that_cannot_tell_its_state_lets_requests_through(
+    raw: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Inner):
+        def closed_for(self, kind: str | None = None) -> float:
+            raise OSError("broken")
+
+    inner = Broken()
+    limiter = RedisLimiter(raw, rate=500, inner=inner)
+    for _ in range(3):
+        await limiter.acquire()
+    assert inner.calls == [(1, "list")] * 3
+    assert len(caplog.records) == 1
+
+
 async def test_outcomes_pass_through_with_cost_and_kind(raw: Any) -> None:
     inner = Inner()
     limiter = RedisLimiter(raw, rate=50, inner=inner)

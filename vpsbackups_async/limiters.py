@@ -5,13 +5,13 @@ Needs the `redis` extra: `pip install 'vpsbackups-async[redis]'`.
 
 import asyncio
 import re
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
-from vpsbackups_async._transport.limiter import Limiter, Observation, closed_for, count_of
+from vpsbackups_async._transport.limiter import Guarded, Limiter, Observation, closed_for, count_of
 from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async.errors import (
     ConfigurationError,
@@ -124,8 +124,10 @@ class RedisLimiter:
     long Redis may take to answer, in seconds.
 
     Only the first request in line asks Redis, once, and sleeps until the start that it gets; no
-    request polls. A process reserves at most the starts of 20 ms (at least one), so a process that
-    is killed wastes no more than those. Times are the Redis server's.
+    request polls. The requests of a kind (`list`, `create`, ...) start in the order they came, and
+    the kinds in turn: one that `inner` holds back alone does not hold the others up. A process
+    reserves at most the starts of 20 ms (at least one), so a process that is killed wastes no more
+    than those. Times are the Redis server's.
 
     `acquire` raises `LimiterUnreachableError` while Redis is down, fails over or is out of memory
     (a `TransportError`, which is retried by the `RetryPolicy`), `ConfigurationError` if Redis
@@ -157,6 +159,7 @@ class RedisLimiter:
         self._rate, self._period, self._key, self._timeout = rate, period, key, timeout
         self._most = max(1, int(_AHEAD / self._gap))
         self._inner: Limiter = AdaptiveLimiter() if inner is None else inner
+        self._guarded = Guarded(self._inner)
         client = _client(redis)
         self._own = client is not redis
         if client is None:
@@ -166,8 +169,10 @@ class RedisLimiter:
             )
         self._redis = client
         self._reserve: _Script = client.register_script(_RESERVE)
-        self._line = asyncio.Lock()  # fair: first come, first served
-        self._in_line = 0
+        # One line for each kind of request, as `inner` may hold a kind back alone. Locks are fair.
+        self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._in_line: Counter[str] = Counter()
+        self._turn = asyncio.Lock()
         self._starts: deque[float] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -202,7 +207,7 @@ class RedisLimiter:
     @property
     def waiting(self) -> int:
         """The requests of this process that wait in line."""
-        return self._in_line
+        return self._in_line.total()
 
     def closed_for(self, kind: str | None = None) -> float:
         """The seconds until `inner` lets this kind through again after a 429; 0 if it is open."""
@@ -226,18 +231,32 @@ class RedisLimiter:
         """
         check_int("cost", cost)
         self._check_loop()
-        self._in_line += 1
+        self._in_line[kind] += 1
         try:
-            async with self._line:
-                # First, as a reserved start would expire while the inner limiter is closed.
-                await self._inner.acquire(cost, kind)
-                try:
-                    await self._wait_for_start(cost)
-                except BaseException:
-                    self._inner.observe(Observation(kind, cost))
-                    raise
+            async with self._lines[kind]:
+                if not await self._start(cost, kind):
+                    await self._start(cost, kind, at_any_rate=True)
         finally:
-            self._in_line -= 1
+            self._in_line[kind] -= 1
+
+    async def _start(self, cost: int, kind: str, *, at_any_rate: bool = False) -> bool:
+        """Pass `inner`, and take the turn of the first in the line of this kind for a start.
+
+        False if `inner` was closed meanwhile: then it is to be passed again, but only once, as one
+        that is closed may let requests through all the same.
+        """
+        # First, as a reserved start would expire while the inner limiter is closed.
+        await self._inner.acquire(cost, kind)
+        started = False
+        try:
+            async with self._turn:
+                if at_any_rate or not self._guarded.closed_for(kind):
+                    await self._wait_for_start(cost, self._in_line[kind])
+                    started = True
+        finally:
+            if not started:
+                self._inner.observe(Observation(kind, cost))
+        return started
 
     def observe(self, outcome: Observation) -> None:
         """Called once when a request ends; passed on to `inner`."""
@@ -250,7 +269,7 @@ class RedisLimiter:
                 raise WrongEventLoopError("this limiter was first used in another event loop")
             self._loop = loop
 
-    async def _wait_for_start(self, cost: int) -> None:
+    async def _wait_for_start(self, cost: int, in_line: int) -> None:
         loop = asyncio.get_running_loop()
         while self._starts and self._starts[0] < loop.time() - _AHEAD:
             self._starts.popleft()
@@ -258,7 +277,7 @@ class RedisLimiter:
             start = await self._take(cost)
         else:
             if not self._starts:
-                number = min(self._most, self._in_line)
+                number = min(self._most, in_line)
                 first = await self._take(number)
                 self._starts.extend(first + place * self._gap for place in range(number))
             start = self._starts.popleft()
