@@ -24,7 +24,8 @@ from vpsbackups_async import (
     VPSBackupsError,
     WaitTimeoutError,
 )
-from vpsbackups_async._pruning.rotation import place_for, size_problem
+from vpsbackups_async._pruning.rotation import place_for
+from vpsbackups_async._pruning.sizes import size_problem
 from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.testing import (
     Drop,
@@ -290,6 +291,59 @@ async def test_nights_of_tiny_backups_delete_none_of_the_good_ones(
         fake.advance(86_400)
     assert deletes(fake) == []
     assert set(ids) <= set(held(fake, 1))
+
+
+async def test_nights_of_refused_sizes_push_out_no_verified_backup(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    good = [add(fake, 1, age, size_mb=4000) for age in (7, 6, 5, 4)]
+    refused = [add(fake, 1, age, size_mb=1) for age in (3, 2, 1)]
+    policy = Retention(last=4, job=JOB)
+    dry = await client.rotate(1, policy, dry_run=True)
+    done = await client.rotate(1, policy)
+    assert [one.id for one in dry.deleted] == [one.id for one in done.deleted] == [good[0]]
+    assert set(good[1:]) | set(refused[1:]) <= set(held(fake, 1))
+
+
+async def test_a_refused_size_goes_once_the_policy_lets_it_go_with_the_refused_ones_too(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    good = [add(fake, 1, 9, size_mb=4000)]
+    refused = [add(fake, 1, age, size_mb=1) for age in (8, 7)]
+    good += [add(fake, 1, age, size_mb=4000) for age in (3, 2, 1)]
+    done = await client.rotate(1, Retention(last=4, job=JOB))
+    assert [one.id for one in done.deleted] == [good[0], *refused]
+
+
+async def test_a_size_that_turns_out_bad_while_others_are_deleted_pushes_out_nothing_more(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    good = [add(fake, 1, age, size_mb=4000) for age in (8, 7, 6, 5, 4, 3)]
+    fake.inject(Latency(5.5, method="DELETE", times=1))
+
+    def spoil(seen: SeenRequest) -> None:
+        if seen.method == "DELETE":
+            fake.remove_backup(good[-1])
+            add(fake, 1, 3, id=good[-1], size_mb=1)
+
+    fake.on_request = spoil
+    with pytest.raises(StalePlanError, match=f"backup {good[2]} .* would keep it now"):
+        await client.rotate(1, Retention(last=4, job=JOB))
+    assert deletes(fake) == good[:1]
+
+
+async def test_sizes_push_out_others_where_the_callers_check_counts(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    good = [add(fake, 1, age, size_mb=4000) for age in (7, 6, 5, 4)]
+    for age in (3, 2, 1):
+        add(fake, 1, age, size_mb=1)
+
+    async def verify(_: Backup) -> bool:
+        return True
+
+    done = await client.rotate(1, Retention(last=4, job=JOB), verify=verify)
+    assert [one.id for one in done.deleted] == good
 
 
 async def test_a_refused_size_is_said_with_the_way_to_accept_a_lasting_one(
@@ -739,6 +793,13 @@ def test_only_verified_sizes_count_as_good_ones_that_stay(
     place = place_for(decisions, policy, NOW, make_room=True)
     assert words in place.problem
     assert bool(words) is (place.freed is None)
+
+
+def test_make_room_frees_one_of_a_refused_size_before_a_verified_one() -> None:
+    nights = sizes_of_nights(4000, 4000, 1, 4000)
+    policy = Retention(last=2, job=JOB, quota=4)
+    place = place_for(policy.decide(nights, NOW), policy, NOW, make_room=True)
+    assert place.freed == nights[2]
 
 
 async def test_over_the_quota_nothing_is_freed(fake: FakeVPS, client: BackupsClient) -> None:

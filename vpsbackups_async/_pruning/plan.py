@@ -104,11 +104,8 @@ def _mixed_up(what: str) -> PruneRefusedError:
     return PruneRefusedError(f"{what}: nothing was deleted")
 
 
-def plan_of(
-    server_id: int, backups: Iterable[Backup], retention: Retention, now: datetime
-) -> ServerPlan:
-    """The plan for a server by all of its manual backups, at this time."""
-    decisions = retention.decide(backups, now)
+def plan_of(server_id: int, decisions: tuple[Decision, ...], retention: Retention) -> ServerPlan:
+    """The plan for a server by the decisions about all of its manual backups."""
     fit = retention.fit(decisions)
     return ServerPlan(server_id, decisions, "" if fit.fits else str(fit))
 

@@ -46,7 +46,9 @@ class Planner:
             for backup in swept.backups:
                 by_server[backup.server.id].append(backup)
             plans = {
-                server_id: plan_of(server_id, by_server[server_id], retention, swept.now)
+                server_id: plan_of(
+                    server_id, retention.decide(by_server[server_id], swept.now), retention
+                )
                 for server_id in server_ids
             }
         return PrunePlan(retention, made_at, tuple(plans[server_id] for server_id in server_ids))
@@ -62,8 +64,8 @@ class Planner:
                 if isinstance(error, AuthenticationError):
                     raise error
                 if error is None:
-                    held = outcome.value
-                    plans[server_id] = plan_of(server_id, held.backups, retention, held.now)
+                    decisions = retention.decide(outcome.value.backups, outcome.value.now)
+                    plans[server_id] = plan_of(server_id, decisions, retention)
                 else:
                     plans[server_id] = ServerPlan(server_id, problem=_said(error))
         return plans

@@ -14,7 +14,7 @@ from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan, check_separate
 from vpsbackups_async._pruning.unreported import Unreported
-from vpsbackups_async._pruning.watched import Watched
+from vpsbackups_async._pruning.watched import Decide, Watched
 from vpsbackups_async.errors import (
     AuthenticationError,
     NotAttemptedError,
@@ -23,7 +23,6 @@ from vpsbackups_async.errors import (
     VPSBackupsError,
 )
 from vpsbackups_async.models import Backup, BackupRef, Outcome
-from vpsbackups_async.retention import Retention
 
 __all__ = ["Deleted", "Pruner"]
 
@@ -65,7 +64,7 @@ class Pruner:
         end = loop.time() + seconds_left
 
         async def prune(server: ServerPlan) -> list[Deleted]:
-            watched = Watched(self.looks, server, plan.retention, end)
+            watched = Watched(self.looks, server, plan.retention.decide, end)
             outcomes = await self._prune(watched, None, unreported)
             for outcome in outcomes:
                 if isinstance(outcome.error, AuthenticationError):
@@ -88,16 +87,14 @@ class Pruner:
                         unreported.report(outcome.key.id)
                         yield outcome
 
-    async def prune(
-        self, plan: ServerPlan, retention: Retention, seen: Held | None
-    ) -> list[Deleted]:
-        """One outcome for each backup that the plan deletes, oldest first.
+    async def prune(self, plan: ServerPlan, decide: Decide, seen: Held | None) -> list[Deleted]:
+        """One outcome for each backup that the plan deletes, oldest first, as `decide` still says.
 
         `seen` is a look that was just taken; without it, the server is looked at before. Raises
         `StalePlanError` if its backups have changed, and other errors of the look: then nothing was
         deleted. If it is cancelled, what was deleted is logged.
         """
-        watched = Watched(self.looks, plan, retention, math.inf)
+        watched = Watched(self.looks, plan, decide, math.inf)
         with Unreported() as unreported:
             return await self._prune(watched, seen, unreported)
 

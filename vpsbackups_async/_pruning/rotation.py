@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from statistics import median
 from typing import Final, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -14,6 +13,7 @@ from vpsbackups_async._checks import (
     check_number,
 )
 from vpsbackups_async._pruning.plan import ServerPlan, is_of
+from vpsbackups_async._pruning.sizes import decide_by_size, refused_sizes
 from vpsbackups_async._tags import with_labels
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.models import Backup, BackupStatus, BackupType
@@ -26,7 +26,6 @@ __all__ = [
     "Verify",
     "next_backup",
     "place_for",
-    "size_problem",
 ]
 
 Verify: TypeAlias = Callable[[Backup], Awaitable[bool]]
@@ -35,9 +34,6 @@ Verify: TypeAlias = Callable[[Backup], Awaitable[bool]]
 _FAILED: Final = frozenset({Reason.FAILED, Reason.FAILED_LATELY, Reason.FAILED_NEWEST})
 _GOOD: Final = frozenset({Reason.RULE, Reason.MIN_KEEP, Reason.NO_RULE})
 _NOT_ASKED: Final = "only make_room=True deletes a good one first"
-_LAST: Final = 5
-"""The earlier backups of a job with whose sizes a new one is compared."""
-_LEAST_SHARE: Final = 0.5
 
 
 @frozen
@@ -124,8 +120,8 @@ def place_for(
 
     On a full server, a failed backup of the job goes whatever its age. A good one goes only with
     `make_room`, if the newest attempt of the job is good, nothing runs, and enough good ones stay:
-    the oldest of those that the policy keeps no longer once the new one is there. `by_size` says
-    whether a size that is not that of a good one counts against it.
+    of those that the policy keeps no longer once the new one is there, the oldest one of a refused
+    size, or else the oldest. `by_size` says whether sizes count.
     """
     if len(decisions) < retention.quota:
         return Place()
@@ -142,11 +138,14 @@ def place_for(
     if obstacle:
         return Place(problem=f"{full}, and {obstacle}")
     new = next_backup(decisions, retention, now)
-    after = retention.decide([new, *(one.backup for one in decisions)], now)
+    held = [new, *(one.backup for one in decisions)]
+    after = decide_by_size(retention, held, now, new) if by_size else retention.decide(held, now)
     spare = [one.backup for one in after if one.reason is Reason.NO_RULE]
     if not spare:
         return Place(problem=f"{full}, and the policy keeps them all")
-    return Place(spare[-1], newest=attempts[0])
+    refused = refused_sizes(attempts) if by_size else {}
+    doubted = [one for one in spare if one.id in refused]
+    return Place((doubted or spare)[-1], newest=attempts[0])
 
 
 def _obstacle(
@@ -159,20 +158,11 @@ def _obstacle(
         return "one of them may be running"
     good = {one.backup.id for one in decisions if one.reason in _GOOD}
     if by_size:
-        problems = _size_problems(attempts)
-        if problems[attempts[0].id]:
-            return f"the newest one of the job was not verified: {problems[attempts[0].id]}"
-        good = {number for number in good if not problems[number]}
+        refused = refused_sizes(attempts)
+        if problem := refused.get(attempts[0].id):
+            return f"the newest one of the job was not verified: {problem}"
+        good -= refused.keys()
     return "" if len(good) > min_keep else "too few good ones of the job would stay"
-
-
-def _size_problems(attempts: Sequence[Backup]) -> dict[int, str]:
-    """What is wrong with the size of each completed attempt, by its id; given newest first."""
-    completed = [one for one in attempts if one.is_completed]
-    sizes = [one.size_mb for one in completed]
-    return {
-        one.id: size_problem(one.size_mb, sizes[place:]) for place, one in enumerate(completed, 1)
-    }
 
 
 def next_backup(decisions: Sequence[Decision], retention: Retention, now: datetime) -> Backup:
@@ -187,31 +177,3 @@ def next_backup(decisions: Sequence[Decision], retention: Retention, now: dateti
         created_at=max(now, *good) if good else now,
         description=with_labels(None, job=retention.job),
     )
-
-
-def size_problem(size: int | None, earlier: Sequence[int | None]) -> str:
-    """What is wrong with the size of a new backup, in MB; empty if nothing is.
-
-    `earlier` are the sizes of the completed backups of the job before it, newest first. Those that
-    were wrong in their turn do not count, so that bad ones never become the usual. An unknown size
-    passes where those of the last five are unknown too.
-    """
-    passed: list[int | None] = []
-    for one in reversed(earlier):
-        if one is None or not _size_problem(one, passed[-_LAST:]):
-            passed.append(one)
-    return _size_problem(size, passed[-_LAST:])
-
-
-def _size_problem(size: int | None, last: Sequence[int | None]) -> str:
-    known = [one for one in last if one is not None]
-    if size is None:
-        return "its size is unknown, unlike those of the ones before it" if known else ""
-    if size <= 0:
-        return f"its size is {size} MB"
-    if known and size < _LEAST_SHARE * median(known):
-        return (
-            f"its size is {size} MB, less than half of the usual {median(known):g} MB (if backups "
-            "are to stay so small, check them with verify= until the larger ones are gone)"
-        )
-    return ""

@@ -1,6 +1,9 @@
 """Rotates: makes a backup, verifies it, and only then deletes what the policy keeps no longer."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Final, Protocol
 
 from attrs import evolve
@@ -16,8 +19,8 @@ from vpsbackups_async._pruning.rotation import (
     Rotation,
     next_backup,
     place_for,
-    size_problem,
 )
+from vpsbackups_async._pruning.sizes import decide_by_size, size_problem
 from vpsbackups_async._tags import keeps_labels
 from vpsbackups_async.backoff import Backoff
 from vpsbackups_async.errors import PruneRefusedError, StalePlanError, VPSBackupsError
@@ -123,7 +126,15 @@ class Rotator:
             return ()
         new = next_backup(decisions, self._retention, held.now)
         left = [one for one in held.backups if one != place.freed]
-        return self._retention.decide([new, *left], held.now)
+        return self._decide([new, *left], held.now, new)
+
+    def _decide(
+        self, backups: Sequence[Backup], now: datetime, verified: Backup
+    ) -> tuple[Decision, ...]:
+        """The decisions after this backup was verified, by sizes if that was by its size."""
+        if self._options.verify is not None:
+            return self._retention.decide(backups, now)
+        return decide_by_size(self._retention, backups, now, verified)
 
     async def finish(self, rotation: Rotation) -> Rotation:
         """The rotation once its backup is verified and all that the policy lets go is deleted."""
@@ -135,7 +146,8 @@ class Rotator:
             await self._wait(started, backoff=options.backoff, timeout=options.timeout)
             held = await self._once_listed(started)
             backup = await self._verified(started, held)
-            plan = plan_of(server_id, held.backups, self._retention, held.now)
+            decide = partial(self._decide, verified=backup)
+            plan = plan_of(server_id, decide(held.backups, held.now), self._retention)
             self._check(plan, backup, rotation.freed)
         except Exception as error:
             error.add_note(_started(rotation, started, "nothing was deleted after it"))
@@ -143,7 +155,7 @@ class Rotator:
         # A look before the caller's own check, which may take long, is too old to delete by.
         seen = held if options.verify is None else None
         try:
-            outcomes = await self._pruner.prune(plan, self._retention, seen)
+            outcomes = await self._pruner.prune(plan, decide, seen)
         except Exception as error:
             error.add_note(
                 _started(rotation, started, "verified, and nothing was deleted after it")

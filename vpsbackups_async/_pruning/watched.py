@@ -1,16 +1,21 @@
 """Whether what a plan says of a server is still right, by looks that are fresh enough."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, TypeAlias
 
 from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import ServerPlan
 from vpsbackups_async.errors import StalePlanError, VPSBackupsError
 from vpsbackups_async.models import Backup, is_good
-from vpsbackups_async.retention import Retention
+from vpsbackups_async.retention import Decision
 
-__all__ = ["Watched"]
+__all__ = ["Decide", "Watched"]
+
+Decide: TypeAlias = Callable[[Sequence[Backup], datetime], Sequence[Decision]]
+"""The decisions about all manual backups of a server at this time."""
 
 _FRESH_FOR: Final = 5.0
 """Seconds after a look for which deletions go by it."""
@@ -22,10 +27,10 @@ class Watched:
     `there` are the ids that it holds by the last look, `done` what was deleted since the first one.
     """
 
-    def __init__(self, looks: Looks, plan: ServerPlan, retention: Retention, end: float) -> None:
+    def __init__(self, looks: Looks, plan: ServerPlan, decide: Decide, end: float) -> None:
         self._looks = looks
         self.plan = plan
-        self._retention = retention
+        self._decide = decide
         self._end = end
         self._fresh_until = 0.0
         self.there: frozenset[int] = frozenset()
@@ -69,7 +74,7 @@ class Watched:
         """Go by this look from now on; raises `StalePlanError` if the plan is not right by it."""
         done = {backup.id for backup in self.done}  # a list that lags may still show them
         held = held._replace(backups=[one for one in held.backups if one.id not in done])
-        _check(self.plan, self._retention, held, self._left)
+        _check(self.plan, self._decide, held, self._left)
         self.there = frozenset(backup.id for backup in held.backups)
         self._fresh_until = asyncio.get_running_loop().time() + _FRESH_FOR
 
@@ -78,7 +83,7 @@ class Watched:
         return "nothing more" if self.done else "nothing"
 
 
-def _check(plan: ServerPlan, retention: Retention, held: Held, left: str) -> None:
+def _check(plan: ServerPlan, decide: Decide, held: Held, left: str) -> None:
     """Raise `StalePlanError` unless the plan is still right by what the server holds now.
 
     All that stays must be there, and completed if it was; what goes must be as it was, or gone, and
@@ -93,7 +98,7 @@ def _check(plan: ServerPlan, retention: Retention, held: Held, left: str) -> Non
         there = now.get(backup.id)
         if there is not None and _facts(there) != _facts(backup):
             raise _stale(backup, "is to be deleted, and has changed", left)
-    kept = {one.backup.id for one in retention.decide(held.backups, held.now) if one.kept}
+    kept = {one.backup.id for one in decide(held.backups, held.now) if one.kept}
     for backup in plan.deleted:
         if backup.id in kept:
             raise _stale(backup, "is to be deleted, and the policy would keep it now", left)
