@@ -17,6 +17,7 @@ from vpsbackups_async import (
     BackupsClient,
     PrunePlan,
     Retention,
+    ServerError,
     StalePlanError,
     from_json,
     to_json,
@@ -549,6 +550,76 @@ async def test_the_server_is_read_again_after_a_deletion_that_took_more_than_one
     assert set(deletes(fake)) == {ids[0]}
 
 
+@pytest.mark.parametrize("change", [lose_a_keeper, pin, swap_for_another_old_one])
+async def test_a_deletion_is_not_tried_again_where_the_server_changed_meanwhile(
+    fake: FakeVPS, client: BackupsClient, change: Server
+) -> None:
+    ids = add_nights(fake, 1, 4)
+    add(fake, 1, 30, description="By hand", id=BY_HAND)
+    plan = await client.plan_prune([1], POLICY)
+    retried(fake)
+
+    def once(seen: SeenRequest) -> None:
+        if seen.method == "DELETE" and len(deletes(fake)) == 1:
+            change(fake)
+
+    fake.on_request = once
+    outcomes = {outcome.key.id: outcome.error async for outcome in client.apply(plan)}
+    assert deletes(fake) == ids[:1]
+    assert isinstance(outcomes[ids[0]], ServerError)
+    assert "not sent again: backup" in " ".join(outcomes[ids[0]].__notes__)
+    assert isinstance(outcomes[ids[1]], StalePlanError)
+
+
+async def test_a_deletion_is_tried_again_after_another_look(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 4)
+    plan = await client.plan_prune([1], POLICY)
+    retried(fake)
+    assert await ended(client.apply(plan)) == dict.fromkeys(ids[:2], "deleted")
+    methods = "".join(seen.method[0] for seen in fake.requests[1:])
+    assert methods == "GDGDDG"
+
+
+async def test_each_outcome_comes_once_it_is_known(fake: FakeVPS, client: BackupsClient) -> None:
+    ids = add_nights(fake, 1, 7)
+    plan = await client.plan_prune([1], POLICY)
+    fake.remove_backup(ids[0])
+    fake.inject(Reply(403, b"{}", method="DELETE", path=f"/{ids[1]}/"))
+    fake.inject(Latency(6, method="DELETE", path=f"/{ids[2]}/"))
+    fake.inject(Latency(2, method="DELETE", path=f"/{ids[3]}/"))
+    fake.inject(Reply(204, method="DELETE", path=f"/{ids[4]}/"))
+    began = fake.now
+    came = {}
+    async for outcome in client.apply(plan, max_fraction=1):
+        came[outcome.key.id] = (outcome.ok, (fake.now - began) // timedelta(seconds=1))
+    assert came == {
+        ids[0]: (True, 0),
+        ids[1]: (False, 0),
+        ids[2]: (True, 6),
+        ids[3]: (True, 8),
+        ids[4]: (False, 18),
+    }
+
+
+async def test_a_subclass_that_deletes_in_its_own_way_is_asked(fake: FakeVPS) -> None:
+    ids = add_nights(fake, 1, 4)
+    asked = []
+
+    class Careful(BackupsClient):
+        async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
+            asked.append(backup_id)
+            if backup_id == ids[1]:
+                raise PermissionError("ask first")
+            await super().delete(backup_id, missing_ok=missing_ok)
+
+    async with Careful(fake.token, base_url=fake.url) as client:
+        outcomes = await ended(client.apply(await client.plan_prune([1], POLICY)))
+    assert asked == ids[:2]
+    assert outcomes == {ids[0]: "deleted", ids[1]: "PermissionError"}
+
+
 async def test_a_plan_that_grows_too_old_between_two_deletions_of_a_server_deletes_no_more(
     fake: FakeVPS, client: BackupsClient
 ) -> None:
@@ -622,7 +693,7 @@ async def test_a_list_that_still_shows_a_deleted_one_does_not_stop_the_others(
     plan = await client.plan_prune([1], POLICY)
     lagging = [one | {"status": "deleting"} if one["id"] == ids[0] else one for one in fake.backups]
     page = json.dumps({"count": 5, "results": lagging, "next": None}).encode()
-    fake.inject(Reply(503, method="DELETE", times=1))
+    slow(fake)
 
     def lag(seen: SeenRequest) -> None:
         if seen.method == "DELETE" and len(deletes(fake)) == 1:

@@ -811,6 +811,34 @@ async def test_over_the_quota_nothing_is_freed(fake: FakeVPS, client: BackupsCli
     assert deletes(fake) == []
 
 
+async def test_a_deletion_that_makes_room_is_not_tried_again_where_the_server_changed_meanwhile(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 10)
+    fake.inject(Reply(503, method="DELETE", times=1))
+
+    def lose_all_others(seen: SeenRequest) -> None:
+        if seen.method == "DELETE":
+            for number in ids[1:]:
+                fake.remove_backup(number)
+
+    fake.on_request = lose_all_others
+    with pytest.raises(ServerError) as caught:
+        await client.rotate(1, SIX, make_room=True)
+    assert "not sent again: server 1 changed" in notes(caught.value)
+    assert deletes(fake) == held(fake, 1) == ids[:1]
+
+
+async def test_a_deletion_that_makes_room_is_tried_again_where_nothing_changed(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 10)
+    fake.inject(Reply(503, method="DELETE", times=1))
+    done = await client.rotate(1, SIX, make_room=True)
+    assert done.freed is not None
+    assert done.freed.id == ids[0]
+
+
 async def test_nothing_is_created_if_the_one_that_makes_room_is_still_listed(
     fake: FakeVPS, client: BackupsClient
 ) -> None:

@@ -40,11 +40,12 @@ from vpsbackups_async._lists.stream import BackupStream, ServerStream
 from vpsbackups_async._lists.walk import MAX_PAGES
 from vpsbackups_async._pruning.plan import Caps, PrunePlan
 from vpsbackups_async._pruning.planner import Planner
-from vpsbackups_async._pruning.pruner import Pruner
+from vpsbackups_async._pruning.pruner import Delete, Pruner
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation, Verify
 from vpsbackups_async._pruning.rotator import Rotator
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
+from vpsbackups_async._transport.calls import BeforeAgain
 from vpsbackups_async._transport.limiter import Limiter
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.quota import RateLimitStatus
@@ -139,6 +140,7 @@ class BackupsClient:
     """
 
     _parent: Self | None = None
+    _before_again: BeforeAgain | None = None
     """The client that is to be closed, if it is not this one."""
 
     def __init__(
@@ -476,17 +478,14 @@ class BackupsClient:
         Raises `NotFoundError` if there is no such backup, unless `missing_ok`; other `ApiError` and
         `TransportError`; `ValueError` for an id out of range.
         """
+        request = _wire.delete_request(backup_id)
         try:
-            await self._delete(backup_id)
+            await self._transport.send(request, before_again=self._before_again)
         except NotFoundError:
             if not missing_ok:
                 raise
-
-    async def _delete(self, backup_id: int) -> int:
-        """Delete a backup; how many attempts that took."""
-        response = await self._transport.send(_wire.delete_request(backup_id))
-        self._creates.known.forget(backup_id)
-        return response.attempts
+        else:
+            self._creates.known.forget(backup_id)
 
     async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
@@ -553,12 +552,13 @@ class BackupsClient:
         Each server is read again before its deletions, completely. If a backup that is to stay is
         no longer there or no longer completed, if one that is to go has changed, or if the policy
         would keep it now, all outcomes of that server are `StalePlanError`. Then its backups are
-        deleted, oldest first. Where a deletion did not succeed at the first attempt, or five
-        seconds after the last read, the server is read again before the next one, and the rest is
-        `StalePlanError` likewise. One that is gone already is done; one that is still listed ten
-        seconds after its deletion has failed. After a 401 the rest is `NotAttemptedError`. The
-        outcomes of a server come together, once its list has confirmed them; if the run is
-        cancelled or left before, a WARNING of the log names what was deleted already.
+        deleted, oldest first, each by `delete` of this client. Before a deletion is tried again,
+        after one that failed, and five seconds after the last read, the server is read again: if
+        that shows such a change, nothing more of it is deleted. One that is gone already is done;
+        one that is still listed ten seconds after its deletion has failed. After a 401 the rest is
+        `NotAttemptedError`. Each outcome comes once it is known: a deletion is done when the list
+        confirms it. If the run is cancelled or left before, a WARNING of the log names what was
+        deleted already.
 
         Raises `errors.PruneRefusedError`, `StalePlanError`, and `ValueError` for bad arguments,
         when it is called.
@@ -590,14 +590,18 @@ class BackupsClient:
         With `verify`, a coroutine function that takes the backup, what that returns counts in place
         of the size. No check takes the place of a test restore.
 
+        Those of the job whose sizes would be refused in the same way push out no others: what goes
+        is what the policy lets go with them and without them.
+
         Whatever fails before that deletes nothing, an unknown outcome of the create included. Then
         the rest is as for `apply` with its usual limits.
 
         On a server with ten manual backups (`retention.quota`), a failed one of the job is deleted
         before, whatever its age. A good one only with `make_room`: exactly one, the oldest that the
-        policy lets go once the new one is there, and only if the job's newest attempt is verified
-        too (with `verify`, by that), no backup is running, and `retention.min_keep` good ones stay.
-        Otherwise the server refuses the create, and a note of the error says why there was no room.
+        policy lets go once the new one is there (of a refused size, if any), and only if the job's
+        newest attempt is verified too (with `verify`, by that), no backup is running, and
+        `retention.min_keep` good ones stay. Otherwise the server refuses the create, and a note of
+        the error says why there was no room.
 
         With `dry_run`, it reads only and does not call `verify`; the `Rotation` says what would be
         done, and its `plan.problem` why a create would be refused.
@@ -623,7 +627,11 @@ class BackupsClient:
         return Looks(self._finder, self._creates.known, self._timeouts.attempt)
 
     def _pruner(self) -> Pruner:
-        return Pruner(self._looks(), self._delete)
+        return Pruner(self._looks(), self._deleting)
+
+    def _deleting(self, before_again: BeforeAgain) -> Delete:
+        """The `delete` of this client or of a subclass, which first awaits this before a retry."""
+        return self._twin(self._timeouts, self._retry, before_again).delete
 
     def _rotator(self, options: RotateOptions) -> Rotator:
         return Rotator(options, self._pruner(), self._creator, self.wait)
@@ -700,9 +708,16 @@ class BackupsClient:
         timeouts = self._timeouts if timeouts is None else timeouts
         retry = self._retry if retry is None else retry
         _check_options(timeouts, retry)
+        return self._twin(timeouts, retry)
+
+    def _twin(
+        self, timeouts: Timeouts, retry: RetryPolicy, before_again: BeforeAgain | None = None
+    ) -> Self:
+        """A client that shares everything with this one but what is given here."""
         other = object.__new__(type(self))  # of a subclass as well, with all that it added
         vars(other).update(vars(self))
         other._parent = self._parent or self
+        other._before_again = before_again
         looker = other._set_options(timeouts, retry)
         other._creator = Creator(other._transport, looker, retry, self._creates)
         return other

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -14,7 +14,8 @@ from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan, check_separate
 from vpsbackups_async._pruning.unreported import Unreported
-from vpsbackups_async._pruning.watched import Decide, Watched
+from vpsbackups_async._pruning.watched import Decide, Problem, Watched
+from vpsbackups_async._transport.calls import BeforeAgain
 from vpsbackups_async.errors import (
     AuthenticationError,
     NotAttemptedError,
@@ -24,7 +25,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup, BackupRef, Outcome
 
-__all__ = ["Deleted", "Pruner"]
+__all__ = ["Delete", "Deleted", "Pruner"]
 
 Deleted = Outcome[BackupRef, Backup]
 
@@ -36,17 +37,22 @@ _SKEW: Final = timedelta(minutes=10)
 
 
 class Delete(Protocol):
-    """Deletes a backup; how many attempts that took. Raises what `BackupsClient.delete` does."""
+    """Deletes a backup; raises what `BackupsClient.delete` does."""
 
-    async def __call__(self, backup_id: int, /) -> int: ...
+    async def __call__(self, backup_id: int, /) -> None: ...
+
+
+Deleting = Callable[[BeforeAgain], Delete]
+"""What deletes backups, and awaits the given function before an attempt that is not the first."""
+Give = Callable[[Deleted], object]
 
 
 class Pruner:
     """Deletes what plans say, and nothing else; `looks` sees the lists of servers."""
 
-    def __init__(self, looks: Looks, delete: Delete) -> None:
+    def __init__(self, looks: Looks, deleting: Deleting) -> None:
         self.looks = looks
-        self._delete = delete
+        self._deleting = deleting
 
     def apply(self, plan: PrunePlan, caps: Caps, max_age: timedelta) -> AsyncGenerator[Deleted]:
         """One outcome for each backup of the plan; see `BackupsClient.apply`."""
@@ -60,102 +66,88 @@ class Pruner:
         return self._apply(plan, (max_age - age).total_seconds())
 
     async def _apply(self, plan: PrunePlan, seconds_left: float) -> AsyncGenerator[Deleted]:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds_left
-
-        async def prune(server: ServerPlan) -> list[Deleted]:
-            watched = Watched(self.looks, server, plan.retention.decide, end)
-            outcomes = await self._prune(watched, None, unreported)
-            for outcome in outcomes:
-                if isinstance(outcome.error, AuthenticationError):
-                    run.halt(outcome.error)
-            return outcomes
-
-        servers = [server for server in plan.servers if server.deleted]
-        run: FanOut[ServerPlan, list[Deleted]] = FanOut(
-            prune,
-            open_source(servers),
-            _CONCURRENCY,
-            Meter(None, ()),
-            halts=lambda error: isinstance(error, AuthenticationError),
-        )
+        end = asyncio.get_running_loop().time() + seconds_left
+        ready: asyncio.Queue[Deleted | None] = asyncio.Queue()
         with Unreported() as unreported:
-            async with aclosing(run.outcomes()) as ended:
-                async for server in ended:
-                    outcomes = server.value if server.ok else _all_failed(server.key, server.error)
-                    for outcome in outcomes:
-                        unreported.report(outcome.key.id)
-                        yield outcome
+
+            async def prune(server: ServerPlan, give: Give) -> None:
+                watched = Watched(self.looks, server, plan.retention.decide, end)
+                await self._prune(watched, None, unreported, give)
+
+            pruning = asyncio.create_task(_prune_all(plan, prune, ready))
+            try:
+                while (outcome := await ready.get()) is not None:
+                    unreported.report(outcome.key.id)
+                    yield outcome
+                    ready.task_done()
+                await pruning
+            finally:
+                pruning.cancel()
+                await asyncio.gather(pruning, return_exceptions=True)
 
     async def prune(self, plan: ServerPlan, decide: Decide, seen: Held | None) -> list[Deleted]:
-        """One outcome for each backup that the plan deletes, oldest first, as `decide` still says.
+        """One outcome for each backup that the plan deletes, as `decide` still says.
 
         `seen` is a look that was just taken; without it, the server is looked at before. Raises
         `StalePlanError` if its backups have changed, and other errors of the look: then nothing was
         deleted. If it is cancelled, what was deleted is logged.
         """
+        outcomes: list[Deleted] = []
         watched = Watched(self.looks, plan, decide, math.inf)
         with Unreported() as unreported:
-            return await self._prune(watched, seen, unreported)
+            await self._prune(watched, seen, unreported, outcomes.append)
+        return outcomes
 
     async def _prune(
-        self, watched: Watched, seen: Held | None, unreported: Unreported
-    ) -> list[Deleted]:
-        """As `prune`; the look is repeated between two deletions once it is no longer fresh.
+        self, watched: Watched, seen: Held | None, unreported: Unreported, give: Give
+    ) -> None:
+        """As `prune`, but gives each outcome once it is known.
 
-        If it fails then, its error is that of the rest.
+        The look is repeated before a deletion once it is no longer fresh, and before each retry. If
+        it fails then, its error is that of the rest.
         """
-        plan = watched.plan
         await watched.begin(seen)
-        outcomes: dict[int, Deleted] = {}
+        delete = self._deleting(_unless(watched.problem_now))
         obstacle: Exception | None = None
-        for backup in plan.deleted:
+        for backup in watched.plan.deleted:
             obstacle = obstacle or await watched.problem()
-            error = obstacle
-            if obstacle is None and backup.id in watched.there:
-                unreported.ask(backup)
-                attempts, error = await self._try(backup)
-                unreported.end(backup, error)
-                watched.note(backup, is_gone=error is None, at_once=attempts == 1)
-                if isinstance(error, AuthenticationError):
-                    obstacle = _not_attempted(error)
-            outcomes[backup.id] = _outcome(backup, error)
-        for backup, error in (await self._still_there(plan.server_id, watched.done)).items():
-            outcomes[backup.id] = _outcome(backup, error)
-        return list(outcomes.values())
+            for gone in watched.take_gone():
+                give(_outcome(gone, None))
+            if obstacle is not None or backup.id not in watched.there:
+                give(_outcome(backup, obstacle))
+                continue
+            unreported.ask(backup)
+            error = await _failure(delete(backup.id))
+            unreported.end(backup, error)
+            watched.note(backup, error)
+            if error is not None and not isinstance(error, NotFoundError):
+                give(_outcome(backup, error))
+            if isinstance(error, AuthenticationError):
+                obstacle = _not_attempted(error)
+        await self._confirm(watched.plan.server_id, watched.done, give)
 
-    async def free(self, backup: Backup) -> None:
-        """Delete this backup, and raise an error unless it is known to be gone."""
-        _, failure = await self._try(backup)
-        if failure is None:
-            left = await self._still_there(backup.server.id, [backup])
-            failure = left.get(backup)
+    async def free(self, backup: Backup, problem: Problem) -> None:
+        """Delete this backup, and raise an error unless it is known to be gone.
+
+        A deletion that failed is tried again only if there is no `problem`.
+        """
+        failure = await _failure(self._deleting(_unless(problem))(backup.id))
+        if failure is None or isinstance(failure, NotFoundError):
+            outcomes: list[Deleted] = []
+            await self._confirm(backup.server.id, [backup], outcomes.append)
+            failure = outcomes[0].error
         if failure is not None:
             failure.add_note(f"backup {backup.id} was to make room, and nothing was created")
             raise failure
 
-    async def _try(self, backup: Backup) -> tuple[int, Exception | None]:
-        """Delete the backup; how many attempts that took, and the error if it failed.
-
-        One that was gone already is no failure, and took 0 attempts, as a failure did.
-        """
-        try:
-            return await self._delete(backup.id), None
-        except NotFoundError:
-            return 0, None
-        except VPSBackupsError as error:
-            return 0, error
-
-    async def _still_there(
-        self, server_id: int, deleted: Sequence[Backup]
-    ) -> dict[Backup, Exception]:
-        """Those of the backups, just deleted, that are not known to be gone, each with the reason.
+    async def _confirm(self, server_id: int, deleted: Sequence[Backup], give: Give) -> None:
+        """Give the outcome of each of the backups, just deleted, once the list shows it no more.
 
         The list may lag behind, so it is read for ten seconds.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + _GONE_WITHIN
-        left, pause = {backup.id: backup for backup in deleted}, _FIRST_PAUSE
+        left, pause = list(deleted), _FIRST_PAUSE
         failure: Exception | None = None
         while left:
             try:
@@ -165,12 +157,76 @@ class Pruner:
             else:
                 failure = None
                 listed = {backup.id for backup in held.backups}
-                left = {number: one for number, one in left.items() if number in listed}
+                for gone in (one for one in left if one.id not in listed):
+                    give(_outcome(gone, None))
+                left = [one for one in left if one.id in listed]
             if not left or loop.time() >= end or isinstance(failure, AuthenticationError):
                 break
             await asyncio.sleep(min(pause, end - loop.time()))
             pause *= 2
-        return {backup: failure or _still_listed(backup) for backup in left.values()}
+        for backup in left:
+            give(_outcome(backup, failure or _still_listed(backup)))
+
+
+async def _prune_all(
+    plan: PrunePlan,
+    prune: Callable[[ServerPlan, Give], Awaitable[None]],
+    ready: asyncio.Queue[Deleted | None],
+) -> None:
+    """Put the outcome of each backup into `ready`, and None at the end.
+
+    No further server is begun while an outcome is not taken.
+    """
+
+    async def prune_one(server: ServerPlan) -> None:
+        left = {backup.id: backup for backup in server.deleted}
+
+        def give(outcome: Deleted) -> None:
+            del left[outcome.key.id]
+            if isinstance(outcome.error, AuthenticationError):
+                run.halt(outcome.error)
+            ready.put_nowait(outcome)
+
+        error = await _failure(prune(server, give))
+        for backup in list(left.values()):
+            give(_outcome(backup, error))
+
+    run: FanOut[ServerPlan, None] = FanOut(
+        prune_one,
+        open_source([server for server in plan.servers if server.deleted]),
+        _CONCURRENCY,
+        Meter(None, ()),
+    )
+    try:
+        async with aclosing(run.outcomes()) as ended:
+            async for server in ended:
+                if server.error is not None:
+                    for backup in server.key.deleted:
+                        ready.put_nowait(_outcome(backup, server.error))
+                await ready.join()
+    finally:
+        ready.put_nowait(None)
+
+
+async def _failure(work: Awaitable[None]) -> Exception | None:
+    """The error that the work ended with, None if there was none."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  # also what a subclass or the caller's limiter raises
+        return error
+    return None
+
+
+def _unless(problem: Problem) -> BeforeAgain:
+    """What raises the error of a call's last attempt before the next if there is a problem."""
+
+    async def check(error: VPSBackupsError) -> None:
+        found = await problem()
+        if found is not None:
+            error.add_note(f"not sent again: {found}")
+            raise error
+
+    return check
 
 
 def _still_listed(backup: Backup) -> VPSBackupsError:
@@ -186,10 +242,6 @@ def _not_attempted(refusal: AuthenticationError) -> NotAttemptedError:
     error = NotAttemptedError(f"not attempted, since the token was refused: {refusal}")
     error.__cause__ = refusal
     return error
-
-
-def _all_failed(plan: ServerPlan, error: Exception | None) -> list[Deleted]:
-    return [_outcome(backup, error) for backup in plan.deleted]
 
 
 def _outcome(backup: Backup, error: Exception | None) -> Deleted:

@@ -70,7 +70,7 @@ class Rotator:
         fit = self._retention.fit(decisions)
         if not fit.fits:
             raise PruneRefusedError(f"server {server_id}: {fit}: nothing was created or deleted")
-        place = await self._place(server_id, decisions, held)
+        place = await self._place(decisions, held)
         after = self._after(decisions, place, held)
         if place.freed is not None or self._options.dry_run:
             self._check_caps(ServerPlan(server_id, after, place.problem), place.freed)
@@ -80,7 +80,7 @@ class Rotator:
             plan = ServerPlan(server_id, planned, place.problem)
             return Rotation(server_id, plan, freed=place.freed, dry_run=True)
         if place.freed is not None:
-            await self._pruner.free(place.freed)
+            await self._pruner.free(place.freed, partial(self._change, held, place.freed))
         try:
             backup = await self._creator.create(server_id, self._options.labelled, read_before=True)
         except VPSBackupsError as error:
@@ -93,7 +93,7 @@ class Rotator:
             raise _refused(backup, "was there before, and was given as the new one")
         return Rotation(server_id, ServerPlan(server_id), backup, place.freed)
 
-    async def _place(self, server_id: int, decisions: tuple[Decision, ...], held: Held) -> Place:
+    async def _place(self, decisions: tuple[Decision, ...], held: Held) -> Place:
         """How there is a place; the caller's check is asked before a good one may go."""
         options, verify = self._options, self._options.verify
         place = place_for(
@@ -103,20 +103,30 @@ class Rotator:
             make_room=options.make_room,
             by_size=verify is None,
         )
-        if place.newest is None or verify is None or options.dry_run:
+        if place.newest is None or place.freed is None or verify is None or options.dry_run:
             return place
         if not await verify(place.newest):
             return Place(
                 problem="the server is full, and the newest one of the job was not verified by the "
                 "given function"
             )
-        again = await look_at(self._pruner.looks, server_id)
-        if set(again.backups) != set(held.backups):
-            raise StalePlanError(
-                f"server {server_id} changed while the given function verified backup "
-                f"{place.newest.id}: nothing was created or deleted"
-            )
+        change = await self._change(held, place.freed)
+        if change is not None:
+            raise change
         return place
+
+    async def _change(self, held: Held, freed: Backup) -> VPSBackupsError | None:
+        """An error if the server changed since this look, but for `freed` that may be gone."""
+        try:
+            again = await look_at(self._pruner.looks, freed.server.id)
+        except VPSBackupsError as error:
+            return error
+        if set(again.backups) - {freed} == set(held.backups) - {freed}:
+            return None
+        return StalePlanError(
+            f"server {freed.server.id} changed before backup {freed.id} made room: nothing was "
+            "created or deleted"
+        )
 
     def _after(
         self, decisions: tuple[Decision, ...], place: Place, held: Held

@@ -1,21 +1,23 @@
 """Whether what a plan says of a server is still right, by looks that are fresh enough."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
 
 from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import ServerPlan
-from vpsbackups_async.errors import StalePlanError, VPSBackupsError
+from vpsbackups_async.errors import NotFoundError, StalePlanError, VPSBackupsError
 from vpsbackups_async.models import Backup, is_good
 from vpsbackups_async.retention import Decision
 
-__all__ = ["Decide", "Watched"]
+__all__ = ["Decide", "Problem", "Watched"]
 
 Decide: TypeAlias = Callable[[Sequence[Backup], datetime], Sequence[Decision]]
 """The decisions about all manual backups of a server at this time."""
+Problem: TypeAlias = Callable[[], Awaitable[VPSBackupsError | None]]
+"""Why nothing may be deleted now; None if it may."""
 
 _FRESH_FOR: Final = 5.0
 """Seconds after a look for which deletions go by it."""
@@ -24,7 +26,8 @@ _FRESH_FOR: Final = 5.0
 class Watched:
     """A server while its `plan` is carried out, until the loop time `end`.
 
-    `there` are the ids that it holds by the last look, `done` what was deleted since the first one.
+    `there` are the ids that it holds by the last look, `done` what was deleted and may still be
+    listed.
     """
 
     def __init__(self, looks: Looks, plan: ServerPlan, decide: Decide, end: float) -> None:
@@ -33,6 +36,8 @@ class Watched:
         self._decide = decide
         self._end = end
         self._fresh_until = 0.0
+        self._deleted: set[int] = set()
+        self._listed: frozenset[int] = frozenset()
         self.there: frozenset[int] = frozenset()
         self.done: list[Backup] = []
 
@@ -56,12 +61,24 @@ class Watched:
             return error
         return None
 
-    def note(self, backup: Backup, *, is_gone: bool, at_once: bool) -> None:
-        """Note how a deletion ended; one that did not succeed `at_once` outdates the look."""
-        if is_gone:
+    async def problem_now(self) -> VPSBackupsError | None:
+        """As `problem`, by a new look in any case."""
+        self._fresh_until = 0.0
+        return await self.problem()
+
+    def note(self, backup: Backup, error: Exception | None) -> None:
+        """Note how a deletion ended; one that failed, or was not needed, outdates the look."""
+        if error is None or isinstance(error, NotFoundError):
             self.done.append(backup)
-        if not at_once:
+            self._deleted.add(backup.id)
+        if error is not None:
             self._fresh_until = 0.0
+
+    def take_gone(self) -> list[Backup]:
+        """Take those from `done` that the last look shows no more."""
+        gone = [one for one in self.done if one.id not in self._listed]
+        self.done = [one for one in self.done if one.id in self._listed]
+        return gone
 
     async def _look(self) -> None:
         if asyncio.get_running_loop().time() > self._end:
@@ -72,15 +89,16 @@ class Watched:
 
     def _judge(self, held: Held) -> None:
         """Go by this look from now on; raises `StalePlanError` if the plan is not right by it."""
-        done = {backup.id for backup in self.done}  # a list that lags may still show them
-        held = held._replace(backups=[one for one in held.backups if one.id not in done])
+        self._listed = frozenset(one.id for one in held.backups)
+        # A list that lags may still show what was deleted.
+        held = held._replace(backups=[one for one in held.backups if one.id not in self._deleted])
         _check(self.plan, self._decide, held, self._left)
         self.there = frozenset(backup.id for backup in held.backups)
         self._fresh_until = asyncio.get_running_loop().time() + _FRESH_FOR
 
     @property
     def _left(self) -> str:
-        return "nothing more" if self.done else "nothing"
+        return "nothing more" if self._deleted else "nothing"
 
 
 def _check(plan: ServerPlan, decide: Decide, held: Held, left: str) -> None:

@@ -1,6 +1,6 @@
 """What is known of a call and of its attempts; plain values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from attrs import define, field
@@ -11,6 +11,7 @@ from vpsbackups_async.errors import ApiError, VPSBackupsError
 __all__ = [
     "AttemptFailure",
     "AttemptResult",
+    "BeforeAgain",
     "Call",
     "OnRetry",
     "SendState",
@@ -23,6 +24,9 @@ E = TypeVar("E", bound=VPSBackupsError)
 
 OnRetry = Callable[[VPSBackupsError], object]
 """Called with the error of an attempt before the next one; what it raises ends the call."""
+
+BeforeAgain = Callable[[VPSBackupsError], Awaitable[object]]
+"""Likewise, but awaited, and after the pause."""
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -145,8 +149,9 @@ class Call:
     `attempts` counts all attempts, `counted` those that use up `RetryPolicy.attempts`, `failures`
     those that failed, also where the limiter let none begin. `pause` is the last pause. `ambiguous`
     is whether any attempt may have been carried out. `on_retry` is called before each attempt but
-    the first. `paced` counts the refusals for pace in a row, `paced_for` is the sum of the pauses
-    after them. `earlier` is how many attempts for the same purpose were made before this call.
+    the first, and `before_again` awaited. `paced` counts the refusals for pace in a row,
+    `paced_for` is the sum of the pauses after them. `earlier` is how many attempts for the same
+    purpose were made before this call.
     """
 
     request: Request
@@ -165,6 +170,7 @@ class Call:
     paced: int = 0
     paced_for: float = 0.0
     earlier: int = 0
+    before_again: BeforeAgain | None = None
 
     @property
     def number(self) -> int:

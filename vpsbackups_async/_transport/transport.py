@@ -13,7 +13,14 @@ from vpsbackups_async._transport.attempts import (
     SendAgain,
     without_budget,
 )
-from vpsbackups_async._transport.calls import Call, OnRetry, SendState, Situation, is_for_pace
+from vpsbackups_async._transport.calls import (
+    BeforeAgain,
+    Call,
+    OnRetry,
+    SendState,
+    Situation,
+    is_for_pace,
+)
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange
 from vpsbackups_async._transport.limiter import Observation
@@ -67,6 +74,7 @@ class Transport:
         deadline: float = math.inf,
         on_retry: OnRetry | None = None,
         earlier: int = 0,
+        before_again: BeforeAgain | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """The answer, which is 2xx and whole, or a success by its status alone.
 
@@ -83,6 +91,7 @@ class Transport:
         deadline = min(deadline, now + self.timeouts.deadline)
         call = Call(request, now, deadline, session.accepted, state, on_retry, earlier=earlier)
         call.accepted_of_kind = session.accepted_of[request.kind]
+        call.before_again = before_again
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
 
     async def _traced(self, call: Call, deadlines: Deadlines) -> Response:
@@ -120,6 +129,8 @@ class Transport:
             self.note_retry(request, call.number, step.error, step.pause)
             if not step.in_limiter:
                 await self.pause(step.pause)
+            if call.before_again is not None:
+                await call.before_again(step.error)
 
     def note_retry(
         self, request: Request, attempt: int, error: VPSBackupsError, pause: float
