@@ -112,22 +112,6 @@ async def test_bad_arguments_are_refused_at_once(
 
 # --- A process that is killed --------------------------------------------------------------------
 
-SCRIPT = f"""
-import asyncio
-from vpsbackups_async import ALL_SERVERS, BackupsClient, ConstantBackoff, Retention
-
-async def main():
-    async with BackupsClient() as client:
-        policy = Retention(last=2, job={JOB!r})
-        rotated = client.fleet(ALL_SERVERS).rotate(
-            policy, make_room=True, backoff=ConstantBackoff(0.02)
-        )
-        async for outcome in rotated:
-            print(outcome.key, outcome.ok)
-
-asyncio.run(main())
-"""
-
 
 def verified(fake: FakeVPS, server_id: int, new: set[int]) -> bool:
     """Whether a new backup of this server has completed and stands in its list."""
@@ -137,39 +121,85 @@ def verified(fake: FakeVPS, server_id: int, new: set[int]) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("method", "number"),
-    [("GET", 1), ("POST", 1), ("POST", 3), ("GET", 9), ("GET", 13), ("DELETE", 1), ("DELETE", 4)],
-)
-@pytest.mark.fake_vps(servers=3, backups=0, backup_seconds=0.05, virtual_time=False)
-async def test_a_killed_rotation_has_deleted_nothing_of_a_server_without_a_verified_new_backup(
-    fake: FakeVPS, method: str, number: int
-) -> None:
-    old = {server_id: add_nights(fake, server_id, 3) for server_id in (1, 2, 3)}
-    fake.fails = lambda backup: backup["server"]["id"] == 2
-    before = {one["id"] for one in fake.backups}
-    servers = {number: server_id for server_id, ids in old.items() for number in ids}
-    unverified: list[int] = []
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-c", SCRIPT),
-        env=os.environ | {"VPS_API_TOKEN": fake.token, "VPS_API_URL": fake.url},
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    killed = False
+FORKED = f"""
+import asyncio, os, sys
+from vpsbackups_async import BackupsClient, ConstantBackoff, Retention
 
-    def watch(seen: SeenRequest) -> None:
-        nonlocal killed
+async def main(server_ids):
+    async with BackupsClient() as client:
+        policy = Retention(last=6, job={JOB!r})
+        fleet = client.fleet(server_ids)
+        async for _ in fleet.rotate(policy, make_room=True, backoff=ConstantBackoff(0.01)):
+            pass
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        asyncio.run(main(list(map(int, line.split()))))
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class Killed:
+    """A rotation of two full servers and of one with free places, killed at its n-th request.
+
+    The backup of the second server fails.
+    """
+
+    def __init__(self, fake: FakeVPS, first: int, number: int) -> None:
+        self._fake = fake
+        self._number = number
+        self.full, self.failing, self.spare = self.server_ids = range(first, first + 3)
+        self.old: dict[int, list[int]] = {}
+        for server_id, nights in zip(self.server_ids, (10, 10, 8), strict=True):
+            fake.add_server(server_id)
+            self.old[server_id] = add_nights(fake, server_id, nights)
+        fake.fails = lambda backup: backup["server"]["id"] == self.failing
+        self._seen = 0
+        self.unverified: list[int] = []
+        self.pid = 0
+        fake.on_request = self._watch
+
+    def _watch(self, seen: SeenRequest) -> None:
         if seen.method == "DELETE":
-            new = {one["id"] for one in fake.backups} - before
-            doomed = deletes(fake)[-1]
-            if not verified(fake, servers[doomed], new):
-                unverified.append(doomed)
-        if not killed and fake.count(method) == number:
-            killed = True
-            process.send_signal(signal.SIGKILL)
+            doomed = deletes(self._fake)[-1]
+            server_id = next(one for one, ids in self.old.items() if doomed in ids)
+            new = set(held(self._fake, server_id)) - set(self.old[server_id])
+            if not verified(self._fake, server_id, new):
+                self.unverified.append(doomed)
+        self._seen += 1
+        if self._seen >= self._number and self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.pid = 0
 
-    fake.on_request = watch
-    assert await process.wait() == -signal.SIGKILL
-    assert unverified == []
-    assert set(old[2]) <= set(held(fake, 2))
-    assert all(old[server_id][2] in held(fake, server_id) for server_id in old)
+
+@pytest.mark.fake_vps(servers=0, backups=0, backup_seconds=0.02, virtual_time=False)
+async def test_a_rotation_killed_anywhere_deleted_nothing_unverified_but_what_made_room(
+    fake: FakeVPS,
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", FORKED),
+        env=os.environ | {"VPS_API_TOKEN": fake.token, "VPS_API_URL": fake.url},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    status, number = signal.SIGKILL.value, 0
+    while status == signal.SIGKILL:
+        number += 1
+        run = Killed(fake, 10 * number, number)
+        process.stdin.write(" ".join(map(str, run.server_ids)).encode() + b"\n")
+        run.pid = int(await process.stdout.readline())
+        status = int(await process.stdout.readline())
+        run.pid = 0
+        left = {server_id: held(fake, server_id) for server_id in run.server_ids}
+        assert set(run.unverified) <= {run.old[run.full][0], run.old[run.failing][0]}
+        assert set(run.old[run.failing][1:]) <= set(left[run.failing])
+        assert all(set(run.old[server_id][-5:]) <= set(left[server_id]) for server_id in left)
+    assert status == 0
+    assert number > 25
+    process.stdin.close()
+    assert await process.wait() == 0
