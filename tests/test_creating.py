@@ -92,6 +92,13 @@ async def test_a_running_backup_can_be_adopted(fake: FakeVPS) -> None:
     assert fake.count("POST") == 2
 
 
+async def test_a_running_backup_is_adopted_in_whatever_case_its_status_is(fake: FakeVPS) -> None:
+    running = fake.add_backup(1, status="In_Progress")["id"]
+    async with client_of(fake) as client:
+        assert (await client.create(1, if_running="adopt")).id == running
+    assert fake.count("POST") == 0
+
+
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_running_backup_can_be_waited_for(fake: FakeVPS, fails: bool) -> None:

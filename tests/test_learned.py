@@ -573,6 +573,17 @@ async def test_a_strategy_that_saw_only_the_end_learns_that_it_ran_when_the_wait
 
 
 @pytest.mark.virtual_time
+@pytest.mark.fake_vps(backup_seconds=10)
+async def test_a_wait_that_began_with_a_running_one_teaches_in_whatever_case_its_status_is(
+    client: BackupsClient,
+) -> None:
+    strategy = Recorder()
+    running = evolve(await client.create(2), status=BackupStatus("IN_PROGRESS"))
+    done = await client.wait(running, backoff=strategy)
+    assert strategy.lessons == [(done, 0, pytest.approx(30, abs=1))]
+
+
+@pytest.mark.virtual_time
 @pytest.mark.fake_vps(backup_seconds=100)
 @pytest.mark.parametrize("known", ["ref", "unknown status"])
 async def test_a_wait_that_began_with_an_unknown_state_teaches_no_strategy(

@@ -19,9 +19,11 @@ from vpsbackups_async import (
 from vpsbackups_async._creating.refusals import may_be_recognised, recognised
 
 
-def backups(*, manual: int = 0, automatic: int = 0, running: bool = False) -> list[Backup]:
+def backups(
+    *, manual: int = 0, automatic: int = 0, running: bool = False, word: str = "in_progress"
+) -> list[Backup]:
     kinds = [BackupType.MANUAL] * manual + [BackupType.AUTOMATIC] * automatic
-    status = BackupStatus.IN_PROGRESS if running else BackupStatus.COMPLETED
+    status = BackupStatus(word) if running else BackupStatus.COMPLETED
     when = datetime(2025, 1, 16, tzinfo=UTC)
     return [
         Backup(number, ServerRef(1, ""), kind, status, None, when, None, "")
@@ -37,6 +39,7 @@ def backups(*, manual: int = 0, automatic: int = 0, running: bool = False) -> li
         (backups(manual=9), "no", None),
         (backups(manual=9, automatic=5), "no", None),
         (backups(manual=1, running=True), "no", BackupInProgressError),
+        (backups(manual=1, running=True, word="IN_PROGRESS"), "no", BackupInProgressError),
         (backups(automatic=1, running=True), "no", BackupInProgressError),
         (backups(manual=10, running=True), "the limit is reached", ManualBackupLimitError),
         (backups(manual=10, running=True), "One is In Progress", BackupInProgressError),
@@ -49,6 +52,7 @@ def backups(*, manual: int = 0, automatic: int = 0, running: bool = False) -> li
         "nine",
         "nine and automatic ones",
         "running",
+        "running, in capitals",
         "automatic running",
         "full and running, other words",
         "full and running, in progress",

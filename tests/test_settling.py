@@ -824,12 +824,24 @@ async def test_it_is_logged_that_a_server_does_not_keep_markers(
     assert "backup 7 of server 1 was made without its marker" in line.getMessage()
 
 
-async def test_a_failed_backup_with_the_same_marker_is_not_the_answer(fake: FakeVPS) -> None:
-    fake.add_backup(1, description="Nightly [vb:16]", status="failed")
+@pytest.mark.parametrize("ended", [{"status": "failed"}, {"status": "Error"}, {"size_mb": 0}])
+async def test_a_failed_backup_with_the_same_marker_is_not_the_answer(
+    fake: FakeVPS, ended: dict[str, Any]
+) -> None:
+    fake.add_backup(1, description="Nightly [vb:16]", **ended)
     fake.inject(Drop("after", method="POST", times=1))
     async with client_of(fake) as client:
         assert (await client.create(1, description="Nightly", marker="16")).id == 2
     assert len(posts(fake)) == 1
+
+
+async def test_a_backup_that_this_client_made_and_that_failed_is_not_the_answer(
+    fake: FakeVPS,
+) -> None:
+    async with client_of(fake) as client:
+        first = await client.create(1, marker="16")
+        fake.finish(first.id, "failed")
+        assert (await client.create(1, marker="16")).id != first.id
 
 
 async def test_several_backups_with_one_marker_are_named(

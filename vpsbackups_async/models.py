@@ -289,6 +289,11 @@ def is_good(backup: Backup) -> bool:
     return backup.is_completed and backup.size_mb != 0
 
 
+def is_running(backup: Backup) -> bool:
+    """Whether the backup is in progress, in whatever case the word is."""
+    return backup.status.casefold() == BackupStatus.IN_PROGRESS
+
+
 def ended_badly(backup: Backup) -> bool:
     """Whether the backup failed, or is completed with a size of 0 MB."""
     return backup.is_failed or (backup.is_completed and not is_good(backup))

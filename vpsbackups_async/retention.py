@@ -16,7 +16,7 @@ from vpsbackups_async import _tags
 from vpsbackups_async._checks import check_duration, check_int
 from vpsbackups_async._periods import PERIODS, local, zone_of
 from vpsbackups_async._places import most_kept, reduced
-from vpsbackups_async.models import Backup, BackupStatus, as_utc, ended_badly, is_good
+from vpsbackups_async.models import Backup, as_utc, ended_badly, is_good, is_running
 
 __all__ = ["Decision", "Fit", "Reason", "Retention"]
 
@@ -232,8 +232,7 @@ class Retention:
             is_fresh = now - as_utc(backup.created_at) <= self.failed_after
             return Reason.FAILED_LATELY if is_fresh else Reason.FAILED
         if not backup.is_completed:
-            is_running = backup.status.casefold() == BackupStatus.IN_PROGRESS
-            return Reason.RUNNING if is_running else Reason.UNKNOWN_STATUS
+            return Reason.RUNNING if is_running(backup) else Reason.UNKNOWN_STATUS
         if _is_future(backup, now):
             return Reason.FROM_THE_FUTURE
         if is_kept:

@@ -28,7 +28,7 @@ from vpsbackups_async.errors import (
     WaitError,
     WaitTimeoutError,
 )
-from vpsbackups_async.models import Backup, BackupStatus, BackupType
+from vpsbackups_async.models import Backup, BackupType, ended_badly, is_running
 
 __all__ = ["Creator", "IfRunning"]
 
@@ -187,7 +187,7 @@ class Creator:
         creation.read_before = True
         return look.backups
 
-    def _answer(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
+    def _answer(self, creation: Creation, held: Sequence[Backup]) -> Backup | None:
         """The backup that is there already: of an earlier try with the same marker, or recent."""
         if not creation.sought or creation.marker is None:
             return None
@@ -197,13 +197,15 @@ class Creator:
             backup
             for backup in held
             if backup.is_manual
-            and not backup.is_failed
+            and not ended_badly(backup)
             and _tags.same(
                 _tags.marker_of(self._known.asked.as_asked(backup).description), creation.marker
             )
         ]
         if not made:
-            return self._known.marked(creation.server_id, creation.marker)
+            known = self._known.marked(creation.server_id, creation.marker)
+            bad = {backup.id for backup in held if ended_badly(backup)}
+            return None if known is None or known.id in bad else known
         return self._known.give(first_of(creation.server_id, made), creation.marker)
 
     def _recent(self, creation: Creation, need: Need, held: Iterable[Backup]) -> Backup | None:
@@ -248,7 +250,7 @@ class Creator:
         """The newest running backup, if the caller asked to mind it."""
         if creation.if_running == "raise":
             return None
-        running = [backup for backup in held if backup.status == BackupStatus.IN_PROGRESS]
+        running = [backup for backup in held if is_running(backup)]
         return max(running, key=lambda backup: backup.id, default=None)
 
     async def _has_ended(self, running: Backup, creation: Creation) -> bool:

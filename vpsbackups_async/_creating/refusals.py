@@ -13,7 +13,7 @@ from vpsbackups_async.errors import (
     ManualBackupLimitError,
     VPSBackupsError,
 )
-from vpsbackups_async.models import Backup, BackupStatus
+from vpsbackups_async.models import Backup, is_running
 
 __all__ = ["MANUAL_BACKUP_LIMIT", "may_be_recognised", "recognised"]
 
@@ -33,7 +33,7 @@ def recognised(refusal: VPSBackupsError, backups: Iterable[Backup]) -> VPSBackup
     """The refusal as the error that says why, by all backups of the server."""
     backups = list(backups)
     full = sum(backup.is_manual for backup in backups) >= MANUAL_BACKUP_LIMIT
-    busy = any(backup.status == BackupStatus.IN_PROGRESS for backup in backups)
+    busy = any(map(is_running, backups))
     said = refusal.describe().casefold()
     if busy and (not full or any(word in said for word in _BUSY_WORDS)):
         return BackupInProgressError(*refusal.args)

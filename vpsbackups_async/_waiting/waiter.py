@@ -19,7 +19,7 @@ from vpsbackups_async.errors import (
     WaitTimeoutError,
 )
 from vpsbackups_async.events import WaitPolled
-from vpsbackups_async.models import Backup, BackupRef, BackupStatus
+from vpsbackups_async.models import Backup, BackupRef, BackupStatus, is_running
 
 __all__ = ["Batch", "Look", "Waiter", "shown_status"]
 
@@ -102,7 +102,7 @@ class Waiter:
         self.delay: float | None = None
         self.previous: float | None = None  # the delay before that
         # Only a wait that begins with the backup running tells how long the backup took.
-        begins = known is not None and known.status == BackupStatus.IN_PROGRESS
+        begins = known is not None and is_running(known)
         self.seen_running: float | None = 0.0 if begins else None
         self.misses = 0
         self.look: Look | None = None

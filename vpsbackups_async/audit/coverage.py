@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from vpsbackups_async import _tags
 from vpsbackups_async.errors import VPSBackupsError
-from vpsbackups_async.models import Backup, BackupStatus, Server, as_utc, ended_badly, is_good
+from vpsbackups_async.models import Backup, Server, as_utc, ended_badly, is_good, is_running
 
 __all__ = ["Coverage", "ServerCoverage", "State", "cover"]
 
@@ -266,8 +266,7 @@ def _is_running(backup: Backup, limits: _Limits) -> bool:
 
 def _is_stuck(backup: Backup, limits: _Limits) -> bool:
     # Only the documented word: an unknown status may be that of a backup which has ended.
-    running = backup.status.casefold() == BackupStatus.IN_PROGRESS
-    return running and limits.at - as_utc(backup.created_at) >= limits.stuck_after
+    return is_running(backup) and limits.at - as_utc(backup.created_at) >= limits.stuck_after
 
 
 def _sizes(
