@@ -105,6 +105,37 @@ async def test_prune_says_which_deletions_failed(fake: FakeVPS, run: Here) -> No
         (("--max-fraction", "0.4"), "max_fraction=0.4"),
     ],
 )
+async def test_prune_says_without_apply_too_that_its_limits_would_refuse(
+    fake: FakeVPS, run: Here, limit: tuple[str, str], words: str
+) -> None:
+    add_nights(fake, 7, 4)
+    ended = await run("prune", "-s", "7", *LAST_TWO, *limit, fake=fake)
+    assert ended.code == 1
+    assert len(ended.lines) == 4
+    assert "--apply would refuse this: 2 " in ended.err
+    assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [("--max-deletions", "-1"), ("--max-fraction", "2"), ("--max-fraction", "nan")],
+)
+async def test_prune_refuses_limits_that_cannot_be_before_it_reads(
+    fake: FakeVPS, run: Here, limit: tuple[str, str]
+) -> None:
+    ended = await run("prune", "-s", "7", *LAST_TWO, *limit, fake=fake)
+    assert ended.code == 2
+    assert limit[0].removeprefix("--").replace("-", "_") in ended.err
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (("--max-deletions", "1"), "max_deletions=1"),
+        (("--max-fraction", "0.4"), "max_fraction=0.4"),
+    ],
+)
 async def test_prune_refuses_beyond_its_limits(
     fake: FakeVPS, run: Here, limit: tuple[str, str], words: str
 ) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vpsbackups_async._pruning.plan import PrunePlan
-from vpsbackups_async.cli.ends import Exit
+from vpsbackups_async._pruning.plan import Caps, PrunePlan
+from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
@@ -21,6 +21,7 @@ from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.rows import open_writer
 from vpsbackups_async.cli.session import Session
+from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.models import AllServers
 
 __all__ = ["run"]
@@ -32,7 +33,7 @@ def run(
     keep: Keep = KEEP,
     apply: Annotated[Flag, Parameter(help="delete what otherwise is only shown")] = False,
     max_deletions: Annotated[
-        int | None, Parameter(metavar="N", help="with --apply: refuse if more would go")
+        int | None, Parameter(metavar="N", help="refuse if more would go")
     ] = None,
     max_fraction: Annotated[
         float,
@@ -42,6 +43,10 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     ids, retention = servers.ids(), keep.retention()
+    try:
+        caps = Caps(max_deletions, max_fraction)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     with Session(common) as session:
         plan = session.do(session.client.plan_prune(ids, retention))
         for server in plan.servers:
@@ -51,28 +56,31 @@ def run(
                 session.screen.note(f"server {server.server_id}: no manual backups")
         code = Exit.SOME_FAILED if any(server.problem for server in plan.servers) else Exit.FINE
         if apply:
-            return max(code, session.do(_apply(session, plan, max_deletions, max_fraction)))
-        _show(session, plan)
-    return code
+            return max(code, session.do(_apply(session, plan, caps)))
+        return max(code, _show(session, plan, caps))
 
 
-def _show(session: Session, plan: PrunePlan) -> None:
-    """Write a row for each backup, and how many would go."""
+def _show(session: Session, plan: PrunePlan, caps: Caps) -> Exit:
+    """Write a row for each backup, and how many would go, or why none would."""
     writer = open_writer("table", session.screen, DECISIONS)
     for server in plan.servers:
         if server.decisions and not server.problem:
             writer.rows(server.decisions)
     writer.end()
+    try:
+        caps.check(plan.servers, plan.retention.job)
+    except PruneRefusedError as refusal:
+        session.screen.note(f"--apply would refuse this: {refusal}", "red")
+        return Exit.SOME_FAILED
     count = f"{len(plan.deleted):,} would be deleted, {plan.mb_freed:,} MB"
     session.screen.summary(f"{count}; nothing was deleted: --apply does it")
+    return Exit.FINE
 
 
-async def _apply(
-    session: Session, plan: PrunePlan, max_deletions: int | None, max_fraction: float
-) -> Exit:
+async def _apply(session: Session, plan: PrunePlan, caps: Caps) -> Exit:
     """Delete what the plan says, and write the ref of each when it is deleted."""
     screen, failures, done = session.screen, Failures(session.screen), 0
-    outcomes = session.client.apply(plan, max_deletions=max_deletions, max_fraction=max_fraction)
+    outcomes = session.client.apply(plan, max_deletions=caps.deletions, max_fraction=caps.fraction)
     try:
         async with aclosing(outcomes):
             async for outcome in outcomes:
