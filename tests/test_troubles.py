@@ -4,6 +4,7 @@ import pytest
 
 from vpsbackups_async import (
     AuthenticationError,
+    NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
     ServerError,
@@ -119,6 +120,7 @@ def test_sixteen_servers_that_fail_while_none_works_look_like_all() -> None:
     assert not failing(15).none_works
     assert failing(16).none_works
     assert failing(16, CUT).none_works
+    assert failing(16, NotFoundError(404, "no")).none_works
 
 
 def test_one_server_that_works_shows_that_not_all_fail() -> None:
@@ -127,8 +129,9 @@ def test_one_server_that_works_shows_that_not_all_fail() -> None:
     assert not troubles.none_works
 
 
-def test_refusals_and_failures_of_the_whole_list_say_nothing_about_servers() -> None:
+def test_refused_tokens_rates_and_failures_of_the_whole_list_say_nothing_about_servers() -> None:
     assert not failing(40, PermissionDeniedError(403, "no")).none_works
+    assert not failing(40, AuthenticationError(401, "no")).none_works
     troubles = failing(15)
     for _ in range(9):
         troubles.failed(None, DOWN, 0.0)
@@ -141,6 +144,9 @@ def test_refusals_and_failures_of_the_whole_list_say_nothing_about_servers() -> 
 
 def test_failed_attempts_count_as_well() -> None:
     troubles = Troubles()
+    for server_id in range(1, 17):
+        troubles.attempt_failed(server_id, RateLimitedError(429, "slow"))
+    assert not troubles.none_works
     for server_id in range(1, 17):
         troubles.attempt_failed(server_id, DOWN)
     assert troubles.none_works

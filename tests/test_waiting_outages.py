@@ -22,7 +22,15 @@ from vpsbackups_async import (
 )
 from vpsbackups_async._waiting.looks import Looks
 from vpsbackups_async._waiting.waiter import Batch, Waiter
-from vpsbackups_async.testing import FakeVPS, Fault, Latency, RateLimit, SeenRequest, ServerFault
+from vpsbackups_async.testing import (
+    FakeVPS,
+    Fault,
+    Latency,
+    RateLimit,
+    Reply,
+    SeenRequest,
+    ServerFault,
+)
 from vpsbackups_async.testing.replies import Answer, Sendable
 
 pytestmark = [
@@ -89,11 +97,14 @@ async def test_a_server_whose_list_failed_once_is_found_again_among_many_that_fa
     assert seconds <= 300
 
 
-async def test_lists_that_fail_are_asked_seldom_while_none_works(fake: FakeVPS) -> None:
-    """Also where each wait is due at a time of its own."""
+@pytest.mark.parametrize(("status", "requests"), [(500, 1), (404, 1), (400, 2)])
+async def test_lists_that_fail_are_asked_seldom_while_none_works(
+    fake: FakeVPS, status: int, requests: int
+) -> None:
+    """Also where each wait is due at a time of its own. After a 400, `page_size` is left out."""
     async with one_try(fake) as client:
         backups = [await client.create(server_id) for server_id in range(1, 101)]
-        fake.inject(ServerFault(500))
+        fake.inject(Reply(status, b'{"detail": "No."}', method="GET"))
         fake.requests.clear()
         waits = []
         for one in backups:
@@ -101,7 +112,7 @@ async def test_lists_that_fail_are_asked_seldom_while_none_works(fake: FakeVPS) 
             await asyncio.sleep(0.7)
         ends = await asyncio.gather(*waits, return_exceptions=True)
     assert {type(one) for one in ends} == {WaitTimeoutError}
-    assert fake.count() <= 400
+    assert fake.count() <= 400 * requests
 
 
 # --- A 403 ---------------------------------------------------------------------------------------

@@ -84,8 +84,8 @@ class Troubles:
             self._tidy_at = max(_TIDY, 2 * len(self._of))
 
     def attempt_failed(self, server_id: int | None, error: VPSBackupsError) -> None:
-        """Note that an attempt at a list failed; only outages count, no refusals."""
-        if server_id is not None and is_outage(error) and not self.none_works:
+        """Note that an attempt at a list failed; a refused token or rate does not count."""
+        if server_id is not None and _may_hold_for_all(error) and not self.none_works:
             self._failed_since.add(server_id)
 
     def worked(self, server_id: int | None) -> None:
@@ -105,7 +105,7 @@ class Troubles:
         A list that worked the last time, or was never read, always may. While none works, those
         that failed share a few tries, so that an outage of everything is met with few requests.
         """
-        if not self.none_works or not is_outage(self.error(server_id)):
+        if not self.none_works or not _may_hold_for_all(self.error(server_id)):
             return True
         following = max(self._next_try, now - (_TRIES - 1) * _TRY_SECONDS)
         if following > now:
@@ -140,6 +140,15 @@ class Troubles:
 def is_outage(error: VPSBackupsError | None) -> bool:
     """Whether the error is a failure that may be that of other lists too, and no refusal."""
     return error is not None and (not isinstance(error, ApiError) or error.status >= 500)
+
+
+def _may_hold_for_all(error: VPSBackupsError | None) -> bool:
+    """Whether the lists of all servers may fail in this way, though the token is good.
+
+    A 404 or 400 for one server says that it is gone; for many, that the API is not there.
+    """
+    refusals = AuthenticationError | PermissionDeniedError | RateLimitedError
+    return error is not None and not isinstance(error, refusals)
 
 
 def pause_of(error: VPSBackupsError) -> float:
