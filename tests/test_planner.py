@@ -160,7 +160,7 @@ async def test_one_server_that_works_lets_the_others_be_tried_again() -> None:
     while 1 not in watcher.shown:
         await asyncio.sleep(10)
         await watcher.look(wanted(range(1, 101)))
-        tried.append(len(listing.take_asked()))
+        tried.append(len([one for one in listing.take_asked() if one]))
     assert set(tried[:-1]) == {4}
     assert len(tried) <= 25
     assert tried[-1] >= 16

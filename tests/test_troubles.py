@@ -62,6 +62,27 @@ def test_a_failing_list_is_worth_a_try_after_five_minutes() -> None:
     assert troubles.standing(3, 300.0).state == State.FINE
 
 
+@pytest.mark.parametrize(
+    ("error", "at_once", "when"),
+    [
+        (DOWN, True, 30.0),
+        (NotFoundError(404, "no"), True, 30.0),
+        (DOWN, False, None),
+        (PermissionDeniedError(403, "no"), True, None),
+        (paused(60.0), True, 60.0),
+    ],
+    ids=["a 500", "a 404", "one that took long", "a 403", "one that asks for time"],
+)
+def test_a_list_that_fails_at_once_may_be_tried_first_after_half_a_minute(
+    error: VPSBackupsError, at_once: bool, when: float | None
+) -> None:
+    troubles = Troubles()
+    assert not troubles.may_try_first(None, 0.0)
+    troubles.failed(None, error, 0.0, at_once=at_once)
+    assert not troubles.may_try_first(None, 4_000.0 if when is None else when - 0.1)
+    assert troubles.may_try_first(None, when or 0.0) == (when is not None)
+
+
 def test_a_pause_is_kept_to_its_end_and_no_longer_than_an_hour() -> None:
     troubles = after(paused(9_999_999_999.0))
     assert troubles.standing(3, 3_599.0).state == State.PAUSED

@@ -119,6 +119,29 @@ async def test_waits_succeed_server_by_server_where_the_whole_list_always_fails(
     assert all(isinstance(end, Backup) and seconds <= 110.1 for end, seconds in ends)
 
 
+@pytest.mark.parametrize(
+    ("fault", "whole", "servers"),
+    [
+        (ServerFault(500, method="GET", query=EVERY_LIST, times=8), 30, 300),
+        (ServerFault(500, method="GET", query=EVERY_LIST), 16, 1_000),
+        (Latency(100_000, method="GET", query=EVERY_LIST), 2, 1_000),
+    ],
+    ids=["works again", "fails at once", "hangs"],
+)
+async def test_a_whole_list_that_fails_at_once_is_tried_again_before_many_servers_are_asked(
+    fake: FakeVPS, fault: Fault, whole: int, servers: int
+) -> None:
+    fake.backup_seconds = 290
+    fake.inject(fault)
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        backups = [await client.create(server_id) for server_id in range(1, 51)]
+        ends = await asyncio.gather(*(timed(client.wait(one, backoff=EVERY_10)) for one in backups))
+    assert all(isinstance(end, Backup) and seconds <= 305 for end, seconds in ends)
+    asked = ["server_id" in seen.query for seen in fake.requests if seen.method == "GET"]
+    assert asked.count(False) <= whole
+    assert asked.count(True) <= servers
+
+
 async def test_a_wait_that_joins_a_sweep_that_hangs_goes_by_its_own_servers_list(
     fake: FakeVPS,
 ) -> None:

@@ -110,6 +110,9 @@ class Planner:
             plan.sweep.extend(either)
         else:
             direct += either
+        if whole.state == State.FAILING and self._may_try_whole(now) and self._sweep_pays(direct):
+            plan.sweep.extend(direct)
+            direct = []
         servers = by_server(direct)
         waits = heed_failures and self.waits_for_whole(len(servers), now)
         if waits and self._sweep_pays(direct):
@@ -134,6 +137,10 @@ class Planner:
         standing = self.troubles.standing(None, now)
         # Others need not wait until the sweep under way gets an answer, or gives up.
         return max(standing, Standing(State.FAILING, 0)) if self._stuck else standing
+
+    def _may_try_whole(self, now: float) -> bool:
+        """Whether to try the whole list before asking the servers that it leaves if it fails."""
+        return not self._stuck and self.troubles.may_try_first(None, now)
 
     def waits_for_whole(self, servers: float, now: float) -> bool:
         """Whether the whole list's pause is waited for, where else so many servers were asked."""

@@ -32,6 +32,8 @@ __all__ = ["Search"]
 
 _MOST_FAILURES: Final = 16
 """Failures and no success after which nothing more is sent for those who look only once."""
+_AT_ONCE: Final = 2.0
+"""Seconds within which a list fails at once."""
 _PROOFS: Final = 4
 """Servers that are asked at the least for what a whole list that moved did not show."""
 _PAGES_AHEAD: Final = 8
@@ -131,8 +133,8 @@ class Search:
                         break
             yield self._ended_sweep(unseen, walk, shape, unreadable)
         except VPSBackupsError as error:
-            late = loop.time() - answered > RETRIED
-            yield self._failed_sweep(unseen, error, on_attempt, late=late)
+            seconds = loop.time() - answered
+            yield self._failed_sweep(unseen, error, on_attempt, seconds)
         finally:
             self._planner.ended(walk)
 
@@ -165,19 +167,25 @@ class Search:
         return Finding(None, failed=failed, error=unreadable[0] if failed else None, left=left)
 
     def _failed_sweep(
-        self, unseen: Unseen, error: VPSBackupsError, on_attempt: OnAttempt | None, *, late: bool
+        self,
+        unseen: Unseen,
+        error: VPSBackupsError,
+        on_attempt: OnAttempt | None,
+        seconds: float,
     ) -> Finding:
-        """What a sweep that failed leaves to the servers' lists, and what it fails for.
+        """What a sweep that failed, after so many seconds, leaves to servers' lists or fails for.
 
         Servers are asked now by those who look once only, and where the next look would not mend it
         or come too late. Otherwise that one is waited for: to ask each server may take far more
         requests than the sweep.
         """
         now = asyncio.get_running_loop().time()
-        self._planner.troubles.failed(None, error, now)
+        self._planner.troubles.failed(None, error, now, at_once=seconds <= _AT_ONCE)
         ask = on_attempt is None or isinstance(error, _SPOILED)
         if not ask and not self._planner.waits_for_whole(unseen.servers, now):
-            ask = late or self._planner.troubles.standing(None, now).state != State.FINE
+            ask = (
+                seconds > RETRIED or self._planner.troubles.standing(None, now).state != State.FINE
+            )
         left = unseen.take_by_server() if ask and not isinstance(error, _SAME_FOR_ALL) else ()
         return Finding(None, failed=unseen.remove_all(), error=error, left=left)
 

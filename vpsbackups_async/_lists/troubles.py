@@ -20,6 +20,8 @@ _FAILING: Final = 2
 """Failures in a row after which another way to the same backups is tried."""
 _FORGOTTEN: Final = 300.0
 """Seconds after its last failure when a failing list is tried again although there is another."""
+_SOON: Final = 30.0
+"""Seconds after its last failure when a list that fails at once is tried first again."""
 _TIDY: Final = 1_000
 """Lists with failures beyond which those are dropped that no longer matter."""
 _NONE_WORKS: Final = 16
@@ -49,6 +51,7 @@ class _Trouble(NamedTuple):
     error: VPSBackupsError
     at: float
     until: float
+    soon: float
 
 
 class Troubles:
@@ -63,8 +66,13 @@ class Troubles:
         self._failed_since: set[int] = set()  # servers, since the list of one last worked
         self._next_try = -math.inf
 
-    def failed(self, server_id: int | None, error: VPSBackupsError, now: float) -> None:
-        """Note that a list could not be read; a 401 or 429 is no fault of the list."""
+    def failed(
+        self, server_id: int | None, error: VPSBackupsError, now: float, *, at_once: bool = False
+    ) -> None:
+        """Note that a list could not be read; a 401 or 429 is no fault of the list.
+
+        `at_once` is whether that was known so soon that trying again delays nobody.
+        """
         if isinstance(error, AuthenticationError | RateLimitedError):
             return
         self.attempt_failed(server_id, error)
@@ -74,7 +82,8 @@ class Troubles:
             failures = max(failures, _FAILING)  # to ask once more would not mend it
         # A later answer that asks for less does not take back what an earlier one asked for.
         until = max(now + pause_of(error), last.until if last else now)
-        self._of[server_id] = _Trouble(failures, error, now, until)
+        soon = now + _SOON if at_once and _may_hold_for_all(error) else math.inf
+        self._of[server_id] = _Trouble(failures, error, now, until, max(soon, until))
         if len(self._of) > self._tidy_at:
             self._of = {
                 one: trouble
@@ -112,6 +121,11 @@ class Troubles:
             return False
         self._next_try = following + _TRY_SECONDS
         return True
+
+    def may_try_first(self, server_id: int | None, now: float) -> bool:
+        """Whether a failing list may be tried before the other way, as it fails at once."""
+        trouble = self._of.get(server_id)
+        return trouble is not None and now >= trouble.soon
 
     def standing(self, server_id: int | None, now: float) -> Standing:
         """Whether a list is worth a request now, and its failures in a row."""
