@@ -9,7 +9,6 @@ keeping them: a pin or a label that is cut off, misspelt, escaped for HTML, of o
 letters (Unicode's NFKC) or in the wrong place still protects.
 """
 
-import html
 import os
 import re
 import unicodedata
@@ -129,8 +128,10 @@ def _plain(description: str) -> str:
     """The description without escapes of HTML, each character in its plainest form."""
     if description.isascii() and "&" not in description:
         return description
+    from html import unescape  # noqa: PLC0415  # its table takes long to load, and few need it
+
     for _ in range(_MOST_ESCAPES):
-        description = unicodedata.normalize("NFKC", html.unescape(description))
+        description = unicodedata.normalize("NFKC", unescape(description))
     return description
 
 

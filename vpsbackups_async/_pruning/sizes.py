@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from statistics import median
 from typing import Final
 
 from vpsbackups_async._pruning.plan import is_of
@@ -73,9 +72,12 @@ def _size_problem(size: int | None, last: Sequence[int | None]) -> str:
         return "its size is unknown, unlike those of the ones before it" if known else ""
     if size <= 0:
         return f"its size is {size} MB"
-    if known and size < _LEAST_SHARE * median(known):
+    from statistics import median  # noqa: PLC0415  # it takes long to load, and few need it
+
+    usual = median(known) if known else 0
+    if size < _LEAST_SHARE * usual:
         return (
-            f"its size is {size} MB, less than half of the usual {median(known):g} MB (if backups "
+            f"its size is {size} MB, less than half of the usual {usual:g} MB (if backups "
             "are to stay so small, check them with verify= until the larger ones are gone)"
         )
     return ""
