@@ -366,12 +366,13 @@ async def test_where_it_is_sent_again_one_look_for_twins_is_enough(fake: FakeVPS
 # --- Twins ---------------------------------------------------------------------------------------
 
 
-async def race(fake: FakeVPS, apart: float = 0.0) -> list[Any]:
+async def race(fake: FakeVPS, apart: float = 0.0, *, later: float = 0.0) -> list[Any]:
     """What two processes are given, or raise, that create in the same moment.
 
-    The second one reads the list `apart` seconds after the first one.
+    The second one reads the list `apart` seconds after the first one, and its backup is made
+    `later` seconds after that of the first one.
     """
-    delays = iter((3 + apart, 3))
+    delays = iter((3 + apart, 3 + later))
     fake.inject(Latency(lambda _: next(delays), method="POST"))
     async with client_of(fake) as first, client_of(fake) as second:
 
@@ -384,7 +385,7 @@ async def race(fake: FakeVPS, apart: float = 0.0) -> list[Any]:
 
 @pytest.mark.parametrize("new_ids", ["up", "down", "blocks"])
 @pytest.mark.parametrize("lag", [0, 10])
-async def test_two_that_create_in_the_same_moment_both_give_the_one_with_the_lowest_id(
+async def test_two_that_create_in_the_same_moment_both_give_the_same_one(
     fake: FakeVPS, caplog: pytest.LogCaptureFixture, new_ids: Any, lag: float
 ) -> None:
     fake.new_ids = new_ids
@@ -398,6 +399,19 @@ async def test_two_that_create_in_the_same_moment_both_give_the_one_with_the_low
     assert all(str(ids) in line and "server 1" in line for line in said)
     async with client_of(fake) as later:
         assert (await nightly(later)).id == ids[0]
+
+
+@pytest.mark.parametrize("new_ids", ["up", "down"])
+async def test_two_give_the_one_that_was_made_first_whose_process_saw_no_other_one_yet(
+    fake: FakeVPS, new_ids: Any
+) -> None:
+    fake.new_ids = new_ids
+    given = await race(fake, apart=1, later=1)
+    first = min(fake.backups, key=lambda held: held["created_at"])
+    assert len(fake.backups) == 2
+    assert [backup.id for backup in given] == [first["id"]] * 2
+    async with client_of(fake) as later:
+        assert (await nightly(later)).id == first["id"]
 
 
 async def test_two_that_create_as_one_period_ends_and_the_next_begins_give_the_same(

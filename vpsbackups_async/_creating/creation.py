@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._creating.ensuring import Need, order_made
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset
 from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._tags import with_labels, with_marker
@@ -164,8 +164,8 @@ class Creation:
 
 
 def first_of(server_id: int, backups: Iterable[Backup]) -> Backup:
-    """The backup with the lowest id, which every caller is given; the others are logged."""
-    first, *others = sorted(backups, key=lambda backup: backup.id)
+    """The backup that was made first, which every caller is given; the others are logged."""
+    first, *others = sorted(backups, key=order_made)
     if others:
         logger.warning(
             "server %s has several backups where one was asked for: %s; the first is taken, delete "

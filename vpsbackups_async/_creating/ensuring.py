@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from vpsbackups_async._tags import marker_of, same, text_before_cut, text_of
 from vpsbackups_async.models import Backup, ended_badly
 
-__all__ = ["Need"]
+__all__ = ["Need", "order_made"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKER_LENGTH: Final = 16
@@ -78,13 +78,22 @@ class Need(NamedTuple):
     def newest(self, backups: Iterable[Backup], now: datetime) -> Backup | None:
         """The newest backup that is what is asked for; None if there is none.
 
-        Where several with its marker were made in the same moment, it is the one with the lowest
-        id, as for those who made them.
+        Where several with its marker were made in the same moment, it is the one that was made
+        first, as for those who made them.
         """
         fitting = [backup for backup in backups if self.fits(backup, now)]
-        newest = max(fitting, key=lambda backup: (backup.created_at, backup.id), default=None)
+        newest = max(fitting, key=order_made, default=None)
         marker = None if newest is None else marker_of(newest.description)
         if marker is None:
             return newest
         twins = (one for one in fitting if same(marker_of(one.description), marker))
-        return min(twins, key=lambda backup: backup.id)
+        return min(twins, key=order_made)
+
+
+def order_made(backup: Backup) -> tuple[datetime, int]:
+    """Where the backup stands in the order in which backups were made.
+
+    Whoever sees its own backup sees those that were made before, but none that are made later. Ids
+    alone do not tell: they need not grow.
+    """
+    return backup.created_at, backup.id

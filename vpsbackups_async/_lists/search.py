@@ -32,7 +32,7 @@ __all__ = ["Search"]
 
 _MOST_FAILURES: Final = 16
 """Failures and no success after which nothing more is sent for those who look only once."""
-_AT_ONCE: Final = 2.0
+_QUICK: Final = 2.0
 """Seconds within which a list fails at once."""
 _PROOFS: Final = 4
 """Servers that are asked at the least for what a whole list that moved did not show."""
@@ -180,7 +180,7 @@ class Search:
         requests than the sweep.
         """
         now = asyncio.get_running_loop().time()
-        self._planner.troubles.failed(None, error, now, at_once=seconds <= _AT_ONCE)
+        self._planner.troubles.failed(None, error, now, at_once=seconds <= _QUICK)
         ask = on_attempt is None or isinstance(error, _SPOILED)
         if not ask and not self._planner.waits_for_whole(unseen.servers, now):
             ask = (
