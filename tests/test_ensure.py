@@ -11,6 +11,7 @@ import pytest
 from attrs import evolve
 from helpers_creating import client_of, posts
 from helpers_events import Heard
+from helpers_waiting import timed
 
 from vpsbackups_async import (
     Backup,
@@ -18,6 +19,7 @@ from vpsbackups_async import (
     BackupsClient,
     BackupStatus,
     BackupType,
+    BadRequestError,
     ConflictError,
     ConstantBackoff,
     CreateOutcomeUnknownError,
@@ -478,17 +480,41 @@ async def test_a_backup_is_given_though_nobody_can_look_for_twins(
         assert loop.time() <= seconds + 1
 
 
-@pytest.mark.parametrize("lag", [0, 600])
+BUSY = b'{"detail": "A backup is already in progress."}'
+REFUSED = b'{"detail": "This server is suspended."}'
+
+
+@pytest.mark.parametrize("lag", [0, 10, 600])
 async def test_one_that_is_refused_because_another_process_was_first_gives_its_backup(
     fake: FakeVPS, lag: float
 ) -> None:
-    """A list that does not show that backup leaves it at the refusal."""
+    """A list that does not show that backup in 15 seconds leaves it at the refusal."""
     fake.one_at_a_time = True
     fake.visible_after = lag
     given = await race(fake, apart=1)
     told = {one.id if isinstance(one, Backup) else type(one) for one in given}
-    assert told == ({1, ConflictError} if lag else {1})
+    assert told == ({1, ConflictError} if lag == 600 else {1})
     assert len(fake.backups) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "seconds"),
+    [
+        (Reply(400, BUSY, method="POST"), 15),
+        (Reply(400, REFUSED, method="POST"), 0),
+        (Reply(409, REFUSED, method="POST"), 15),
+    ],
+    ids=["400, busy", "400, otherwise", "409"],
+)
+async def test_only_a_refusal_that_says_busy_is_looked_into_for_longer(
+    fake: FakeVPS, refusal: Fault, seconds: float
+) -> None:
+    fake.inject(refusal)
+    async with client_of(fake) as client:
+        given, took = await timed(nightly(client))
+    assert type(given) in {BadRequestError, ConflictError}
+    assert took == pytest.approx(seconds, abs=1)
+    assert len(posts(fake)) == 1
 
 
 async def test_one_that_finds_the_last_place_taken_gives_what_took_it(fake: FakeVPS) -> None:
@@ -505,8 +531,9 @@ async def test_what_others_hold_is_still_refused(fake: FakeVPS, running: bool) -
     for _ in range(1 if running else 10):
         fake.add_backup(1, status="in_progress" if running else "completed")
     async with client_of(fake) as client:
-        with pytest.raises(BackupInProgressError if running else ManualBackupLimitError):
-            await nightly(client)
+        refusal, seconds = await timed(nightly(client))
+    assert type(refusal) is (BackupInProgressError if running else ManualBackupLimitError)
+    assert seconds < 1
     assert len(posts(fake)) == 1
 
 

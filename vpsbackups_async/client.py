@@ -384,9 +384,10 @@ class BackupsClient:
         The server's manual backups are read completely first, so that a lost answer is settled
         with certainty. A new backup has a marker made of the period, server and description;
         periods are as long as `within`, counted from 1970. So it is safe to try again, in another
-        process too. If two processes create in the same moment, both give the backup that was
-        made first, and a WARNING names the other one; the server's list is read once more for that.
-        Otherwise it acts as `create` does, also if the caller is cancelled.
+        process too; a minute later after a `CreateOutcomeUnknownError`. If two processes create in
+        the same moment, both give the backup that was made first, and a WARNING names the other
+        one; the server's list is read once more for that. Otherwise it acts as `create` does, also
+        if the caller is cancelled.
 
         A description that the server cut within its tags still counts. If it cuts or changes the
         text itself, this client knows its own backup by the id, and a WARNING says that another

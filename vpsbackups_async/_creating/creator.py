@@ -5,26 +5,29 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from functools import partial
 from typing import Final
 
 from vpsbackups_async import _tags, _wire
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creation import Creation, IfRunning, first_of
 from vpsbackups_async._creating.ensuring import Need
-from vpsbackups_async._creating.looks import Looks
+from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._creating.maker import Maker
+from vpsbackups_async._creating.refusals import says_busy
+from vpsbackups_async._creating.settling import Search, search
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async.backoff import Attempt, ExponentialBackoff
 from vpsbackups_async.errors import (
+    ApiError,
     BackupFailedError,
     BackupInProgressError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
     ManualBackupLimitError,
     PaginationError,
-    VPSBackupsError,
     WaitError,
     WaitTimeoutError,
 )
@@ -53,6 +56,7 @@ class Creator:
         self._known = creates.known
         self._maker = Maker(transport, self._looks, retry, creates.known)
         self._deadline = transport.timeouts.deadline
+        self._grace = retry.create_grace
         self._longest = transport.timeouts.attempt + max(
             retry.create_grace, retry.create_again_after or 0.0
         )
@@ -234,17 +238,34 @@ class Creator:
         """A new backup, or the one that `ensure` asks for and another process made meanwhile."""
         try:
             return await self._maker.make(creation)
-        except (BackupInProgressError, ManualBackupLimitError) as refusal:
+        except ApiError as refusal:
             if creation.need is None:
                 raise
-            try:
-                async with asyncio.timeout_at(creation.end):
-                    there = self._answer(creation, await self._read(creation))
-            except (VPSBackupsError, TimeoutError):
-                raise refusal from None
+            there = await self._made_meanwhile(creation, refusal)
             if there is None:
                 raise
             return there
+
+    async def _made_meanwhile(self, creation: Creation, refusal: ApiError) -> Backup | None:
+        """The backup of another process that a create for `ensure` was refused for.
+
+        A list that does not show what the refusal tells of may lag behind it.
+        """
+        is_shown = isinstance(refusal, BackupInProgressError | ManualBackupLimitError)
+        if not (is_shown or says_busy(refusal)):
+            return None
+        there: Backup | None = None
+
+        def take(look: Look) -> bool:
+            nonlocal there
+            creation.see(look)
+            there = self._answer(creation, look.backups)
+            return there is not None
+
+        look = partial(self._looks.look, creation.server_id)
+        grace = 0.0 if is_shown else self._grace
+        await search(Search(), look, take, grace=grace, end=creation.end)
+        return there
 
     def _running(self, creation: Creation, held: Iterable[Backup]) -> Backup | None:
         """The newest running backup, if the caller asked to mind it."""

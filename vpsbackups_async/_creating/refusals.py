@@ -15,7 +15,7 @@ from vpsbackups_async.errors import (
 )
 from vpsbackups_async.models import Backup, is_running
 
-__all__ = ["MANUAL_BACKUP_LIMIT", "may_be_recognised", "recognised"]
+__all__ = ["MANUAL_BACKUP_LIMIT", "may_be_recognised", "recognised", "says_busy"]
 
 MANUAL_BACKUP_LIMIT: Final = 10
 """The manual backups that a server may have, by the provider's page on backups."""
@@ -34,7 +34,18 @@ def recognised(refusal: VPSBackupsError, backups: Iterable[Backup]) -> VPSBackup
     backups = list(backups)
     full = sum(backup.is_manual for backup in backups) >= MANUAL_BACKUP_LIMIT
     busy = any(map(is_running, backups))
-    said = refusal.describe().casefold()
-    if busy and (not full or any(word in said for word in _BUSY_WORDS)):
+    if busy and (not full or _has_busy_words(refusal)):
         return BackupInProgressError(*refusal.args)
     return ManualBackupLimitError(*refusal.args) if full else refusal
+
+
+def says_busy(refusal: VPSBackupsError) -> bool:
+    """Whether it seems to be because of a running backup, though no list shows one."""
+    return isinstance(refusal, ConflictError) or (
+        isinstance(refusal, BadRequestError) and _has_busy_words(refusal)
+    )
+
+
+def _has_busy_words(refusal: VPSBackupsError) -> bool:
+    said = refusal.describe().casefold()
+    return any(word in said for word in _BUSY_WORDS)
