@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from attrs import field, frozen
 from helpers_transport import at_once
 
 from vpsbackups_async import (
@@ -18,8 +19,9 @@ from vpsbackups_async import (
     RetryPolicy,
     ServerError,
     Timeouts,
+    fan_out,
 )
-from vpsbackups_async.testing import FakeVPS, Fault, Latency, RateLimit, ServerFault
+from vpsbackups_async.testing import FakeVPS, Fault, Latency, RateLimit, SeenRequest, ServerFault
 
 pytestmark = pytest.mark.virtual_time
 
@@ -90,6 +92,93 @@ async def test_a_server_that_is_busy_with_503_fails_no_call(
         assert await outcomes(calls) == {"ok": 505}
     assert sum(held["backup_type"] == "manual" for held in fake.backups) == 99
     assert len(fake.requests) <= 2 * 505
+
+
+@frozen
+class LeakyBucket(ServerFault):
+    """A 503 for what exceeds 50 requests a second and a burst of 5, as nginx's `limit_req` has it.
+
+    nginx answers these at once.
+    """
+
+    _level: list[float] = field(factory=lambda: [0.0, 0.0])
+
+    def matches(self, seen: SeenRequest) -> bool:
+        level = max(0.0, self._level[0] - 50 * (seen.at - self._level[1]) + 1)
+        if level <= 5:
+            self._level[:] = level, seen.at
+        return level > 5
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.02, 0.2])
+async def test_a_bucket_that_refuses_with_503_costs_half_a_request_a_call(seconds: float) -> None:
+    fake = FakeVPS(servers=99, backups=99)
+    fake.inject(LeakyBucket())
+    fake.inject(Latency(seconds))
+    async with fake, BackupsClient(fake.token, base_url=fake.url) as client:
+        calls: list[tuple[Callable[..., Awaitable[Any]], int]] = [
+            *((client.create, number) for number in range(1, 100)),
+            *(
+                (lambda server: client.list(server_id=server).first(), n % 99 + 1)
+                for n in range(406)
+            ),
+        ]
+        random.Random(5).shuffle(calls)
+        async for outcome in fan_out(lambda call: call[0](call[1]), calls, concurrency=64):
+            outcome.unwrap()
+    assert sum(held["backup_type"] == "manual" for held in fake.backups) == 99
+    assert len(fake.requests) <= 1.5 * 505
+
+
+async def answer(limiter: AdaptiveLimiter, *statuses: int) -> None:
+    """Let a request through after the other, answered so."""
+    for status in statuses:
+        await limiter.acquire()
+        await asyncio.sleep(0.01)
+        limiter.observe(Observation("list", status=status, elapsed=0.01))
+
+
+async def refusals_until_closed(limiter: AdaptiveLimiter) -> int:
+    number = 0
+    while not limiter.closed_for():
+        await answer(limiter, 503)
+        number += 1
+    return number
+
+
+@pytest.mark.parametrize("maximum", [1, 64])
+async def test_once_pauses_help_fewer_503s_make_one(maximum: int) -> None:
+    limiter = AdaptiveLimiter(maximum)
+    needed = []
+    for _ in range(5):
+        needed.append(await refusals_until_closed(limiter))
+        await answer(limiter, *[200] * 6)
+    assert needed == [6, 6, 3, 1, 1]
+
+
+async def test_pauses_that_do_not_help_let_more_503s_make_one_again() -> None:
+    limiter = AdaptiveLimiter(64)
+    needed = []
+    for successes in (6, 6, 6, 5, 5, 5, 5):
+        needed.append(await refusals_until_closed(limiter))
+        await answer(limiter, *[200] * successes)
+    assert needed == [6, 6, 3, 1, 1, 2, 3]
+
+
+async def test_what_succeeds_after_the_next_503_does_not_show_that_a_pause_helped() -> None:
+    limiter = AdaptiveLimiter(64)
+    for _ in range(4):
+        assert await refusals_until_closed(limiter) == 6
+        await answer(limiter, *[200] * 5, 503, *[200] * 10)
+
+
+async def test_after_many_successes_as_many_503s_make_a_pause_as_at_first() -> None:
+    limiter = AdaptiveLimiter(64)
+    for _ in range(4):
+        await refusals_until_closed(limiter)
+        await answer(limiter, *[200] * 6)
+    await answer(limiter, *[200] * 250)
+    assert await refusals_until_closed(limiter) == 6
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

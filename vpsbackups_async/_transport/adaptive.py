@@ -32,8 +32,8 @@ class AdaptiveLimiter(Line):
     growth slows with each repeated refusal.
 
     A kind of request that is refused again while other kinds succeed is held back alone from then
-    on. A run of 503s closes the limiter as a 429 does, for 30 s at most, unless the server takes
-    nothing at all.
+    on. A run of six 503s closes the limiter as a 429 does, for 30 s at most, unless the server
+    takes nothing at all; once such pauses helped, fewer do.
 
     It serves one event loop at a time; in a new loop it starts afresh. `rate` spaces the starts
     evenly: requests a second, None for no spacing. `LimiterState` has the rest. Raises `ValueError`
@@ -175,7 +175,7 @@ class AdaptiveLimiter(Line):
     def _hear_answer(self, outcome: Observation) -> None:
         """Adapt to an answer that shows that the server takes requests."""
         began = self._now() - outcome.elapsed
-        self._unavailable.succeed()
+        self._unavailable.succeed(began)
         for kind in self._kinds.succeed(outcome.kind, began):
             if kind not in self._apart:
                 self._put_apart(kind)
@@ -186,7 +186,7 @@ class AdaptiveLimiter(Line):
         self._watching = (
             not self._growth.is_full
             or self._bursts > 0
-            or self._unavailable.runs
+            or self._unavailable.listens
             or self._kinds.any_refused
             or bool(self._apart)
         )

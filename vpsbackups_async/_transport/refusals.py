@@ -9,6 +9,11 @@ from typing import Final
 __all__ = ["Kinds", "Unavailable", "Unreachable"]
 
 _RUN: Final = 6
+_SHORTEST_RUN: Final = 1
+_CALM: Final = 50
+"""Successes without a pause after which a run has to be one longer again."""
+_HELPED: Final = 6
+"""Successes after a pause, before a 503, that show that it helped."""
 _PAUSES: Final = 3
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
@@ -18,32 +23,49 @@ class Unavailable:
     """Tells a server that is busy from one that is down or fails now and then, all with 503.
 
     A run of 503s without a success in between means that it is busy: at random, one answer in a
-    hundred thousand ends such a run where 15 % fail. If several pauses bring no success at all,
-    the server is down, and pauses of the limiter are of no use.
+    hundred thousand ends such a run where 15 % fail. Where a pause of the limiter helped, as
+    several requests succeeded before the next 503, a shorter run means it again, until many have
+    succeeded. If several pauses bring no success at all, the server is down, and pauses of the
+    limiter are of no use.
     """
 
     def __init__(self) -> None:
         self._run = self._pauses = 0
+        self._enough = _RUN
         self._paused_at = -math.inf
+        self._succeeded = 0  # since the last pause
+        self._disturbed = False  # whether a 503 came since then
+        self._helped = False
 
     def refuse(self, began: float, now: float) -> bool:
         """Whether a 503 closes the limiter."""
+        is_later = began > self._paused_at
+        if is_later and not self._disturbed:
+            self._disturbed, self._helped = True, self._succeeded >= _HELPED
         self._run += 1
-        if self._run < _RUN:
+        if self._run < self._enough:
             return False
-        if began > self._paused_at:
+        if is_later:
             self._pauses += 1
             self._paused_at = now
+            self._succeeded, self._disturbed = 0, False
+            shorter, longer = max(_SHORTEST_RUN, self._enough // 2), min(_RUN, self._enough + 1)
+            self._enough = shorter if self._helped else longer
         return self._pauses <= _PAUSES
 
-    def succeed(self) -> None:
+    def succeed(self, began: float) -> None:
         """Note a success."""
         self._run = self._pauses = 0
+        if began > self._paused_at:
+            self._succeeded += 1
+            if self._succeeded % _CALM == 0:
+                self._enough = min(_RUN, self._enough + 1)
 
     @property
-    def runs(self) -> bool:
+    def listens(self) -> bool:
         """Whether a success would be news."""
-        return self._run > 0
+        paused = self._paused_at > -math.inf
+        return self._run > 0 or self._enough < _RUN or (paused and self._succeeded < _HELPED)
 
 
 class Unreachable:
