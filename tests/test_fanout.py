@@ -24,6 +24,7 @@ from vpsbackups_async import (
 )
 from vpsbackups_async._bulk.fan_out import FanOut
 from vpsbackups_async._bulk.meter import Meter
+from vpsbackups_async._bulk.places import without_place
 from vpsbackups_async._bulk.source import open_source
 from vpsbackups_async.testing import FakeVPS
 
@@ -764,3 +765,33 @@ async def test_whatever_on_progress_raises_never_keeps_a_run_from_its_end(
         assert raised is pytest.fail.Exception
     else:
         assert sorted(keys) == [0, 1, 2]
+
+
+@pytest.mark.virtual_time
+async def test_work_that_is_cancelled_while_it_wants_its_place_back_takes_none() -> None:
+    tasks: dict[int, asyncio.Task[Any] | None] = {}
+
+    async def work(number: int) -> int:
+        tasks[number] = asyncio.current_task()
+        if number == 1:
+            async with without_place():
+                await asyncio.sleep(1)
+        else:
+            await asyncio.sleep(2)
+        return number
+
+    run = FanOut(work, open_source([1, 2, 3]), 1, Meter(None, ()), leaves_places=True)
+    outcomes = run.outcomes()
+    assert (await anext(outcomes)).key == 2
+    assert tasks[1] is not None
+    tasks[1].cancel()
+    ended = {outcome.key: outcome.ok async for outcome in outcomes}
+    assert ended == {1: False, 3: True}
+
+
+async def test_without_a_bulk_job_a_block_without_a_place_is_any_block() -> None:
+    async with without_place():
+        pass
+    with pytest.raises(ZeroDivisionError):
+        async with without_place():
+            raise ZeroDivisionError

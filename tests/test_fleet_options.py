@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vpsbackups_async import Backup, BackupInProgressError, BackupsClient, Outcome, WaitTimeoutError
-from vpsbackups_async.testing import FakeVPS
+from vpsbackups_async.testing import FakeVPS, Latency, SeenRequest
 
 pytestmark = [pytest.mark.fake_vps(backups=0, backup_seconds=600), pytest.mark.virtual_time]
 
@@ -52,6 +52,60 @@ async def test_the_end_of_a_running_backup_is_waited_for_before_another_is_made(
     assert 300 <= loop.time() - begin <= 300 + 120
     assert outcomes[2].unwrap().id != running
     assert fake.count("POST", status=201) == 3
+
+
+async def test_a_running_backup_that_is_waited_for_takes_no_place(
+    fake: FakeVPS, running: int, client: BackupsClient
+) -> None:
+    loop = asyncio.get_running_loop()
+    begin, ended = loop.time(), {}
+    fleet = client.fleet([2, 1, 3], concurrency=1)
+    async for outcome in fleet.create(if_running="wait"):
+        assert outcome.unwrap().id != running
+        ended[outcome.key] = loop.time() - begin
+    assert list(ended) == [1, 3, 2]
+    assert ended[3] < 1
+    assert ended[2] >= 300
+
+
+async def test_creates_after_a_wait_take_a_place_again(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.one_at_a_time = True
+    fake.inject(Latency(5, method="POST"))
+    for server_id in (1, 2, 3):
+        fake.add_backup(server_id, status="in_progress", seconds=300)
+    loop, posted = asyncio.get_running_loop(), []
+
+    def watch(seen: SeenRequest) -> None:
+        if seen.method == "POST":
+            posted.append(loop.time())
+
+    fake.on_request = watch
+    fleet = client.fleet([1, 2, 3], concurrency=1)
+    outcomes = [outcome async for outcome in fleet.create(if_running="wait")]
+    assert all(outcome.ok for outcome in outcomes)
+    first, second, third = posted
+    assert second - first >= 5
+    assert third - second >= 5
+
+
+async def test_leaving_the_loop_ends_the_waits_that_take_no_place(
+    fake: FakeVPS, running: int, client: BackupsClient
+) -> None:
+    outcomes = client.fleet([2, 1, 3], concurrency=1).create(if_running="wait")
+    assert (await anext(outcomes)).key == 1
+    await outcomes.aclose()
+    await asyncio.sleep(600)
+    assert fake.count("POST") <= 2
+
+
+async def test_max_running_bounds_the_waits_for_running_backups_too(
+    fake: FakeVPS, running: int, client: BackupsClient
+) -> None:
+    fleet = client.fleet([2, 1, 3], concurrency=1)
+    outcomes = fleet.create(if_running="wait", max_running=1)
+    assert [outcome.key async for outcome in outcomes] == [2, 1, 3]
 
 
 async def test_the_timeout_bounds_the_wait_for_a_running_backup_too(

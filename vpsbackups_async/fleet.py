@@ -173,8 +173,8 @@ class Fleet:
 
         `if_running`, `marker`, `keep` and `job` are those of `BackupsClient.create`, for each
         server. With "wait", `timeout` also bounds the wait for a backup that runs there already,
-        during which the server keeps its place; the `WaitTimeoutError` of that wait has the ref of
-        that backup.
+        during which the server takes no place either; the `WaitTimeoutError` of that wait has the
+        ref of that backup.
 
         With `on_error="stop"` nothing is started after the first failure, and after a 401 in any
         case: running items are finished, and the other servers end as `NotAttemptedError` whose
@@ -193,8 +193,11 @@ class Fleet:
             check_callable("backoff", backoff)
         if timeout is not None:
             check_number("timeout", timeout)
-        if max_running is not None and not wait:
-            raise ValueError("max_running needs wait=True: without it, no backup is waited for")
+        if max_running is not None and not (wait or if_running == "wait"):
+            raise ValueError(
+                "max_running needs wait=True or if_running='wait': without them, no backup is "
+                "waited for"
+            )
         if max_running is not None:
             check_int("max_running", max_running)
 
@@ -223,6 +226,7 @@ class Fleet:
             follow=completed if wait else None,
             max_running=max_running,
             halts=_refuses_all,
+            leaves_places=True,
         ).outcomes()
 
     def ensure(

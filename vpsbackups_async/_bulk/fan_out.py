@@ -4,9 +4,11 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Final, Generic, Literal, TypeVar
 
 from vpsbackups_async._bulk.meter import Meter, OnProgress
+from vpsbackups_async._bulk.places import leaves_place
 from vpsbackups_async._bulk.source import Source, open_source
 from vpsbackups_async._checks import check_callable, check_int
 from vpsbackups_async.errors import NotAttemptedError, VPSBackupsError
@@ -63,7 +65,8 @@ class FanOut(Generic[K, V]):
 
     With `follow`, an item is worked on in two steps: `work(item)` starts something, as one of
     `concurrency` items at once, and `follow(value)` waits for its end, where it counts towards
-    `max_running` only. `halts` tells which errors stop the run with either `on_error`.
+    `max_running` only. So does work in a block `without_place`, if it `leaves_places`. `halts`
+    tells which errors stop the run with either `on_error`.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class FanOut(Generic[K, V]):
         follow: Callable[[V], Awaitable[V]] | None = None,
         max_running: int | None = None,
         halts: Callable[[Exception], bool] | None = None,
+        leaves_places: bool = False,
     ) -> None:
         if on_error not in {"collect", "stop"}:
             raise ValueError(f"on_error must be 'collect' or 'stop', not {on_error!r}")
@@ -92,7 +96,9 @@ class FanOut(Generic[K, V]):
         self._skip_reason = ""  # shared by all skipped items, which may be a million
         self._skipped = 0
         self._running: set[asyncio.Task[None]] = set()
-        self._following = 0  # of the running ones
+        self._leaves_places = leaves_places
+        self._waiting = 0  # of the running ones, those that take no place
+        self._returning: deque[asyncio.Future[None]] = deque()  # those that need one again
         self._ready: deque[Outcome[K, V]] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._closing = False
@@ -143,6 +149,11 @@ class FanOut(Generic[K, V]):
 
     def _fill(self) -> None:
         """Start work on further items, up to the limit of started items and unread outcomes."""
+        while self._returning and self._has_place():
+            place = self._returning.popleft()
+            if not place.done():  # its work may just have been cancelled
+                self._waiting -= 1
+                place.set_result(None)
         while not self._source.ended and self._has_room():
             taken = self._source.take(self._wake)
             if not taken:
@@ -156,9 +167,27 @@ class FanOut(Generic[K, V]):
                 self._running.add(task)
 
     def _has_room(self) -> bool:
-        running = len(self._running)
-        started = running - self._following
-        return started + len(self._ready) < self._limit and running < self._max_running
+        return self._has_place() and len(self._running) < self._max_running
+
+    def _has_place(self) -> bool:
+        started = len(self._running) - self._waiting
+        return started + len(self._ready) < self._limit
+
+    @asynccontextmanager
+    async def _without_place(self) -> AsyncGenerator[None]:
+        """A block in which the work on an item takes no place; see `without_place`."""
+        self._waiting += 1
+        self._meter.changed()
+        self._wake()  # a place is free
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+            self._returning.append(place)
+            self._wake()
+            await place
+        finally:
+            if not (place.done() and not place.cancelled()):
+                self._waiting -= 1
 
     def _skip(self, key: K) -> None:
         """Add a `NotAttemptedError` outcome for an item that is not started."""
@@ -173,16 +202,18 @@ class FanOut(Generic[K, V]):
         if self._halted_by is not None:
             self._skip(key)
         else:
+            if self._leaves_places:
+                leaves_place.set(self._without_place)
             try:
                 value = await self._work(key)
                 if self._follow is not None:
-                    self._following += 1
+                    self._waiting += 1
                     self._meter.changed()
                     self._wake()  # a place is free
                     try:
                         value = await self._follow(value)
                     finally:
-                        self._following -= 1
+                        self._waiting -= 1
                 self._finish(Outcome(key, value))
             except asyncio.CancelledError:
                 if self._closing:

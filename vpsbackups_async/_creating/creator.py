@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from vpsbackups_async import _tags, _wire
+from vpsbackups_async._bulk.places import without_place
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creation import Creation, IfRunning, first_of
 from vpsbackups_async._creating.ensuring import Need
@@ -139,11 +140,12 @@ class Creator:
                 running = None
             finally:
                 lock.release()
-            if running is None or not await self._has_ended(running, creation):
-                rounds += 1
-                pause = min(_BETWEEN_ROUNDS(Attempt(rounds)), self._time_left(creation))
-                async with self._creates.preparing(creation, math.inf):
-                    await asyncio.sleep(pause)
+            async with without_place():
+                if running is None or not await self._has_ended(running, creation):
+                    rounds += 1
+                    pause = min(_BETWEEN_ROUNDS(Attempt(rounds)), self._time_left(creation))
+                    async with self._creates.preparing(creation, math.inf):
+                        await asyncio.sleep(pause)
 
     async def _in_turn(self, creation: Creation, lock: asyncio.Lock) -> Sequence[Backup]:
         """The backups of the server, as `_read` gives them, with the lock held.
