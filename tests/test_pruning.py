@@ -264,6 +264,15 @@ async def test_a_plan_that_is_too_old_or_of_the_future_is_refused(
     assert deletes(fake) == []
 
 
+async def test_a_plan_that_was_made_at_a_time_without_a_zone_was_made_in_utc(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    ids = add_nights(fake, 1, 4)
+    plan = await client.plan_prune([1], POLICY)
+    naive = evolve(plan, made_at=plan.made_at.replace(tzinfo=None))
+    assert await ended(client.apply(naive)) == dict.fromkeys(ids[:2], "deleted")
+
+
 async def test_a_plan_that_grows_too_old_meanwhile_is_not_carried_on(
     fake: FakeVPS, client: BackupsClient
 ) -> None:

@@ -44,6 +44,7 @@ pytestmark = [
 
 FOUR = Retention(daily=4, weekly=4, job=JOB)
 SIX = Retention(last=6, job=JOB)
+LABEL = f"[job:{JOB}]"
 
 
 def notes(error: BaseException) -> str:
@@ -676,7 +677,7 @@ async def test_make_room_frees_no_good_one_where_that_is_not_safe(
 )
 def test_make_room_frees_no_good_one_that_is_needed(policy: Retention, words: str) -> None:
     nights = [backup(NOW - age * DAY, description=f"[job:{JOB}]") for age in (1, 2, 3)]
-    place = place_for(policy.decide(nights, NOW), policy, NOW, make_room=True)
+    place = place_for(policy.decide(nights, NOW), policy, NOW, LABEL, make_room=True)
     assert place.freed is None
     assert words in place.problem
 
@@ -790,7 +791,7 @@ def test_only_verified_sizes_count_as_good_ones_that_stay(
 ) -> None:
     policy = Retention(last=2, job=JOB, quota=3, min_keep=min_keep)
     decisions = policy.decide(sizes_of_nights(*sizes), NOW)
-    place = place_for(decisions, policy, NOW, make_room=True)
+    place = place_for(decisions, policy, NOW, LABEL, make_room=True)
     assert words in place.problem
     assert bool(words) is (place.freed is None)
 
@@ -798,8 +799,24 @@ def test_only_verified_sizes_count_as_good_ones_that_stay(
 def test_make_room_frees_one_of_a_refused_size_before_a_verified_one() -> None:
     nights = sizes_of_nights(4000, 4000, 1, 4000)
     policy = Retention(last=2, job=JOB, quota=4)
-    place = place_for(policy.decide(nights, NOW), policy, NOW, make_room=True)
+    place = place_for(policy.decide(nights, NOW), policy, NOW, LABEL, make_room=True)
     assert place.freed == nights[2]
+
+
+async def test_a_new_backup_that_is_pinned_counts_for_no_rule_when_room_is_made(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.advance(4 * 86_400)
+    assert fake.now.strftime("%a") == "Mon"
+    ids = [add(fake, 1, age) for age in (15, 8, 7, 6, 5, 4, 3, 2, 1.5, 1)]
+    policy = Retention(last=5, weekly=3, stacked=False, job=JOB)
+    options: dict[str, Any] = {"make_room": True, "dry_run": True}
+    counted = await client.rotate(1, policy, **options)
+    pinned = await client.rotate(1, policy, description="Before the move [keep]", **options)
+    assert counted.freed is not None
+    assert pinned.freed is not None
+    assert (counted.freed.id, pinned.freed.id) == (ids[0], ids[2])
+    assert ids[0] in {one.id for one in pinned.plan.kept}
 
 
 async def test_over_the_quota_nothing_is_freed(fake: FakeVPS, client: BackupsClient) -> None:

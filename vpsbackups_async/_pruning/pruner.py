@@ -23,7 +23,7 @@ from vpsbackups_async.errors import (
     StalePlanError,
     VPSBackupsError,
 )
-from vpsbackups_async.models import Backup, BackupRef, Outcome
+from vpsbackups_async.models import Backup, BackupRef, Outcome, as_utc
 
 __all__ = ["Delete", "Deleted", "Pruner"]
 
@@ -58,7 +58,7 @@ class Pruner:
         """One outcome for each backup of the plan; see `BackupsClient.apply`."""
         check_separate(plan.servers)
         caps.check(plan.servers, plan.retention.job)
-        age = datetime.now(UTC) - plan.made_at
+        age = datetime.now(UTC) - as_utc(plan.made_at)
         if not -_SKEW <= age <= max_age:
             raise StalePlanError(
                 f"the plan is {age} old, and may be {max_age}: nothing was deleted"

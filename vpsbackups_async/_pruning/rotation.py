@@ -112,12 +112,14 @@ def place_for(
     decisions: Sequence[Decision],
     retention: Retention,
     now: datetime,
+    description: str,
     *,
     make_room: bool,
     by_size: bool = True,
 ) -> Place:
     """How there is a place for a new backup, by the decisions for a server's manual backups.
 
+    The new one will have this description, with its labels.
     On a full server, a failed backup of the job goes whatever its age. A good one goes only with
     `make_room`, if the newest attempt of the job is good, nothing runs, and enough good ones stay:
     of those that the policy keeps no longer once the new one is there, the oldest one of a refused
@@ -137,7 +139,7 @@ def place_for(
         obstacle = _obstacle(decisions, attempts, retention.min_keep, by_size=by_size)
     if obstacle:
         return Place(problem=f"{full}, and {obstacle}")
-    new = next_backup(decisions, retention, now)
+    new = next_backup(decisions, now, description)
     held = [new, *(one.backup for one in decisions)]
     after = decide_by_size(retention, held, now, new) if by_size else retention.decide(held, now)
     spare = [one.backup for one in after if one.reason is Reason.NO_RULE]
@@ -165,7 +167,7 @@ def _obstacle(
     return "" if len(good) > min_keep else "too few good ones of the job would stay"
 
 
-def next_backup(decisions: Sequence[Decision], retention: Retention, now: datetime) -> Backup:
+def next_backup(decisions: Sequence[Decision], now: datetime, description: str) -> Backup:
     """The job's next backup as it will be once it is completed; `decisions` are not empty."""
     good = [one.backup.created_at for one in decisions if one.reason in _GOOD]
     return evolve(
@@ -175,5 +177,5 @@ def next_backup(decisions: Sequence[Decision], retention: Retention, now: dateti
         status=BackupStatus.COMPLETED,
         size_mb=None,
         created_at=max(now, *good) if good else now,
-        description=with_labels(None, job=retention.job),
+        description=description,
     )

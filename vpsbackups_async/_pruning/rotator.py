@@ -100,6 +100,7 @@ class Rotator:
             decisions,
             self._retention,
             held.now,
+            options.labelled,
             make_room=options.make_room,
             by_size=verify is None,
         )
@@ -134,7 +135,7 @@ class Rotator:
         """What the policy decides once the new backup is there, if that completes and is good."""
         if not decisions:
             return ()
-        new = next_backup(decisions, self._retention, held.now)
+        new = next_backup(decisions, held.now, self._options.labelled)
         left = [one for one in held.backups if one != place.freed]
         return self._decide([new, *left], held.now, new)
 
