@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import pytest
 
@@ -22,6 +23,8 @@ if sys.platform != "win32":
     import struct
     import termios
 
+COLOUR_VARIABLES: Final = ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+PLAIN: Final = {"NO_COLOR": "1"}
 COMMAND = (sys.executable, "-W", "error", "-m", "vpsbackups_async")
 
 
@@ -47,7 +50,7 @@ def environment(fake: FakeVPS | None, **more: str) -> dict[str, str]:
     """This process's environment without its VPS_ variables, plus the token and URL of `fake`."""
     given = {name: text for name, text in os.environ.items() if not name.startswith("VPS_")}
     # Colours and widths must not depend on the terminal that the tests run on.
-    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+    for name in ("COLUMNS", "LINES", *COLOUR_VARIABLES):
         given.pop(name, None)
     if fake is not None:
         given |= {"VPS_API_TOKEN": fake.token, "VPS_API_URL": fake.url}
@@ -113,9 +116,15 @@ class Terminal:
     `raw` is everything that it has written so far, `code` its exit code once it has ended.
     """
 
-    def __init__(self, *arguments: str, fake: FakeVPS | None = None, columns: int = 80) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        fake: FakeVPS | None = None,
+        columns: int = 80,
+        variables: Mapping[str, str] = PLAIN,
+    ) -> None:
         self._arguments = arguments
-        self._environment = environment(fake, TERM="xterm-256color", NO_COLOR="1")
+        self._environment = environment(fake, TERM="xterm-256color", **variables)
         self._columns = columns
         self.raw = ""
         self._closed = False
@@ -202,8 +211,9 @@ class TerminalHere(Terminal):
         *arguments: str,
         fake: FakeVPS | None = None,
         columns: int = 80,
+        variables: Mapping[str, str] = PLAIN,
     ) -> None:
-        super().__init__(*arguments, fake=fake, columns=columns)
+        super().__init__(*arguments, fake=fake, columns=columns, variables=variables)
         self._monkeypatch = monkeypatch
 
     async def __aenter__(self) -> Self:

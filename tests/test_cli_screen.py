@@ -182,12 +182,17 @@ async def test_quiet_leaves_out_the_display(fake: FakeVPS, monkeypatch: pytest.M
 # --- The numbers, on virtual time ----------------------------------------------------------------
 
 
+class _Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 class Paper(Screen):
     """A screen that is kept: a terminal, or a log."""
 
     def __init__(self, *, terminal: bool, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
-        self.text = io.StringIO()
+        self.text = _Tty() if terminal else io.StringIO()
         self.err = Console(
             file=self.text,
             force_terminal=terminal,

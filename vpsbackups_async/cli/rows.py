@@ -78,7 +78,7 @@ def open_writer(form: Form, screen: Screen, layout: "Layout[J]") -> Writer[J]:
 
 def lines_or_table(screen: Screen, layout: "Layout[T]") -> Writer[T]:
     """A table for a terminal, plain lines for anything else."""
-    return Table(screen, layout) if screen.out.is_terminal else _Lines(screen, layout)
+    return Table(screen, layout) if screen.shows_tables else _Lines(screen, layout)
 
 
 @frozen(eq=False)
@@ -239,7 +239,7 @@ class _Csv(Writer[J]):
         self._text = io.StringIO()
         self._csv = csv.writer(self._text, lineterminator="\n")
         self._csv.writerow(self._values)
-        self._shown = safe if screen.out.is_terminal else str
+        self._shown = safe if screen.shows_tables else str
 
     def rows(self, items: Sequence[J]) -> None:
         """Write these."""

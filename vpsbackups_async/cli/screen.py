@@ -1,6 +1,8 @@
 """What a command writes: results to standard output, everything else to standard error.
 
-If both are the same terminal, results are written above the live display.
+If both are the same terminal, results are written above the live display. What is written depends
+on whether the stream is a terminal; rich decides on colours only, for `FORCE_COLOR` makes it take a
+pipe for a terminal.
 """
 
 import sys
@@ -24,14 +26,24 @@ class Screen:
         self._height = 0
 
     @property
+    def shows_tables(self) -> bool:
+        """Whether standard output is a terminal."""
+        return self.out.file.isatty()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether standard error is a terminal."""
+        return self.err.file.isatty()
+
+    @property
     def is_live(self) -> bool:
         """Whether the terminal can repaint lines."""
-        return self.err.is_terminal and not (self.err.is_dumb_terminal or self.err.legacy_windows)
+        return self.is_watched and not (self.err.is_dumb_terminal or self.err.legacy_windows)
 
     def note(self, text: str, style: str = "", *, exact: bool = False) -> None:
         """Write to standard error. A terminal wraps the text, unless it must stay `exact`."""
         with self._above():
-            self.err.print(Text(text, style), soft_wrap=exact or not self.err.is_terminal)
+            self.err.print(Text(text, style), soft_wrap=exact or not self.is_watched)
 
     def summary(self, text: str) -> None:
         """Write to standard error, unless the screen is quiet."""
@@ -44,12 +56,12 @@ class Screen:
         if hint:
             lines.append(f"\n{hint}")
         with self._above():
-            self.err.print(lines, soft_wrap=not self.err.is_terminal)
+            self.err.print(lines, soft_wrap=not self.is_watched)
 
     def result(self, text: str) -> None:
         """Write one or more lines to standard output, and flush them."""
         with self._above():
-            if self.out.is_terminal:
+            if self.shows_tables:
                 self.out.print(Text(text))
             else:
                 self.raw(f"{text}\n".encode(sys.stdout.encoding or "utf-8", "replace"))

@@ -49,7 +49,7 @@ class Tracker:
         self._planned = planned
         self._running = {ref.id: ref for ref in running}
         self._failures = Failures(self._screen)
-        self._table = Table(self._screen, BACKUPS) if self._screen.out.is_terminal else None
+        self._table = Table(self._screen, BACKUPS) if self._screen.shows_tables else None
         self._started = self._completed = 0
         self._write_error: OSError | None = None
 

@@ -88,7 +88,7 @@ async def _delete(session: Session, backups: list[Backup], failures: Failures) -
                 if outcome.error is not None:
                     failures.add(f"backup {ref}", outcome.error)
                 else:
-                    screen.result(f"deleted {ref}" if screen.out.is_terminal else ref)
+                    screen.result(f"deleted {ref}" if screen.shows_tables else ref)
 
 
 def _these(backups: list[Backup]) -> str:

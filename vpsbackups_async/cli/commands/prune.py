@@ -89,7 +89,7 @@ async def _apply(session: Session, plan: PrunePlan, caps: Caps) -> Exit:
                     failures.add(f"backup {ref}", outcome.error)
                 else:
                     done += 1
-                    screen.result(f"deleted {ref}" if screen.out.is_terminal else ref)
+                    screen.result(f"deleted {ref}" if screen.shows_tables else ref)
     except (asyncio.CancelledError, OSError):
         planned = len(plan.deleted)
         screen.note(f"interrupted: {done:,} of {planned:,} deletions were confirmed before", "red")

@@ -130,6 +130,6 @@ def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:
 def _line(screen: Screen, rotation: Rotation, backup: Backup) -> str:
     ref = written(backup.ref)
     gone = " ".join(written(one.ref) for one in rotation.deleted)
-    if not screen.out.is_terminal:
+    if not screen.shows_tables:
         return ref
     return f"made {ref}{f', deleted {gone}' if gone else ''}"

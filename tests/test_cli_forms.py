@@ -1,0 +1,75 @@
+"""What a stream gets depends on what it is: a terminal or not. Colours are rich's own matter."""
+
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from helpers_cli import Here, TerminalHere
+
+from vpsbackups_async.testing import FakeVPS, Latency
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=3, backups=2, backup_seconds=0, clock=time.time) as server:
+        yield server
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
+    return Here(monkeypatch, capfd)
+
+
+COLOURS: tuple[dict[str, str], ...] = (
+    {},
+    {"NO_COLOR": "1"},
+    {"FORCE_COLOR": "1"},
+    {"FORCE_COLOR": "1", "NO_COLOR": "1"},
+    {"FORCE_COLOR": ""},
+    {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"},
+)
+
+needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="there are no ptys")
+
+
+@pytest.mark.parametrize("variables", COLOURS, ids=lambda given: " ".join(given) or "none")
+async def test_what_is_piped_is_plain_lines_whatever_is_said_of_colours(
+    variables: dict[str, str], fake: FakeVPS, run: Here
+) -> None:
+    started = await run("create", "1", "2", fake=fake, **variables)
+    assert {line.partition(":")[2] for line in started.lines} == {"1", "2"}
+    ended = await run("wait", "--from", "-", fake=fake, given=started.out, **variables)
+    assert (ended.code, sorted(ended.lines)) == (0, sorted(started.lines))
+    listed = await run("list", "--limit", "1", fake=fake, **variables)
+    assert listed.lines[0].split()[1:3] == ["manual", "completed"]
+    assert "\x1b" not in started.out + ended.out + listed.out
+    deleted = await run("delete", "-y", *started.lines, fake=fake, **variables)
+    assert sorted(deleted.lines) == sorted(started.lines)
+    failed = await run("create", "1", "404", "--description", "x" * 90, fake=fake, **variables)
+    assert failed.err.count("\n") == 3  # the failure, the hint and the summary: none is wrapped
+    coloured = "1" in (variables.get("FORCE_COLOR"), variables.get("TTY_COMPATIBLE"))
+    assert ("\x1b" in failed.err) == (coloured and "NO_COLOR" not in variables)
+
+
+@needs_pty
+@pytest.mark.parametrize(
+    ("variables", "columns"),
+    list(zip(COLOURS[:5], (80, 120, 80, 120, 80), strict=True)),
+)
+async def test_a_terminal_gets_a_table_and_a_display_whatever_is_said_of_colours(
+    variables: dict[str, str], columns: int, fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.inject(Latency(1.2, method="POST"))
+    terminal = TerminalHere(
+        monkeypatch, "create", "1", fake=fake, columns=columns, variables=variables
+    )
+    async with terminal:
+        await terminal.shows("under way")
+        shown = await terminal.end()
+    assert shown.splitlines()[0].split()[:3] == ["ID", "SERVER", "NAME"]
+    assert ("CREATED (UTC)" in shown) == (columns == 120)
+    assert "under way" not in shown
+    coloured = "NO_COLOR" not in variables and variables.get("FORCE_COLOR") != ""
+    # An empty FORCE_COLOR means no colours to rich.
+    assert ("\x1b[33min_progress" in terminal.raw) == coloured
