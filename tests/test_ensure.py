@@ -829,6 +829,22 @@ async def test_a_fleet_gives_each_server_its_backup(fake: FakeVPS) -> None:
     assert progress[-1] == 21
 
 
+async def test_a_fleet_waits_for_what_runs_and_asks_nothing_of_what_is_completed(
+    fake: FakeVPS,
+) -> None:
+    done = fake.add_backup(1, description="Nightly")
+    async with client_of(fake) as client:
+        fleet = client.fleet([1, 2])
+        ended = [
+            outcome.unwrap()
+            async for outcome in fleet.ensure(within=HOUR, description="Nightly", wait=True)
+        ]
+        assert sorted(backup.server.id for backup in ended) == [1, 2]
+        assert all(backup.is_completed for backup in ended)
+        assert ended[0].id == done["id"]  # it comes first, as there is nothing to wait for
+    assert fake.count("POST") == 1
+
+
 async def test_a_fleet_stops_at_a_refused_token_or_the_first_failure(fake: FakeVPS) -> None:
     fake.inject(ServerFault(501, query={"server_id": 1}))
     retry = RetryPolicy(attempts=1, backoff=ConstantBackoff(0))
@@ -850,6 +866,7 @@ async def test_a_fleet_stops_at_a_refused_token_or_the_first_failure(fake: FakeV
         {"within": HOUR, "running_within": 6},
         {"within": HOUR, "description": 7},
         {"within": HOUR, "on_error": "ignore"},
+        {"within": HOUR, "timeout": "soon"},
     ],
 )
 async def test_a_fleet_refuses_bad_arguments_at_once(fake: FakeVPS, options: Any) -> None:

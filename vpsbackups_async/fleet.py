@@ -1,6 +1,6 @@
 """The verbs over many servers at once."""
 
-from collections.abc import AsyncGenerator, Callable, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sized
 from contextlib import aclosing
 from datetime import date, timedelta
 from functools import partial
@@ -189,26 +189,8 @@ class Fleet:
         if not isinstance(marker, bool):
             check_marker(marker)
         with_labels(description, keep=keep, job=job)  # refuses labels that cannot be
-        if backoff is not None:
-            check_callable("backoff", backoff)
-        if timeout is not None:
-            check_number("timeout", timeout)
-        if max_running is not None and not (wait or if_running == "wait"):
-            raise ValueError(
-                "max_running needs wait=True or if_running='wait': without them, no backup is "
-                "waited for"
-            )
-        if max_running is not None:
-            check_int("max_running", max_running)
-
-        async def completed(backup: Backup) -> Backup:
-            try:
-                return await self._client.wait(backup, backoff=backoff, timeout=timeout)
-            except Exception as error:
-                if not isinstance(error, WaitError):
-                    error.add_note(f"backup {backup.id} of server {backup.server.id} was started")
-                raise
-
+        waits = wait or if_running == "wait"
+        follow = self._follow(wait, backoff, timeout, max_running, waits=waits)
         return FanOut(
             partial(
                 self._client.create,
@@ -223,7 +205,7 @@ class Fleet:
             self._concurrency,
             Meter(on_progress, self._server_ids),
             on_error=on_error,
-            follow=completed if wait else None,
+            follow=follow,
             max_running=max_running,
             halts=_refuses_all,
             leaves_places=True,
@@ -235,20 +217,24 @@ class Fleet:
         within: timedelta,
         description: str | None = None,
         running_within: timedelta = timedelta(hours=6),
+        wait: bool = False,
+        backoff: Backoff | None = None,
+        timeout: float | None = 3600.0,
+        max_running: int | None = None,
         on_error: OnError = "collect",
         on_progress: OnProgress | None = None,
     ) -> AsyncGenerator[Outcome[int, Backup]]:
         """One outcome for each server: a recent backup, there already or new, or the error.
 
         `within`, `description` and `running_within` are those of `BackupsClient.ensure`; the rest
-        is as for `create`. The backups may still run: wait for them with `fan_out(client.wait,
-        ...)`.
+        is as for `create`. Without `wait` the backups may still run.
 
         Raises `ValueError` for bad arguments, before anything is started.
         """
         check_description(description)
         check_duration("within", within)
         check_duration("running_within", running_within)
+        follow = self._follow(wait, backoff, timeout, max_running, waits=wait)
         return FanOut(
             partial(
                 self._client.ensure,
@@ -260,8 +246,45 @@ class Fleet:
             self._concurrency,
             Meter(on_progress, self._server_ids),
             on_error=on_error,
+            follow=follow,
+            max_running=max_running,
             halts=_refuses_all,
         ).outcomes()
+
+    def _follow(
+        self,
+        wait: bool,
+        backoff: Backoff | None,
+        timeout: float | None,
+        max_running: int | None,
+        *,
+        waits: bool,
+    ) -> Callable[[Backup], Awaitable[Backup]] | None:
+        """What waits for a backup; None without `wait`. Raises `ValueError` for bad arguments.
+
+        `waits` says whether any backup is waited for, and `max_running` so has a meaning.
+        """
+        if backoff is not None:
+            check_callable("backoff", backoff)
+        if timeout is not None:
+            check_number("timeout", timeout)
+        if max_running is not None and not waits:
+            raise ValueError(
+                "max_running needs wait=True (or if_running='wait' of create): without, no backup "
+                "is waited for"
+            )
+        if max_running is not None:
+            check_int("max_running", max_running)
+
+        async def completed(backup: Backup) -> Backup:
+            try:
+                return await self._client.wait(backup, backoff=backoff, timeout=timeout)
+            except Exception as error:
+                if not isinstance(error, WaitError):
+                    error.add_note(f"backup {backup.id} of server {backup.server.id} was started")
+                raise
+
+        return completed if wait else None
 
     def rotate(
         self,
