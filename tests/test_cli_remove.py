@@ -83,7 +83,7 @@ async def test_restore_with_yes_restores(fake: FakeVPS, capfd: pytest.CaptureFix
         (["7", "5:8"], 1, "backup 5 is of server 7"),
         (["8", "6"], 1, "backup 6 is in_progress, not completed"),
         (["8", "99"], 1, "backup 99 is not in the list"),
-        (["web-7", "5"], 2, "'web-7' is not the id of a server"),
+        (["web-9", "5"], 1, "no server has the name 'web-9'"),
         (["7"], 2, "ackup"),
     ],
 )

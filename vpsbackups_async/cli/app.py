@@ -16,12 +16,15 @@ from cyclopts import App, CycloptsError, Group
 from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError, code_of, explain, hint_of
 from vpsbackups_async.cli.helping import PACKAGE, Help, help_of
 from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.signals import Stopped, catching
 from vpsbackups_async.errors import VPSBackupsError
 
 __all__ = ["app", "run"]
 
 _EPILOGUE: Final = """\
 VPS_API_TOKEN holds the token, VPS_API_URL the URL if not https://admin.vps.org.
+Every command: --url URL and --token-file FILE instead of these, -q no progress,
+-v what it took, --debug the log of retries.
 Exit: 0 all fine, 1 some failed, 2 usage, 3 auth, 4 timed out, 130 interrupted
 
 Examples:
@@ -108,7 +111,12 @@ def _run(arguments: Sequence[str]) -> int:
         if not arguments:
             app.help_print([], console=screen.err)
             return Exit.USAGE
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with catching():
+            code = app(
+                arguments, exit_on_error=False, print_error=False, result_action="return_value"
+            )
+    except Stopped as stopped:
+        return stopped.code
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (CycloptsError, UsageError) as error:

@@ -22,7 +22,6 @@ from vpsbackups_async.audit.coverage import QUOTA, iso
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.options import duration_of
-from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import safe, short
@@ -121,7 +120,7 @@ class Wanted:
         """The audit of the servers, of all if none is named."""
 
         async def work() -> Coverage:
-            async with Display(session.screen, "Reading", session.stats):
+            async with session.display("Reading"):
                 return await audit(
                     session.client, self.servers or ALL_SERVERS, rpo=self.rpo, slack=self.slack
                 )

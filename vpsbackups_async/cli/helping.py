@@ -11,7 +11,10 @@ from cyclopts.help import HelpEntry, HelpPanel, InlineText
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-__all__ = ["PACKAGE", "Help", "help_of"]
+__all__ = ["OF_EVERY_COMMAND", "PACKAGE", "Help", "help_of"]
+
+OF_EVERY_COMMAND: Final = "Of every command"
+"""The title of the options that every command has; their names take one line."""
 
 PACKAGE: Final = "vpsbackups_async.cli.commands"
 """The package with a module for each command."""
@@ -44,6 +47,9 @@ class Help:
         if not panel.entries:
             return
         console.print(Text(f"{panel.title}:", style="bold"))
+        if panel.title == OF_EVERY_COMMAND:  # the help of all commands tells what they mean
+            console.print(Text(f"  {'  '.join(map(_names, panel.entries))}", style="cyan"))
+            return
         width = max(len(_names(entry)) for entry in panel.entries)
         for entry in panel.entries:
             names = Text(f"  {_names(entry):<{width}}  ", style="cyan")

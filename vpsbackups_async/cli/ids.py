@@ -4,13 +4,25 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.models import BackupRef
 
-__all__ = ["backup_refs", "one_ref", "one_server", "server_ids", "written"]
+__all__ = ["BackupsFrom", "backup_refs", "one_ref", "one_server", "server_ids", "written"]
+
+BackupsFrom = Annotated[
+    str | None,
+    Parameter(
+        "--from",
+        metavar="FILE",
+        allow_leading_hyphen=True,
+        help="those that its lines begin with; - is stdin",
+    ),
+]
 
 _ID: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 _REF: Final = re.compile(r"(0*[1-9][0-9]{0,17})(?::(0*[1-9][0-9]{0,17}))?")

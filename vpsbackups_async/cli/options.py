@@ -8,6 +8,7 @@ from attrs import frozen
 from cyclopts import Group, Parameter
 
 from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.helping import OF_EVERY_COMMAND
 from vpsbackups_async.cli.text import seconds_of
 
 __all__ = ["DEFAULTS", "Common", "Flag", "Ping", "Timeout", "duration_of", "timeout_seconds"]
@@ -23,7 +24,7 @@ Ping = Annotated[
     Parameter(metavar="URL", help="told of start, success and failure (healthchecks.io)"),
 ]
 
-_GROUP = Group("Of every command", sort_key=2)
+_GROUP = Group(OF_EVERY_COMMAND, sort_key=2)
 _LONGEST: Final = timedelta(days=36_500)
 
 

@@ -1,4 +1,4 @@
-"""Progress: two lines that are repainted on a terminal, a line each minute in a log."""
+"""Progress: two lines or three that are repainted on a terminal, a line each minute in a log."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,8 +30,9 @@ _BAR: Final = 30
 class Display:
     """Shows a `Progress` while an `async with` block runs; pass `update` as `on_progress`.
 
-    `what` names the work, and `stats` gives the state of the client. `draw` may add to the two
-    lines before they are painted. `after` is in seconds, until the first paint.
+    `what` names the work, `stats` gives the state of the client, and `outage` what fails now, in
+    one line. `draw` may add to the lines before they are painted. `after` is in seconds, until the
+    first paint.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Display:
         screen: Screen,
         what: str,
         stats: Callable[[], ClientStats],
+        outage: Callable[[], str] = str,
         *,
         shown: bool = True,
         draw: Callable[[RenderableType], RenderableType] | None = None,
@@ -47,6 +49,7 @@ class Display:
         self._screen = screen
         self._what = what
         self._stats = stats
+        self._outage = outage
         self._shown = shown and not screen.quiet
         self._draw = draw
         self._after = after
@@ -86,10 +89,11 @@ class Display:
     async def _log(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_IN_A_LOG)
-            self._screen.note(f"{self._what}: {self._counted()}, {self._state()}")
+            parts = (self._counted(), self._state(), self._outage())
+            self._screen.note(f"{self._what}: {', '.join(filter(None, parts))}")
 
     def lines(self) -> RenderableType:
-        """The two lines: a bar with the counts, and the state of the requests."""
+        """Two lines, a bar with the counts and the state of the requests, and one of an outage."""
         now = self._now
         total = None if now is None else now.total
         bar = ProgressBar(
@@ -104,7 +108,13 @@ class Display:
         row = Table.grid(padding=(0, 1))
         row.add_row(Text(self._what, "bold"), bar, Text(self._counted()))
         failed = now is not None and now.failed > 0
-        return Group(row, Text(f"  {self._state()}", "yellow" if failed else "dim"))
+        lines: list[RenderableType] = [
+            row,
+            Text(f"  {self._state()}", "yellow" if failed else "dim"),
+        ]
+        if outage := self._outage():
+            lines.append(Text(f"  {outage}", "red", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
 
     def _elapsed(self) -> float:
         return asyncio.get_running_loop().time() - self._began

@@ -81,13 +81,13 @@ class Selection:
             )
 
 
-def moment_of(text: str | None) -> datetime | None:
-    """The moment that a `--since` stands for; raises `UsageError`."""
+def moment_of(text: str | None, option: str = "--since") -> datetime | None:
+    """The moment that the text of an option stands for; raises `UsageError`."""
     try:
         return None if text is None else since(text, datetime.now(UTC))
     except ValueError:
         raise UsageError(
-            f"--since {text!r} is neither an age (90m, 24h, 7d) nor a date (2026-01-31T12:00)"
+            f"{option} {text!r} is neither an age (90m, 24h, 7d) nor a date (2026-01-31T12:00)"
         ) from None
 
 

@@ -1,10 +1,8 @@
 """One run of a command: its event loop, its client, its signals and its log."""
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Coroutine
 from types import TracebackType
@@ -13,12 +11,15 @@ from typing import Any, Self, TypeVar
 from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.options import Common
+from vpsbackups_async.cli.outage import Outage
+from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.cli.text import safe
-from vpsbackups_async.client import BackupsClient, ClientStats
-from vpsbackups_async.events import OnEvent
+from vpsbackups_async.client import BackupsClient
+from vpsbackups_async.events import Event, OnEvent
 
-__all__ = ["Session", "run_in"]
+__all__ = ["Session"]
 
 T = TypeVar("T")
 
@@ -55,42 +56,32 @@ class _Log(logging.Handler):
             self._session.screen.note(safe(record.getMessage()), "dim")
 
 
-def run_in(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
-    try:
-        return runner.run(_with_sigterm(work))
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-async def _with_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.ensure_future(work)
-    # SIGTERM cancels the task itself instead of raising SIGINT, which background jobs of a shell
-    # ignore. Windows has no such handlers, and only the main thread can set them.
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
-
-
 class Session:
-    """A client, and an event loop that a command enters as often as it needs; closes both.
+    """A client, and an event loop that a command enters as often as it needs; closes both."""
 
-    `on_event` is called with the client's events, those of `close()` included.
-    """
-
-    def __init__(self, common: Common, *, on_event: OnEvent | None = None) -> None:
+    def __init__(self, common: Common) -> None:
         self.screen: Screen = Screen(quiet=common.quiet)
         self._common = common
         self._log = _Log(self, retries=common.verbose or common.debug)
         self._began = time.monotonic()
         self._runner = asyncio.Runner()
+        self._outage = Outage()
+        self._hearers: list[OnEvent] = [self._outage.on_event]
         self.client: BackupsClient = BackupsClient(
-            _token(common), base_url=common.url, on_event=on_event
+            _token(common), base_url=common.url, on_event=self._on_event
         )
 
-    def stats(self) -> ClientStats:
-        """The statistics of the client."""
-        return self.client.stats
+    def hear(self, hearer: OnEvent) -> None:
+        """Call this with the client's events, those of `close()` included."""
+        self._hearers.append(hearer)
+
+    def _on_event(self, event: Event) -> None:
+        for hearer in self._hearers:
+            hearer(event)
+
+    def display(self, what: str, *, shown: bool = True) -> Display:
+        """A display of how far work with the client is; `what` names the work."""
+        return Display(self.screen, what, lambda: self.client.stats, self._outage.text, shown=shown)
 
     @property
     def elapsed(self) -> float:
@@ -98,7 +89,7 @@ class Session:
         return time.monotonic() - self._began
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of the work; raises `KeyboardInterrupt` after Ctrl-C and SIGTERM."""
+        """The result of the work; raises `KeyboardInterrupt` after Ctrl-C, SIGTERM and SIGHUP."""
         return run_in(self._runner, work)
 
     def __enter__(self) -> Self:

@@ -1,16 +1,20 @@
 """Backups from start to end: a row for each, failures, counts, and how to wait for the rest."""
 
-import textwrap
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Collection, Iterable
+from contextlib import aclosing, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from vpsbackups_async.cli import pasting
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import BACKUPS
+from vpsbackups_async.cli.not_made import NotMade, is_certain
 from vpsbackups_async.cli.options import Common
+from vpsbackups_async.cli.outcomes import Key, Outcomes
+from vpsbackups_async.cli.pasting import to_paste
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import clock
@@ -22,17 +26,19 @@ __all__ = ["Tracker"]
 
 K = TypeVar("K", int, BackupRef)
 
-_ON_ONE_LINE: Final = 5
-_AT_MOST: Final = 1000
-"""Refs that are printed to be copied; more are left to `vpsbackups list`."""
+_INTERRUPTED: Final = ("Interrupted", "the command was interrupted; the backup may still run")
+_NOT_BEGUN: Final = ("NotAttemptedError", "not attempted: the command was interrupted")
 
 
 class Tracker:
     """Tracks the backups that a command starts, or those `running` that it waits for.
 
     A backup gets its row when it is completed if the command `waits`, else when it is started.
-    `planned` is how many backups are to be started. Leaving the context closes the session, and
-    names the backups that may still be running.
+    `servers` are those that backups are to be started of, None if they are not known yet. With
+    `as_outcomes` an object for each item is written instead of the rows. `again` is the command
+    that makes a backup of servers of which it is not known whether they got one. Leaving the
+    context closes the session, names the backups that may still be running, and writes the servers
+    that got none to the file `not_made_to`.
     """
 
     def __init__(
@@ -40,17 +46,34 @@ class Tracker:
         common: Common,
         *,
         waits: bool,
-        planned: int = 0,
+        servers: Collection[int] | None = None,
         running: Iterable[BackupRef] = (),
+        as_outcomes: bool = False,
+        not_made_to: Path | None = None,
+        again: str = "",
     ) -> None:
-        self.session: Session = Session(common, on_event=self._on_event)
+        self.session: Session = Session(common)
+        self.session.hear(self._on_event)
         self._screen = self.session.screen
         self._waits = waits
-        self._planned = planned
+        self._servers = servers
         self._running = {ref.id: ref for ref in running}
         self._failures = Failures(self._screen)
+        self.outcomes: Outcomes | None = Outcomes(self._screen) if as_outcomes else None
+        """Where outcomes are written; None where rows are."""
+        # Opened after the client, whose settings may be wrong: that must not empty the file.
+        self._not_made = None if not_made_to is None else NotMade(not_made_to)
+        self._again = again
         self._table = Table(self._screen, BACKUPS) if self._screen.shows_tables else None
-        self._started = self._completed = 0
+        self._started = self._completed = self._existing = 0
+        self._begun: set[int] = set()
+        self._ended: set[int] = set()  # whose creates ended, or whose outcome was written
+        self._kept: set[int] = set()  # that got a backup, or may have got one
+        self._doubtful: dict[int, None] = {}  # in the order in which they failed
+        # What is known of items of which no outcome was written yet.
+        self._untold: dict[int, Backup | Exception] = {}
+        self._makes = not self._running
+        self._waited = dict.fromkeys(self._running.values()) if as_outcomes else {}
         self._write_error: OSError | None = None
 
     def __enter__(self) -> Self:
@@ -63,11 +86,24 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        cut_short = True
         # Closing the client waits for creates that are under way, and emits their events.
         try:
             self.session.__exit__(kind, error, traceback)
+            cut_short = False
         finally:
+            failed = self._write_not_made(cut_short=cut_short)
+            if error is not None:
+                self._write_rest()
             self._say_how_to_go_on(interrupted=error is not None)
+        if failed is not None and error is None:
+            raise failed
+
+    def begin(self, server_id: int) -> None:
+        """Note that work on a server begins."""
+        self._begun.add(server_id)
+        if self.outcomes is not None:
+            self.outcomes.begin(server_id)
 
     async def follow(self, outcomes: AsyncGenerator[Outcome[K, Backup]]) -> None:
         """Show the outcomes as they come. Raises `OSError` if a row cannot be written."""
@@ -79,6 +115,25 @@ class Tracker:
                     self._on_completed(outcome.unwrap())
                 if self._write_error is not None:
                     raise self._write_error
+                backup = None if outcome.error is not None else outcome.unwrap()
+                self.write(outcome.key, backup, outcome.error)
+
+    def write(
+        self, key: Key, backup: Backup | None, error: Exception | None, **more: object
+    ) -> None:
+        """Write how an item ended, if outcomes are written, with `more` fields.
+
+        If it failed after its backup was started, that is written as it was then. Raises `OSError`.
+        """
+        known = None
+        if isinstance(key, BackupRef):
+            self._waited.pop(key, None)
+        else:
+            known = self._untold.pop(key, None)
+            self._ended.add(key)
+        if self.outcomes is not None:
+            started = known if isinstance(known, Backup) else None
+            self.outcomes.write(key, backup or started, error, **more)
 
     def has_ended(self, ref: BackupRef) -> None:
         """Note at once that a backup runs no more; its row may come later, or not at all."""
@@ -94,23 +149,40 @@ class Tracker:
         """Say what became of them all; the exit code."""
         code = self._failures.close()
         done = f"{self._completed:,} completed" if self._waits else f"{self._started:,} started"
-        failed = self._failures.count
+        there = f", {self._existing:,} were there" if self._existing else ""
+        failed = f", {self._failures.count:,} failed" if self._failures.count else ""
         took = clock(self.session.elapsed)
-        self._screen.summary(f"{done}{f', {failed:,} failed' if failed else ''}, in {took}")
+        self._screen.summary(f"{done}{there}{failed}, in {took}")
         return code
 
+    # --- As they come ----------------------------------------------------------------------------
+
     def _on_event(self, event: Event) -> None:
-        if not isinstance(event, CreateEnded) or event.backup is None:
+        if not isinstance(event, CreateEnded):
             return
-        self._started += 1
-        self._running[event.backup.id] = event.backup.ref
-        if not self._waits:
+        self._ended.add(event.server_id)
+        if event.backup is None:
+            if event.error is None or not is_certain(event.error):
+                self._kept.add(event.server_id)
+                self._doubtful[event.server_id] = None
+            if self.outcomes is not None and event.error is not None:
+                self._untold[event.server_id] = event.error
+            return
+        self._kept.add(event.server_id)
+        self._existing += event.existing
+        self._started += not event.existing
+        if not event.backup.is_completed:
+            self._running[event.backup.id] = event.backup.ref
+        if self.outcomes is not None:
+            self._untold[event.server_id] = event.backup
+        elif not self._waits:
             self._show(event.backup)
 
     def _on_completed(self, backup: Backup) -> None:
         self._running.pop(backup.id, None)
         self._completed += 1
-        self._show(backup)
+        if self.outcomes is None:
+            self._show(backup)
 
     def _on_failure(self, key: int | BackupRef, error: Exception) -> None:
         if isinstance(error, WaitError) and not isinstance(error, WaitTimeoutError):
@@ -128,25 +200,61 @@ class Tracker:
             # Raised by `follow`: an event callback must not raise, and this backup is tracked.
             self._write_error = error
 
-    def _say_how_to_go_on(self, *, interrupted: bool) -> None:
-        """Name the backups that may still be running, if the command was to wait for them."""
-        if not interrupted and not (self._waits and self._running):
+    # --- At the end ------------------------------------------------------------------------------
+
+    def _write_not_made(self, *, cut_short: bool) -> OSError | None:
+        """Write the servers that certainly got no backup; the error if that fails.
+
+        A server whose create was begun and has not ended is among them, as nothing was sent for it,
+        unless the client could not be closed in order.
+        """
+        if self._not_made is None:
+            return None
+        kept = self._kept | (self._begun - self._ended if cut_short else set())
+        left = [server_id for server_id in self._servers or () if server_id not in kept]
+        try:
+            self._not_made.write(left)
+        except OSError as error:
+            if left:
+                self._screen.note(f"{len(left):,} servers certainly got no backup:", "red")
+                to_paste(self._screen, "create", "--servers-from", list(map(str, left)))
+            return error
+        return None
+
+    def _write_rest(self) -> None:
+        """Write an outcome of each item that has none, after an interruption."""
+        if self.outcomes is None:
             return
-        refs = [written(ref) for ref in self._running.values()]
-        if interrupted and self._planned:
+        with suppress(OSError):
+            for server_id, known in self._untold.items():
+                if isinstance(known, Exception):
+                    self.outcomes.write(server_id, None, known)
+                else:
+                    runs = self._waits and not known.is_completed
+                    self.outcomes.write_failed_as(server_id, known, _INTERRUPTED if runs else None)
+            for ref in self._waited:
+                self.outcomes.write_failed_as(ref, None, _INTERRUPTED)
+            for server_id in self._servers or ():
+                if server_id not in self._ended:
+                    self.outcomes.write_failed_as(server_id, None, _NOT_BEGUN)
+
+    def _say_how_to_go_on(self, *, interrupted: bool) -> None:
+        """Name the backups that may still be running, and the servers that may have got one."""
+        if interrupted and self._makes:
+            of = "" if self._servers is None else f" of {len(self._servers):,}"
+            self._screen.note(f"interrupted: {self._started:,}{of} backups were started")
+        if self._doubtful and self._again:
             self._screen.note(
-                f"interrupted: {self._started:,} of {self._planned:,} backups were started"
+                f"{len(self._doubtful):,} may have got a backup; this looks first, and makes none "
+                "where one is there:"
             )
-        if not refs:
+            to_paste(self._screen, self._again, "--servers-from", list(map(str, self._doubtful)))
+        refs = [written(ref) for ref in self._running.values()]
+        if not refs or not (interrupted or self._waits):
             return
         self._screen.note(f"{len(refs):,} may still be running; to wait for them:")
-        if len(refs) <= _ON_ONE_LINE:
-            self._screen.note(f"vpsbackups wait {' '.join(refs)}", exact=True)
-        elif len(refs) <= _AT_MOST:
-            lines = textwrap.wrap(" ".join(refs), 79, break_on_hyphens=False)
-            self._screen.note(
-                "\n".join(["vpsbackups wait --from - <<END", *lines, "END"]), exact=True
-            )
+        if len(refs) <= pasting.AT_MOST:
+            to_paste(self._screen, "wait", "--from", refs)
         else:
             self._screen.note(
                 "vpsbackups list --type manual --status in_progress | vpsbackups wait --from -",

@@ -7,16 +7,31 @@ Usage: vpsbackups create [OPTIONS] SERVER...
   vpsbackups create 12345 12346 --description Nightly --wait
 """
 
+import shlex
+from collections.abc import AsyncGenerator, Callable
+from datetime import timedelta
 from typing import Annotated
 
+from attrs import frozen
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Timeout, timeout_seconds
-from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.not_made import NotMadeTo
+from vpsbackups_async.cli.options import (
+    DEFAULTS,
+    Common,
+    Flag,
+    Timeout,
+    duration_of,
+    timeout_seconds,
+)
+from vpsbackups_async.cli.outcomes import AsOutcomes, Taken, all_taken
+from vpsbackups_async.cli.selection import PAGE
+from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.tracker import Tracker
-from vpsbackups_async.models import ALL_SERVERS
+from vpsbackups_async.fleet import Fleet
+from vpsbackups_async.models import Backup, Outcome, Progress
 
 __all__ = ["run"]
 
@@ -35,6 +50,10 @@ def run(
     description: Annotated[
         str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
     ] = None,
+    unless_newer_than: Annotated[
+        str | None,
+        Parameter(metavar="TIME", help="none where one so described is younger (20h)"),
+    ] = None,
     wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
     concurrency: Annotated[
         int, Parameter(metavar="N", help="creates at a time; 64 if not given")
@@ -43,6 +62,8 @@ def run(
         int | None, Parameter(metavar="N", help="backups at a time with --wait; any if not given")
     ] = None,
     timeout: Timeout = None,
+    as_outcomes: AsOutcomes = False,
+    not_made_to: NotMadeTo = None,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
@@ -51,30 +72,106 @@ def run(
         raise UsageError("--all is every server: name none beside it")
     if not (all_servers or ids):
         raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
-    if concurrency < 1:
-        raise UsageError("--concurrency is one or more")
-    if max_running is not None and max_running < 1:
-        raise UsageError("--max-running is one or more")
-    for option, given in (("--max-running", max_running), ("--timeout", timeout)):
-        if given is not None and not wait:
-            raise UsageError(f"{option} is of no use without --wait")
-    seconds = timeout_seconds(timeout)
-    with Tracker(common, waits=wait, planned=len(ids)) as tracker:
+    wanted = _Wanted.of(
+        description, unless_newer_than, timeout, concurrency, max_running, wait=wait
+    )
+    if all_servers and not_made_to is not None:
+        ids = _all_ids(common)
+    tracker = Tracker(
+        common,
+        waits=wait,
+        servers=ids or None,
+        as_outcomes=as_outcomes,
+        not_made_to=not_made_to,
+        again=wanted.again,
+    )
+    with tracker:
         session = tracker.session
-        fleet = session.client.fleet(ALL_SERVERS if all_servers else ids, concurrency=concurrency)
 
         async def work() -> Exit:
             what = "Backing up" if wait else "Starting"
-            async with Display(session.screen, what, session.stats) as display:
-                await tracker.follow(
-                    fleet.create(
-                        description=description,
-                        wait=wait,
-                        timeout=seconds,
-                        max_running=max_running,
-                        on_progress=display.update,
-                    )
-                )
+            source = (
+                Taken(ids, tracker.begin)
+                if ids
+                else all_taken(session.client.servers(page_size=PAGE), tracker.begin)
+            )
+            fleet = session.client.fleet(source, concurrency=concurrency)
+            async with session.display(what) as display:
+                await tracker.follow(wanted.of_each(fleet, display.update))
             return tracker.end()
+
+        return session.do(work())
+
+
+@frozen
+class _Wanted:
+    """Which backup each server is to have, as the options give it."""
+
+    description: str | None
+    within: timedelta | None
+    wait: bool
+    timeout: float
+    max_running: int | None
+
+    @classmethod
+    def of(
+        cls,
+        description: str | None,
+        unless_newer_than: str | None,
+        timeout: str | None,
+        concurrency: int,
+        max_running: int | None,
+        *,
+        wait: bool,
+    ) -> "_Wanted":
+        """What the options ask for; raises `UsageError`."""
+        if concurrency < 1:
+            raise UsageError("--concurrency is one or more")
+        if max_running is not None and max_running < 1:
+            raise UsageError("--max-running is one or more")
+        for option, given in (("--max-running", max_running), ("--timeout", timeout)):
+            if given is not None and not wait:
+                raise UsageError(f"{option} is of no use without --wait")
+        within = None
+        if unless_newer_than is not None:
+            within = duration_of("--unless-newer-than", unless_newer_than)
+        return cls(description, within, wait, timeout_seconds(timeout), max_running)
+
+    @property
+    def again(self) -> str:
+        """The command that makes a backup where this one has made none."""
+        described = [] if self.description is None else ["--description", self.description]
+        return shlex.join(["create", "--unless-newer-than", "1h", *described])
+
+    def of_each(
+        self, fleet: Fleet, report: Callable[[Progress], object]
+    ) -> AsyncGenerator[Outcome[int, Backup]]:
+        """One outcome for each server."""
+        if self.within is None:
+            return fleet.create(
+                description=self.description,
+                wait=self.wait,
+                timeout=self.timeout,
+                max_running=self.max_running,
+                on_progress=report,
+            )
+        return fleet.ensure(
+            within=self.within,
+            description=self.description,
+            wait=self.wait,
+            timeout=self.timeout,
+            max_running=self.max_running,
+            on_progress=report,
+        )
+
+
+def _all_ids(common: Common) -> list[int]:
+    """The ids of all servers, where they must be known before the first backup."""
+    with Session(common) as session:
+
+        async def work() -> list[int]:
+            servers = session.client.servers(page_size=PAGE)
+            async with session.display("Reading servers"):
+                return [server_id async for server_id in all_taken(servers, lambda _: None)]
 
         return session.do(work())

@@ -16,7 +16,7 @@ from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.session import run_in
+from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Outcome
 from vpsbackups_async.testing import FakeVPS

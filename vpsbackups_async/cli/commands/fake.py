@@ -18,7 +18,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.session import run_in
+from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.testing import FakeVPS
 
 __all__ = ["run"]

@@ -20,7 +20,6 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
-from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
 from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of
 from vpsbackups_async.cli.session import Session
@@ -93,7 +92,7 @@ async def _list(session: Session, selection: Selection, form: Form) -> int:
     output = _Output(writer)
     best = Best(selection)
     left = sys.maxsize if selection.limit is None else selection.limit
-    display = Display(session.screen, "Reading", session.stats, shown=_goes_to_a_file())
+    display = session.display("Reading", shown=_goes_to_a_file())
     async with display, aclosing(batches(session.client, selection, display.update)) as found:
         try:
             async for batch in found:

@@ -18,11 +18,13 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.outcomes import AsOutcomes, Outcomes, object_line
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
-from vpsbackups_async.cli.rows import open_writer
+from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import PruneRefusedError
-from vpsbackups_async.models import AllServers
+from vpsbackups_async.events import AttemptEnded, Event
+from vpsbackups_async.models import AllServers, Backup, BackupRef, Outcome
 
 __all__ = ["run"]
 
@@ -39,6 +41,7 @@ def run(
         float,
         Parameter(metavar="X", help="refuse if more of a server's would go; 0.5 if not given"),
     ] = 0.5,
+    as_outcomes: AsOutcomes = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
@@ -56,17 +59,24 @@ def run(
                 session.screen.note(f"server {server.server_id}: no manual backups")
         code = Exit.SOME_FAILED if any(server.problem for server in plan.servers) else Exit.FINE
         if apply:
-            return max(code, session.do(_apply(session, plan, caps)))
-        return max(code, _show(session, plan, caps))
+            told = _Told(session, plan) if as_outcomes else None
+            return max(code, session.do(_apply(session, plan, caps, told)))
+        return max(code, _show(session, plan, caps, as_outcomes=as_outcomes))
 
 
-def _show(session: Session, plan: PrunePlan, caps: Caps) -> Exit:
-    """Write a row for each backup, and how many would go, or why none would."""
-    writer = open_writer("table", session.screen, DECISIONS)
+def _show(session: Session, plan: PrunePlan, caps: Caps, *, as_outcomes: bool) -> Exit:
+    """Write a row or an object for each backup, and how many would go, or why none would."""
+    writer = lines_or_table(session.screen, DECISIONS)
     for server in plan.servers:
-        if server.decisions and not server.problem:
+        if server.problem:
+            continue
+        if as_outcomes:
+            for one in server.decisions:
+                key = {"key": written(one.backup.ref), "kept": one.kept}
+                why = {"reason": str(one.reason), "rules": one.rules}
+                session.screen.raw(object_line(key, one.backup, why))
+        elif server.decisions:
             writer.rows(server.decisions)
-    writer.end()
     try:
         caps.check(plan.servers, plan.retention.job)
     except PruneRefusedError as refusal:
@@ -77,18 +87,36 @@ def _show(session: Session, plan: PrunePlan, caps: Caps) -> Exit:
     return Exit.FINE
 
 
-async def _apply(session: Session, plan: PrunePlan, caps: Caps) -> Exit:
-    """Delete what the plan says, and write the ref of each when it is deleted."""
+class _Told(Outcomes):
+    """The outcomes of deletions, each of which begins with its first request."""
+
+    def __init__(self, session: Session, plan: PrunePlan) -> None:
+        super().__init__(session.screen)
+        self.backups: dict[BackupRef, Backup] = {backup.ref: backup for backup in plan.deleted}
+        self._refs = {str(ref.id): ref for ref in self.backups}
+        session.hear(self._on_event)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, AttemptEnded) and event.kind == "delete":
+            ref = self._refs.get(event.path.strip("/").rpartition("/")[2])
+            if ref is not None:
+                self.begin(ref, event.seconds)
+
+
+async def _apply(session: Session, plan: PrunePlan, caps: Caps, told: _Told | None) -> Exit:
+    """Delete what the plan says, and write the ref or the outcome of each."""
     screen, failures, done = session.screen, Failures(session.screen), 0
     outcomes = session.client.apply(plan, max_deletions=caps.deletions, max_fraction=caps.fraction)
     try:
         async with aclosing(outcomes):
             async for outcome in outcomes:
                 ref = written(outcome.key)
+                done += outcome.ok
                 if outcome.error is not None:
                     failures.add(f"backup {ref}", outcome.error)
-                else:
-                    done += 1
+                if told is not None:
+                    told.write(outcome.key, told.backups.get(outcome.key), outcome.error)
+                elif outcome.ok:
                     screen.result(f"deleted {ref}" if screen.shows_tables else ref)
     except (asyncio.CancelledError, OSError):
         planned = len(plan.deleted)

@@ -3,9 +3,10 @@
 It shows which backup of which age would replace which server, and asks; where
 nobody can answer it refuses without --yes.
 
-Usage: vpsbackups restore [OPTIONS] SERVER ID
+Usage: vpsbackups restore [OPTIONS] SERVER [ID]
 
   vpsbackups restore 12345 502
+  vpsbackups restore web-01 --latest --before 2026-11-20T03:00
 """
 
 from datetime import UTC, datetime
@@ -14,49 +15,111 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.asking import Yes, agreed, check_asking
-from vpsbackups_async.cli.ends import Exit, RefusedError
-from vpsbackups_async.cli.ids import one_ref, one_server
+from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError
+from vpsbackups_async.cli.ids import one_ref
 from vpsbackups_async.cli.layouts import BACKUPS
+from vpsbackups_async.cli.naming import Latest, find_server, latest_backup
 from vpsbackups_async.cli.options import DEFAULTS, Common
+from vpsbackups_async.cli.outcomes import AsOutcomes, Outcomes
 from vpsbackups_async.cli.rows import Table
+from vpsbackups_async.cli.selection import moment_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import age, safe
+from vpsbackups_async.client import BackupsClient
+from vpsbackups_async.errors import VPSBackupsError
+from vpsbackups_async.models import Backup, BackupRef
 
 __all__ = ["run"]
 
 
 def run(
-    server: Annotated[str, Parameter(metavar="SERVER", help="the id of the server")],
-    backup: Annotated[str, Parameter(metavar="ID", help="of a completed backup of this server")],
+    server: Annotated[str, Parameter(metavar="SERVER", help="the id or the name of the server")],
+    backup: Annotated[
+        str | None, Parameter(metavar="ID", help="of a completed backup of this server")
+    ] = None,
     /,
     *,
+    latest: Latest = False,
+    before: Annotated[
+        str | None, Parameter(metavar="WHEN", help="with --latest: made before this (UTC)")
+    ] = None,
+    expect_name: Annotated[
+        str | None, Parameter(metavar="NAME", help="refuse a server that is not named so")
+    ] = None,
     yes: Yes = False,
+    as_outcomes: AsOutcomes = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    server_id, ref = one_server(server), one_ref(backup)
+    ref = None if backup is None else one_ref(backup)
+    if (ref is None) != latest:
+        raise UsageError("which backup: give its ID, or --latest")
+    if before is not None and not latest:
+        raise UsageError("--before is of no use without --latest")
+    moment = moment_of(before, "--before")
     check_asking(yes=yes)
     with Session(common) as session:
-        found = session.do(session.client.get(ref.id))
-        if server_id != found.server.id or ref.server_id not in {None, server_id}:
+
+        async def find() -> Backup:
+            server_id = await find_server(session.client, server)
+            if ref is None:
+                return await latest_backup(session.client, server_id, moment)
+            return await _given(session.client, server_id, ref)
+
+        found = session.do(find())
+        if expect_name is not None and found.server.name != expect_name:
             raise RefusedError(
-                f"backup {found.id} is of server {found.server.id} "
-                f"({safe(found.server.name)}), not of server {server_id}; nothing was restored"
+                f"server {found.server.id} is named {safe(found.server.name)!r}, "
+                f"not {safe(expect_name)!r}; nothing was restored"
             )
-        if not found.is_completed:
-            raise RefusedError(
-                f"backup {found.id} is {safe(found.status)}, not completed; nothing was restored"
-            )
-        named = f"server {server_id} ({safe(found.server.name)})"
-        if not yes:
-            Table(session.screen, BACKUPS, asking=True).rows([found])
-            made = f"{age(found.created_at, datetime.now(UTC))} ago"
-            session.screen.note(
-                f"This backup, made {made}, will replace all that is on {named} now."
-            )
-            if not agreed(f"Restore server {server_id} to what it was {made}?"):
-                session.screen.note("nothing was restored")
-                return Exit.SOME_FAILED
-        done = session.do(session.client.restore(server_id, found.id))
-        session.screen.result(f"{named}: {safe(done.message or 'the restore has begun')}")
+        if not yes and not _is_agreed(session, found):
+            session.screen.note("nothing was restored")
+            return Exit.SOME_FAILED
+        _restore(session, found, as_outcomes=as_outcomes)
     return Exit.FINE
+
+
+async def _given(client: BackupsClient, server_id: int, ref: BackupRef) -> Backup:
+    """The backup that was named, if it can be restored to the server; raises `RefusedError`."""
+    found = await client.get(ref.id)
+    if server_id != found.server.id or ref.server_id not in {None, server_id}:
+        raise RefusedError(
+            f"backup {found.id} is of server {found.server.id} "
+            f"({safe(found.server.name)}), not of server {server_id}; nothing was restored"
+        )
+    if not found.is_completed:
+        raise RefusedError(
+            f"backup {found.id} is {safe(found.status)}, not completed; nothing was restored"
+        )
+    return found
+
+
+def _is_agreed(session: Session, found: Backup) -> bool:
+    Table(session.screen, BACKUPS, asking=True).rows([found])
+    made = f"{age(found.created_at, datetime.now(UTC))} ago"
+    session.screen.note(
+        f"This backup, made {made}, will replace all that is on {_named(found)} now."
+    )
+    return agreed(f"Restore server {found.server.id} to what it was {made}?")
+
+
+def _restore(session: Session, found: Backup, *, as_outcomes: bool) -> None:
+    """Restore the backup and write how that went. Raises what `BackupsClient.restore` raises."""
+    outcomes = Outcomes(session.screen) if as_outcomes else None
+    if outcomes is not None:
+        outcomes.begin(found.ref)
+    try:
+        done = session.do(session.client.restore(found.server.id, found.id))
+    except VPSBackupsError as error:
+        if outcomes is not None:
+            outcomes.write(found.ref, found, error)
+        raise
+    if outcomes is not None:
+        outcomes.write(found.ref, found)
+    else:
+        text = safe(done.message or "the restore has begun")
+        session.screen.result(f"{_named(found)}: {text}")
+
+
+def _named(found: Backup) -> str:
+    return f"server {found.server.id} ({safe(found.server.name)})"

@@ -17,14 +17,20 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Ping, Timeout, timeout_seconds
+from vpsbackups_async.cli.outcomes import AsOutcomes, Taken, all_taken
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
-from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.rows import Writer, open_writer
 from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.selection import PAGE
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.cli.tracker import Tracker
-from vpsbackups_async.errors import AuthenticationError, PermissionDeniedError, WaitTimeoutError
+from vpsbackups_async.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    PruneRefusedError,
+    WaitTimeoutError,
+)
 from vpsbackups_async.models import AllServers, Backup, Outcome
 from vpsbackups_async.retention import Decision
 
@@ -48,6 +54,7 @@ def run(
     ping: Ping = None,
     timeout: Timeout = None,
     max_running: Annotated[int | None, Parameter(metavar="N", show=False)] = None,
+    as_outcomes: AsOutcomes = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
@@ -57,14 +64,19 @@ def run(
     if max_running is not None and max_running < 1:
         raise UsageError("--max-running is one or more")
     seconds = timeout_seconds(timeout)
-    planned = 0 if isinstance(ids, AllServers) else len(ids)
+    named = None if isinstance(ids, AllServers) else ids
     pings = Pings(None if dry_run else ping, Screen(quiet=common.quiet))
-    with pings, Tracker(common, waits=True, planned=planned) as tracker:
+    with pings, Tracker(common, waits=True, servers=named, as_outcomes=as_outcomes) as tracker:
         session = tracker.session
 
         async def work() -> Exit:
-            async with Display(session.screen, "Rotating", session.stats) as display:
-                outcomes = session.client.fleet(ids).rotate(
+            async with session.display("Rotating") as display:
+                source = (
+                    all_taken(session.client.servers(page_size=PAGE), tracker.begin)
+                    if isinstance(ids, AllServers)
+                    else Taken(ids, tracker.begin)
+                )
+                outcomes = session.client.fleet(source).rotate(
                     retention,
                     description=description,
                     make_room=make_room,
@@ -94,6 +106,8 @@ async def _follow(
         async for outcome in outcomes:
             if not isinstance(outcome.error, _MAY_RUN):
                 tracker.has_none_running(outcome.key)
+            if tracker.outcomes is not None:
+                _write(tracker, outcome)
             if outcome.error is not None:
                 failures.add(f"server {outcome.key}", outcome.error)
                 for note in getattr(outcome.error, "__notes__", ()):
@@ -104,10 +118,12 @@ async def _follow(
             if rotation.backup is None:
                 dry = True
                 full += bool(rotation.plan.problem)
-                _show(screen, writer, rotation)
+                if tracker.outcomes is None:
+                    _show(screen, writer, rotation)
             else:
                 made += 1
-                screen.result(_line(screen, rotation, rotation.backup))
+                if tracker.outcomes is None:
+                    screen.result(_line(screen, rotation, rotation.backup))
     writer.end()
     code = failures.close()
     failed = f", {failures.count:,} failed" if failures.count else ""
@@ -115,6 +131,18 @@ async def _follow(
         text = f"{deleted:,} would be deleted; nothing was done{failed}"
         return max(code, Exit.SOME_FAILED) if full else code, text
     return code, f"{made:,} made, {deleted:,} deleted{failed}"
+
+
+def _write(tracker: Tracker, outcome: Outcome[int, Rotation]) -> None:
+    """Write the outcome of a server, with what was deleted, or would be."""
+    if outcome.error is not None:
+        tracker.write(outcome.key, None, outcome.error, deleted=[])
+        return
+    rotation = outcome.value
+    problem = rotation.plan.problem if rotation.backup is None else ""
+    error = PruneRefusedError(problem) if problem else None
+    deleted = [written(one.ref) for one in rotation.deleted]
+    tracker.write(outcome.key, rotation.backup, error, deleted=deleted)
 
 
 def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:

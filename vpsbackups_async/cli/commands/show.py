@@ -3,6 +3,7 @@
 Usage: vpsbackups show [OPTIONS] ID
 
   vpsbackups show 502:12345
+  vpsbackups show web-01 --latest
   vpsbackups show 502 --json | jq .status
 """
 
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.ids import one_ref
+from vpsbackups_async.cli.naming import Latest, find_server, latest_backup
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.rows import json_line
 from vpsbackups_async.cli.session import Session
@@ -23,16 +25,27 @@ __all__ = ["run"]
 
 
 def run(
-    backup: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
+    backup: Annotated[
+        str,
+        Parameter(metavar="ID", help="of a backup, or ID:SERVER; of a server with --latest"),
+    ],
     /,
     *,
+    latest: Latest = False,
     json: Annotated[Flag, Parameter(help="as the API writes it")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    ref = one_ref(backup)
+    ref = None if latest else one_ref(backup)
     with Session(common) as session:
-        found = session.do(session.client.get(ref.id, server_id=ref.server_id))
+
+        async def find() -> Backup:
+            client = session.client
+            if ref is None:
+                return await latest_backup(client, await find_server(client, backup))
+            return await client.get(ref.id, server_id=ref.server_id)
+
+        found = session.do(find())
         if json:
             session.screen.raw(json_line(found) + b"\n")
         else:

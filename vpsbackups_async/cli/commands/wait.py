@@ -18,9 +18,10 @@ from cyclopts import Parameter
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.ids import backup_refs
+from vpsbackups_async.cli.ids import BackupsFrom, backup_refs
 from vpsbackups_async.cli.options import DEFAULTS, Common, Timeout, timeout_seconds
-from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.outcomes import AsOutcomes
+from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.tracker import Tracker
 from vpsbackups_async.client import DEFAULT_WAIT_BACKOFF
 from vpsbackups_async.models import Backup, BackupRef
@@ -30,16 +31,9 @@ __all__ = ["run"]
 
 def run(
     *backups: Annotated[str, Parameter(metavar="ID", help="of a backup, or ID:SERVER")],
-    source: Annotated[
-        str | None,
-        Parameter(
-            "--from",
-            metavar="FILE",
-            allow_leading_hyphen=True,
-            help="those that its lines begin with; - is stdin",
-        ),
-    ] = None,
+    source: BackupsFrom = None,
     timeout: Timeout = None,
+    as_outcomes: AsOutcomes = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
@@ -47,16 +41,21 @@ def run(
     if not refs and source is None:
         raise UsageError("no backup is named: give ids, or --from FILE")
     seconds = timeout_seconds(timeout)
-    with Tracker(common, waits=True, running=refs) as tracker:
+    if not refs:
+        Screen(quiet=common.quiet).summary("no backup is named: nothing to wait for")
+        return Exit.FINE
+    with Tracker(common, waits=True, running=refs, as_outcomes=as_outcomes) as tracker:
         session = tracker.session
 
         async def wait(ref: BackupRef) -> Backup:
+            if tracker.outcomes is not None:
+                tracker.outcomes.begin(ref)
             done = await session.client.wait(ref, backoff=_at_once, timeout=seconds)
             tracker.has_ended(ref)
             return done
 
         async def work() -> Exit:
-            async with Display(session.screen, "Waiting", session.stats) as display:
+            async with session.display("Waiting") as display:
                 await tracker.follow(
                     fan_out(wait, refs, concurrency=None, on_progress=display.update)
                 )

@@ -1,0 +1,347 @@
+"""`--ndjson`: one object for each item; `--not-made-to`: servers that are safe to run again."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_cli import Ended, Here, call, start
+
+from vpsbackups_async.cli.not_made import is_certain
+from vpsbackups_async.errors import (
+    ApiError,
+    AuthenticationError,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    InvalidResponseError,
+    NotAttemptedError,
+    RateLimitedError,
+    ServerError,
+    TransportError,
+)
+from vpsbackups_async.testing import FakeVPS, Latency, Reply
+
+
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=30, backup_seconds=0, clock=time.time) as server:
+        monkeypatch.setenv("VPS_API_TOKEN", server.token)
+        monkeypatch.setenv("VPS_API_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
+    return Here(monkeypatch, capfd)
+
+
+def outcomes(ended: Ended) -> dict[Any, dict[str, Any]]:
+    """The objects by their keys, each of which comes once."""
+    found = [json.loads(line) for line in ended.lines]
+    assert all(
+        set(one) - {"deleted"} == {"key", "ok", "backup", "error", "seconds"} for one in found
+    )
+    assert all(one["ok"] == (one["error"] is None) for one in found)
+    by_key = {one["key"]: one for one in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+# --- --ndjson ------------------------------------------------------------------------------------
+
+
+async def test_each_server_of_a_create_has_one_object(fake: FakeVPS, run: Here) -> None:
+    ended = await run("create", "1", "2", "404", "--ndjson", fake=fake)
+    found = outcomes(ended)
+    assert ended.code == 1
+    assert set(found) == {1, 2, 404}
+    assert found[1]["backup"]["server"] == {"id": 1, "name": "server-0001"}
+    assert found[1]["backup"]["status"] == "in_progress"
+    assert found[404]["backup"] is None
+    assert found[404]["error"]["type"] == "NotFoundError"
+    assert found[404]["error"]["text"].startswith("404 Server not found.")
+    assert all(0 < one["seconds"] < 60 for one in found.values())
+
+
+async def test_a_wait_that_times_out_has_the_backup_that_was_started(
+    fake: FakeVPS, run: Here
+) -> None:
+    fake.backup_seconds = lambda made: 0 if made["server"]["id"] == 1 else 600
+    ended = await run("create", "1", "2", "-w", "--timeout", "0", "--ndjson", fake=fake)
+    found = outcomes(ended)
+    assert found[2]["error"]["type"] == "WaitTimeoutError"
+    assert found[2]["backup"]["server"]["id"] == 2
+    again = await run(
+        "wait", f"{found[2]['backup']['id']}:2", "--timeout", "0", "--ndjson", fake=fake
+    )
+    (key,) = outcomes(again)
+    assert key == f"{found[2]['backup']['id']}:2"
+
+
+async def test_a_delete_tells_also_what_was_not_there(fake: FakeVPS, run: Here) -> None:
+    for _ in range(2):
+        fake.add_backup(1)
+    fake.inject(Reply(403, b'{"detail": "Not yours."}', method="DELETE", path="/2/"))
+    ended = await run("delete", "1:1", "2:1", "99", "-y", "--ndjson", fake=fake)
+    found = outcomes(ended)
+    assert ended.code == 1
+    assert {key: one["ok"] for key, one in found.items()} == {
+        "1:1": True, "2:1": False, "99": False,
+    }  # fmt: skip
+    assert found["1:1"]["backup"]["id"] == 1
+    assert found["2:1"]["error"]["type"] == "PermissionDeniedError"
+    assert found["99"]["error"]["type"] == "NotInListError"
+    assert found["99"]["seconds"] == 0
+
+
+async def test_a_restore_has_one_object_whether_it_fails_or_not(fake: FakeVPS, run: Here) -> None:
+    fake.add_backup(1)
+    ended = await run("restore", "1", "1", "-y", "--ndjson", fake=fake)
+    assert (ended.code, outcomes(ended)["1:1"]["ok"]) == (0, True)
+    fake.inject(Reply(409, b'{"detail": "Busy."}', method="POST"))
+    ended = await run("restore", "1", "1", "-y", "--ndjson", fake=fake)
+    assert (ended.code, outcomes(ended)["1:1"]["error"]["type"]) == (1, "ConflictError")
+    assert "409 Busy." in ended.err
+
+
+async def test_a_prune_shows_decisions_and_tells_outcomes_only_of_what_it_does(
+    fake: FakeVPS, run: Here
+) -> None:
+    for day in (1, 2, 3):
+        fake.add_backup(1, created_at=f"2026-01-0{day}T00:00:00Z")
+    options = ("prune", "-s", "1", "--keep-last", "2", "--ndjson", "--max-fraction", "1")
+    shown = [json.loads(line) for line in (await run(*options, fake=fake)).lines]
+    assert {one["key"]: one["kept"] for one in shown} == {"1:1": False, "2:1": True, "3:1": True}
+    found = outcomes(await run(*options, "--apply", fake=fake))
+    assert set(found) == {"1:1"}
+    assert found["1:1"]["ok"]
+    assert found["1:1"]["backup"]["created_at"] == "2026-01-01T00:00:00Z"
+    assert found["1:1"]["seconds"] > 0
+
+
+async def test_a_rotation_tells_what_it_made_and_deleted(fake: FakeVPS, run: Here) -> None:
+    for day in (1, 2, 3):
+        fake.add_backup(1, description="[job:x]", created_at=f"2026-01-0{day}T00:00:00Z")
+    options = [
+        "rotate",
+        "-s",
+        "1",
+        "-s",
+        "404",
+        "--keep-last",
+        "3",
+        "--job",
+        "x",
+        "--ndjson",
+        "--timeout",
+        "20",
+    ]
+    would = outcomes(await run(*options, "--dry-run", fake=fake))
+    assert (would[1]["backup"], would[1]["deleted"]) == (None, ["1:1"])
+    found = outcomes(await run(*options, fake=fake))
+    assert found[1]["ok"]
+    assert (found[1]["backup"]["id"], found[1]["deleted"]) == (4, ["1:1"])
+    assert found[404]["error"]["type"] == "NotFoundError"
+
+
+async def test_what_the_server_says_is_escaped(fake: FakeVPS, run: Here) -> None:
+    fake.inject(Reply(400, json.dumps({"detail": "\x1b[2J\u2028no"}).encode(), method="POST"))
+    ended = await run("create", "1", "--ndjson", fake=fake)
+    assert "\x1b" not in ended.out
+    assert len(ended.lines) == 1
+
+
+async def test_an_interrupted_create_tells_of_every_server_once(fake: FakeVPS) -> None:
+    fake.backup_seconds = 600
+    fake.inject(Latency(0.3, method="POST"))
+    enough = asyncio.Event()
+    fake.on_request = lambda _: fake.count("POST") >= 3 and enough.set()
+    servers = [str(number) for number in range(1, 31)]
+    process = await start("create", "-w", "--ndjson", "--concurrency", "3", *servers, fake=fake)
+    await enough.wait()
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    found = outcomes(Ended(process.returncode, out, err))
+    assert process.returncode == 130
+    assert set(found) == set(range(1, 31))
+    begun = {backup["server"]["id"] for backup in fake.backups}
+    told = {key for key, one in found.items() if one["error"]["type"] == "Interrupted"}
+    assert told == begun
+    assert {found[key]["backup"]["server"]["id"] for key in told} == begun
+    assert {one["error"]["type"] for key, one in found.items() if key not in told} == {
+        "NotAttemptedError"
+    }
+
+
+# --- --not-made-to -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "certain"),
+    [
+        (ApiError(402), True),
+        (AuthenticationError(401), True),
+        (RateLimitedError(429), True),
+        (NotAttemptedError("stopped"), True),
+        (TransportError("refused", False), True),
+        (TransportError("cut", True), False),
+        (DeadlineExceededError("late", False), True),
+        (DeadlineExceededError("late", True), False),
+        (ApiError(408), False),
+        (ServerError(503), False),
+        (InvalidResponseError("no JSON"), False),
+        (CreateOutcomeUnknownError(), False),
+        (RuntimeError("of a limiter"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_only_what_was_refused_or_never_sent_has_certainly_made_nothing(
+    error: Exception, certain: bool
+) -> None:
+    assert is_certain(error) == certain
+
+
+async def test_only_servers_that_certainly_got_no_backup_are_written(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    fake.fails = {3}
+    fake.backup_seconds = lambda made: 600 if made["server"]["id"] == 4 else 0
+    file = tmp_path / "left.txt"
+    file.write_text("7\n")
+    options = ("--timeout", "1", "--not-made-to", str(file))
+    ended = await run("create", "-w", "1", "404", "3", "4", "405", *options, fake=fake)
+    assert ended.code == 1
+    assert file.read_text() == "404\n405\n"
+    assert ":4\n" in ended.err.partition("1 may still be running; to wait for them:\n")[2]
+
+
+async def test_a_server_that_may_have_got_a_backup_is_named_with_what_to_do(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    fake.inject(Reply(503, b"{}", method="POST", when="after"))
+    fake.inject(Reply(403, b"{}", method="GET"))  # no look can tell
+    file = tmp_path / "left"
+    options = ("-d", "It's nightly", "--not-made-to", str(file))
+    ended = await run("create", "5", *options, fake=fake)
+    assert (ended.code, file.read_text()) == (1, "")
+    first, command = ended.err.splitlines()[-2:]
+    assert first == "1 may have got a backup; this looks first, and makes none where one is there:"
+    fake.clear_faults()
+    again = await run(*shlex.split(command)[1:], fake=fake)
+    assert (again.code, again.lines) == (0, ["1:5"])
+    assert len(fake.backups) == 1
+
+
+async def test_after_an_interruption_the_file_has_those_that_were_never_begun(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    fake.inject(Latency(0.3, method="POST"))
+    enough = asyncio.Event()
+    fake.on_request = lambda _: fake.count("POST") >= 4 and enough.set()
+    todo = tmp_path / "todo.txt"
+    todo.write_text("\n".join(map(str, range(1, 31))))
+    same = ("--servers-from", str(todo), "--not-made-to", str(todo))
+    process = await start("create", "--concurrency", "4", *same, fake=fake)
+    await enough.wait()
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 143
+    made = {backup["server"]["id"] for backup in fake.backups}
+    left = set(map(int, todo.read_text().split()))
+    assert (made & left, made | left) == (set(), set(range(1, 31)))
+    fake.on_request = None
+    fake.clear_faults()
+    assert (await run("create", *same, fake=fake)).code == 0
+    assert sorted(backup["server"]["id"] for backup in fake.backups) == list(range(1, 31))
+    assert todo.read_text() == ""
+
+
+async def test_all_servers_of_an_account_are_known_before_the_first_backup(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    file = tmp_path / "left"
+    fake.on_request = lambda _: fake.count("POST") >= 3 and fake.revoke()
+    options = ("--concurrency", "1", "--not-made-to", str(file))
+    ended = await run("create", "--all", *options, fake=fake)
+    assert ended.code == 3
+    made = {backup["server"]["id"] for backup in fake.backups}
+    left = set(map(int, file.read_text().split()))
+    assert made
+    assert (made & left, made | left) == (set(), set(range(1, 31)))
+
+
+async def test_a_file_that_cannot_be_written_is_a_usage_error_and_nothing_is_sent(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    ended = await run("create", "1", "--not-made-to", str(tmp_path / "no" / "file"), fake=fake)
+    assert (ended.code, fake.count()) == (2, 0)
+    assert "--not-made-to: cannot write" in ended.err
+
+
+async def test_settings_that_are_wrong_leave_the_file_alone(tmp_path: Path, run: Here) -> None:
+    file = tmp_path / "todo"
+    file.write_text("1\n2\n")
+    same = ("--servers-from", str(file), "--not-made-to", str(file))
+    assert (await run("create", *same)).code == 2
+    assert file.read_text() == "1\n2\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+async def test_a_full_disk_is_said_and_the_servers_are_named(fake: FakeVPS, run: Here) -> None:
+    ended = await run("create", "1", "404", "--not-made-to", "/dev/full", fake=fake)
+    assert ended.code == 1
+    assert ended.err.splitlines()[-3:] == [
+        "1 servers certainly got no backup:",
+        "vpsbackups create 404",
+        "error: [Errno 28] No space left on device: '/dev/full'",
+    ]
+
+
+# --- --unless-newer-than, delete --from -----------------------------------------------------------
+
+
+async def test_a_server_with_a_recent_backup_gets_none(fake: FakeVPS, run: Here) -> None:
+    first = await run("create", "1", "-d", "Nightly", fake=fake)
+    options = ("-d", "Nightly", "--unless-newer-than", "20h")
+    ended = await run("create", "1", "2", *options, fake=fake)
+    assert ended.code == 0
+    assert first.lines[0] in ended.lines
+    assert ended.err.startswith("1 started, 1 were there, in ")
+    waited = await run("create", "1", "2", *options, "-w", "--ndjson", fake=fake)
+    assert {key: one["backup"]["status"] for key, one in outcomes(waited).items()} == {
+        1: "completed", 2: "completed",
+    }  # fmt: skip
+    assert len(fake.backups) == 2
+
+
+async def test_a_duration_without_a_unit_is_refused(
+    fake: FakeVPS, capfd: pytest.CaptureFixture
+) -> None:
+    assert await call("create", "1", "--unless-newer-than", "20") == 2
+    assert "--unless-newer-than '20' is no time" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "done"), [("delete", "delete"), ("wait", "wait for")])
+async def test_an_empty_input_is_no_failure_and_is_said(
+    command: str, done: str, fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(command, "--from", "-", fake=fake, given="# none\n")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err == f"no backup is named: nothing to {done}\n"
+    assert (await run(command, "--from", os.devnull, "-q", fake=fake)).err == ""
+    assert fake.count() == 0
+
+
+async def test_what_list_writes_is_what_delete_reads(fake: FakeVPS, run: Here) -> None:
+    for number in (1, 2, 3):
+        fake.add_backup(number, status="failed" if number < 3 else "completed")
+    listed = await run("list", "--status", "failed", fake=fake)
+    ended = await run("delete", "--yes", "--from", "-", fake=fake, given=listed.out)
+    assert (ended.code, sorted(ended.lines)) == (0, ["1:1", "2:2"])
+    assert len(fake.backups) == 1

@@ -1,0 +1,102 @@
+"""What `--ndjson` writes: one JSON object a line for each item of a command."""
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import explain
+from vpsbackups_async.cli.ids import written
+from vpsbackups_async.cli.options import Flag
+from vpsbackups_async.cli.rows import json_line
+from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.client import ServerStream
+from vpsbackups_async.models import Backup, BackupRef
+
+__all__ = ["AsOutcomes", "Key", "Outcomes", "Taken", "all_taken", "object_line"]
+
+Key = int | BackupRef
+"""The id of a server, or a backup."""
+
+AsOutcomes = Annotated[Flag, Parameter("--ndjson", help="a JSON object for each, a line each")]
+
+
+class Outcomes:
+    """Writes an object for each item to standard output.
+
+    `key` is the id of the server, or `ID:SERVER` of the backup; `ok` whether it succeeded;
+    `backup` what is known of the backup, as the API writes it, else null; `error` null, or an
+    object with the `type` and `text` of what failed; `seconds` is how long the item took, 0 if it
+    was not begun.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._began: dict[Key, float] = {}
+
+    def begin(self, key: Key, ago: float = 0.0) -> None:
+        """Note that work on the item began, so many seconds ago."""
+        self._began.setdefault(key, time.monotonic() - ago)
+
+    def write(
+        self,
+        key: Key,
+        backup: Backup | None = None,
+        error: BaseException | None = None,
+        **more: Any,
+    ) -> None:
+        """Write how an item ended. Raises `OSError` if that cannot be written."""
+        failed = None if error is None else (type(error).__name__, explain(error))
+        self.write_failed_as(key, backup, failed, **more)
+
+    def write_failed_as(
+        self, key: Key, backup: Backup | None, failed: tuple[str, str] | None, **more: Any
+    ) -> None:
+        """Write how an item ended: with this type and text of an error, or well."""
+        now = time.monotonic()
+        head = {"key": written(key) if isinstance(key, BackupRef) else key, "ok": failed is None}
+        tail = {
+            "error": failed and {"type": failed[0], "text": failed[1]},
+            "seconds": round(now - self._began.pop(key, now), 3),
+            **more,
+        }
+        self._screen.raw(object_line(head, backup, tail))
+
+
+def object_line(
+    head: Mapping[str, object], backup: Backup | None, tail: Mapping[str, object]
+) -> bytes:
+    """One JSON object: the head, the `backup` as the API writes it, the tail."""
+    shown = b"null" if backup is None else json_line(backup)
+    parts = (json.dumps(head).encode()[:-1], shown, json.dumps(tail).encode()[1:])
+    return b'%b, "backup": %b, %b\n' % parts
+
+
+# --- When an item was begun ----------------------------------------------------------------------
+
+
+class Taken:
+    """The ids, each told to `begin` when it is taken to be worked on; they keep their number."""
+
+    def __init__(self, ids: list[int], begin: Callable[[int], object]) -> None:
+        self._ids = ids
+        self._begin = begin
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[int]:
+        for server_id in self._ids:
+            self._begin(server_id)
+            yield server_id
+
+
+async def all_taken(servers: ServerStream, begin: Callable[[int], object]) -> AsyncGenerator[int]:
+    """The ids of these servers, all of them, each told to `begin` when it is taken."""
+    async with aclosing(aiter(servers.whole())) as found:
+        async for server in found:
+            begin(server.id)
+            yield server.id

@@ -1,0 +1,22 @@
+"""Commands that are printed to be pasted into the same shell."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+from vpsbackups_async.cli.screen import Screen
+
+__all__ = ["AT_MOST", "to_paste"]
+
+AT_MOST: Final = 1000
+"""Words that are printed to be copied; more are left to a list or a file."""
+_ON_ONE_LINE: Final = 5
+
+
+def to_paste(screen: Screen, command: str, option: str, words: Sequence[str]) -> None:
+    """Print a command with these words: as arguments, or as the input that `option` reads."""
+    if len(words) <= _ON_ONE_LINE:
+        screen.note(f"vpsbackups {command} {' '.join(words)}", exact=True)
+        return
+    lines = textwrap.wrap(" ".join(words), 79, break_on_hyphens=False)
+    screen.note("\n".join([f"vpsbackups {command} {option} - <<END", *lines, "END"]), exact=True)

@@ -1,0 +1,80 @@
+"""SIGINT, SIGTERM and SIGHUP: each ends what runs in order, and gives the exit code of its name."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+__all__ = ["Stopped", "catching", "run_in"]
+
+T = TypeVar("T")
+
+_SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""What ends a command as Ctrl-C does. Windows has no SIGHUP."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the command; `code` is the exit code that shells give to it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code: int = 128 + number
+
+
+def _raise(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # part of the protocol
+    raise Stopped(number)
+
+
+def _caught() -> list[signal.Signals]:
+    """The signals to catch. One that is ignored stays so, as `nohup` wants SIGHUP to be."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def catching() -> Iterator[None]:
+    """Raise `Stopped` in the block on a signal, also where no event loop runs."""
+    before = {number: signal.signal(number, _raise) for number in _caught()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_in(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work; raises `KeyboardInterrupt` after Ctrl-C, else `Stopped`.
+
+    A signal cancels the task of the work instead of raising SIGINT, which background jobs of a
+    shell ignore.
+    """
+    came: list[int] = []
+    try:
+        return runner.run(_stoppable(work, came))
+    except asyncio.CancelledError:
+        raise Stopped(came[0] if came else signal.SIGINT) from None
+
+
+async def _stoppable(work: Coroutine[Any, Any, T], came: list[int]) -> T:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # part of the protocol
+        came.append(number)
+        task.cancel()
+        loop.call_soon_threadsafe(lambda: None)  # ends the loop's wait for sockets
+
+    # Not `loop.add_signal_handler`: a signal after the end of this work would then be handed to the
+    # next work, which closes the client.
+    before = {number: signal.signal(number, stop) for number in _caught()}
+    try:
+        return await task
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
