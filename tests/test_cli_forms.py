@@ -73,3 +73,69 @@ async def test_a_terminal_gets_a_table_and_a_display_whatever_is_said_of_colours
     coloured = "NO_COLOR" not in variables and variables.get("FORCE_COLOR") != ""
     # An empty FORCE_COLOR means no colours to rich.
     assert ("\x1b[33min_progress" in terminal.raw) == coloured
+
+
+@needs_pty
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("list", "--status", "failed"), "no backups match"),
+        (("list", "--since", "1s", "--ndjson"), "no backups match"),
+        (("servers", "--status", "stopped"), "no servers match"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+async def test_an_empty_result_is_said_on_a_terminal_and_nowhere_else(
+    command: tuple[str, ...],
+    words: str,
+    fake: FakeVPS,
+    run: Here,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = await run(*command, fake=fake)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    async with TerminalHere(monkeypatch, *command, fake=fake) as terminal:
+        assert await terminal.end() == f"{words}\n"
+    async with TerminalHere(monkeypatch, *command, "-q", fake=fake) as terminal:
+        assert await terminal.end() == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "known"),
+    [("list", "completed, in_progress, failed"), ("servers", "active, stopped, suspended")],
+)
+async def test_a_status_that_is_not_known_is_a_usage_error_that_names_the_known_ones(
+    command: str, known: str, fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(command, "--status", "complete", fake=fake)
+    assert (ended.code, ended.out, fake.count()) == (2, "", 0)
+    assert f"--status 'complete' is not known: give {known}, or raw:complete" in ended.err
+
+
+async def test_a_raw_status_is_compared_as_it_is(fake: FakeVPS, run: Here) -> None:
+    for status in ("errored", "Failed", "queued"):
+        fake.add_backup(1, status=status)
+    for given, shown in (("raw:failed", 8), ("raw:QUEUED", 9), ("raw:errored", 7)):
+        listed = await run("list", "--status", given, fake=fake)
+        assert [int(line.partition(":")[0]) for line in listed.lines] == [shown]
+    assert len((await run("list", "--status", "failed", fake=fake)).lines) == 2
+    await run("servers", "--status", "raw:Being moved", fake=fake)
+    assert fake.requests[-1].query["status"] == "Being moved"
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "words"),
+    [
+        ({"VPS_API_URL": ""}, (), "VPS_API_URL is empty: set it, or unset it"),
+        ({"VPS_API_URL": " "}, (), "VPS_API_URL is empty"),
+        ({}, ("--url", ""), "--url is empty"),
+        ({"VPS_API_TOKEN": ""}, (), "there is no token: VPS_API_TOKEN is empty"),
+        ({}, ("--token-file", "/dev/null"), "there is no token: the token file '/dev/null' is"),
+    ],
+)
+async def test_an_empty_setting_is_named(
+    variables: dict[str, str], arguments: tuple[str, ...], words: str, fake: FakeVPS, run: Here
+) -> None:
+    ended = await run("list", *arguments, fake=fake, **variables)
+    assert (ended.code, ended.out, fake.count()) == (2, "", 0)
+    assert words in ended.err

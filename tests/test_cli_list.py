@@ -92,7 +92,7 @@ async def test_since_takes_ages_and_dates_and_status_takes_words(fake: FakeVPS, 
         (["--since", "2020-05-02", "-t", "manual"], [17]),
         (["--since", "2020-05-01T12:00:00+00:00", "-t", "manual"], [17, 16]),
         (["--status", "failed"], [16]),
-        (["--status", "aborted", "--status", "In_Progress"], [17, 16]),
+        (["--status", "raw:aborted", "--status", "In_Progress"], [17, 16]),
         (["--since", "7d", "-n", "1"], [15]),
     ):
         ended = await run("list", *arguments, fake=fake)
@@ -261,7 +261,7 @@ async def test_an_interrupt_is_exit_code_130_without_a_word(fake: FakeVPS) -> No
     await asked.wait()
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
-    assert (process.returncode, out, err) == (143, b"", b"")
+    assert (process.returncode, out, err) == (130, b"", b"")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the shell of Windows has no trap")

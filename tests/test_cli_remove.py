@@ -1,5 +1,6 @@
 """`vpsbackups delete` and `restore`: nothing is lost that was not shown and agreed to."""
 
+import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -84,7 +85,6 @@ async def test_restore_with_yes_restores(fake: FakeVPS, capfd: pytest.CaptureFix
         (["8", "6"], 1, "backup 6 is in_progress, not completed"),
         (["8", "99"], 1, "backup 99 is not in the list"),
         (["web-9", "5"], 1, "no server has the name 'web-9'"),
-        (["7"], 2, "ackup"),
     ],
 )
 async def test_a_restore_that_cannot_be_meant_sends_nothing(
@@ -93,6 +93,72 @@ async def test_a_restore_that_cannot_be_meant_sends_nothing(
     assert await call("restore", *arguments, "--yes") == code
     assert words in capfd.readouterr().err
     assert fake.count("POST") == 0
+
+
+# --- By name, and the latest ----------------------------------------------------------------------
+
+
+async def test_the_latest_is_the_newest_completed_backup_of_the_server(
+    fake: FakeVPS, run: Here
+) -> None:
+    made = [
+        fake.add_backup(7, created_at=f"2026-11-{day}T03:00:00Z", status=status)["id"]
+        for day, status in ((20, "completed"), (22, "completed"), (21, "completed"), (23, "failed"))
+    ]
+    fake.remove_backup(5)
+    for number in (1, 2, 3, 4):
+        fake.remove_backup(number)
+    before = ("--before", "2026-11-21T03:00")
+    for server in ("7", "web-7"):
+        assert (await run("restore", server, "--latest", "-y", fake=fake)).code == 0
+        assert (await run("restore", server, "--latest", *before, "-y", fake=fake)).code == 0
+    assert fake.restores == [(7, made[1]), (7, made[0])] * 2
+    shown = await run("show", "web-7", "--latest", "--json", fake=fake)
+    assert json.loads(shown.out)["id"] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["web-9", "--latest"], 1, "no server has the name 'web-9'"),
+        (["db-8", "--latest", "--before", "2020-01-01"], 1, "made before 2020-01-01 00:00 UTC"),
+        (["twin", "--latest"], 1, "2 servers have the name 'twin': give the id, 21, 22"),
+        (["7", "--latest", "--expect-name", "web-8"], 1, "server 7 is named 'web-7', not 'web-8'"),
+        (["7", "5", "--latest"], 2, "give its ID, or --latest"),
+        (["7"], 2, "give its ID, or --latest"),
+        (["7", "5", "--before", "1d"], 2, "--before is of no use without --latest"),
+        (["7", "--latest", "--before", "once"], 2, "--before 'once' is neither an age"),
+        (["", "--latest"], 2, "the name of a server is empty"),
+        (["404", "--latest"], 1, "server 404 has no completed backup"),
+    ],
+)
+async def test_a_server_or_backup_that_is_not_certain_is_not_restored(
+    arguments: list[str], code: int, words: str, fake: FakeVPS, run: Here
+) -> None:
+    for number in (21, 22):
+        fake.add_server(number, "twin")
+        fake.add_backup(number)
+    ended = await run("restore", *arguments, "--yes", fake=fake)
+    assert (ended.code, ended.out) == (code, "")
+    assert words in ended.err
+    assert fake.count("POST") == 0
+
+
+async def test_a_server_is_restored_whose_name_is_the_expected_one(
+    fake: FakeVPS, run: Here
+) -> None:
+    options = ("--latest", "--expect-name", "web-7", "--yes")
+    assert (await run("restore", "7", *options, fake=fake)).code == 0
+    assert fake.restores == [(7, 5)]
+
+
+async def test_a_list_that_never_rests_has_no_latest_backup(fake: FakeVPS, run: Here) -> None:
+    fake.page_size = fake.max_page_size = 2
+    fake.on_request = lambda _: fake.add_backup(7)
+    ended = await run("restore", "7", "--latest", "-y", fake=fake)
+    assert ended.code == 1
+    assert "the list of server 7 changed while it was read: try again" in ended.err
+    assert fake.restores == []
 
 
 # --- A list that moves, and one that fails --------------------------------------------------------

@@ -1,7 +1,8 @@
 """Asking before a command does something that cannot be undone."""
 
+import select
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -9,6 +10,9 @@ from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.options import Flag
 
 __all__ = ["Yes", "agreed", "check_asking"]
+
+_STEP: Final = 0.25
+"""Seconds."""
 
 Yes = Annotated[Flag, Parameter(("--yes", "-y"), help="do not ask")]
 
@@ -23,4 +27,8 @@ def agreed(question: str) -> bool:
     """Ask, and return whether the answer is yes."""
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
+    # A signal just before a read that blocks is not handled until the read ends; the wait in steps
+    # handles it. `select` takes only sockets on Windows.
+    while sys.platform != "win32" and not select.select([sys.stdin], [], [], _STEP)[0]:
+        pass
     return sys.stdin.readline().strip().casefold() in {"y", "yes"}

@@ -1,7 +1,7 @@
 """Which backups `vpsbackups list` shows, and how it reads them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -13,11 +13,13 @@ from vpsbackups_async.cli.text import since
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Progress
 
-__all__ = ["PAGE", "PAGES_AHEAD", "Best", "Selection", "batches", "moment_of"]
+__all__ = ["PAGE", "PAGES_AHEAD", "RAW", "Best", "Selection", "batches", "moment_of", "statuses_of"]
 
 PAGE: Final = 100
 """The largest page that the API gives, and how many rows are written at once."""
 PAGES_AHEAD: Final = 4
+RAW: Final = "raw:"
+"""Begins a status that is compared as it is."""
 _MOST_SORTED: Final = 10_000
 """The largest `--limit` of a sorted list: up to twice as many backups are held in memory."""
 
@@ -53,9 +55,10 @@ class Selection:
 
     def keeps(self, backup: Backup) -> bool:
         """Whether the backup passes the filters that the API does not have."""
+        word = backup.status.casefold()
         return (self.since is None or backup.created_at >= self.since) and (
             not self.statuses
-            or backup.status.casefold() in self.statuses
+            or not self.statuses.isdisjoint({word, f"{RAW}{word}"})
             or (backup.is_failed and "failed" in self.statuses)
         )
 
@@ -79,6 +82,20 @@ class Selection:
                 f"--sort {self.sort} cannot show a row before it has read all: give --limit N "
                 f"({_MOST_SORTED:,} at most), or sort the lines: vpsbackups list | sort -k ..."
             )
+
+
+def statuses_of(given: Iterable[str], known: Iterable[str]) -> frozenset[str]:
+    """The words that a `--status` takes, in lower case; raises `UsageError` for an unknown one.
+
+    Any text may follow `raw:`, and stays behind it.
+    """
+    words = frozenset(word.strip().casefold() for word in given)
+    for word in sorted(words):
+        if word not in known and not word.startswith(RAW):
+            raise UsageError(
+                f"--status {word!r} is not known: give {', '.join(known)}, or {RAW}{word or 'TEXT'}"
+            )
+    return words
 
 
 def moment_of(text: str | None, option: str = "--since") -> datetime | None:

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -31,12 +32,32 @@ def _token(common: Common) -> str:
     if common.token_file is None:
         if "VPS_API_TOKEN" not in os.environ:
             raise UsageError("there is no token: set VPS_API_TOKEN, or give --token-file FILE")
-        return Secret.wrap(os.environ["VPS_API_TOKEN"])
+        token, source = Secret.wrap(os.environ["VPS_API_TOKEN"]), "VPS_API_TOKEN"
+    else:
+        token, source = _read(common.token_file), f"the token file {str(common.token_file)!r}"
+    if not token:
+        raise UsageError(f"there is no token: {source} is empty")
+    return token
+
+
+def _read(file: Path) -> Secret:
     try:
-        return Secret.wrap(common.token_file.read_text("utf-8"))
+        return Secret.wrap(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UsageError(f"cannot read the token file {str(common.token_file)!r}: {why}") from None
+        raise UsageError(f"cannot read the token file {str(file)!r}: {why}") from None
+
+
+def _url(common: Common) -> str | None:
+    """The URL that is given, None for the environment's; raises `UsageError` for an empty one.
+
+    An empty one would send the token to the provider, where another server is meant.
+    """
+    if common.url is not None and not common.url.strip():
+        raise UsageError("--url is empty")
+    if common.url is None and not os.environ.get("VPS_API_URL", "_").strip():
+        raise UsageError("VPS_API_URL is empty: set it, or unset it for https://admin.vps.org")
+    return common.url
 
 
 class _Log(logging.Handler):
@@ -68,7 +89,7 @@ class Session:
         self._outage = Outage()
         self._hearers: list[OnEvent] = [self._outage.on_event]
         self.client: BackupsClient = BackupsClient(
-            _token(common), base_url=common.url, on_event=self._on_event
+            _token(common), base_url=_url(common), on_event=self._on_event
         )
 
     def hear(self, hearer: OnEvent) -> None:

@@ -21,10 +21,10 @@ from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
-from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of
+from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of, statuses_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import FleetError
-from vpsbackups_async.models import Backup
+from vpsbackups_async.models import Backup, BackupStatus
 
 __all__ = ["run"]
 
@@ -76,7 +76,7 @@ def run(
     selection = Selection(
         servers=server_ids(server or (), servers_from),
         backup_type=type,
-        statuses=frozenset(word.casefold() for word in status or ()),
+        statuses=statuses_of(status or (), tuple(BackupStatus)),
         since=moment_of(since),
         sort=sort,
         limit=limit,
@@ -110,6 +110,8 @@ async def _list(session: Session, selection: Selection, form: Form) -> int:
     output.add(best.sorted())
     output.flush()
     writer.end()
+    if not (output.any or failures.count) and session.screen.is_watched:
+        session.screen.summary("no backups match")
     return failures.close()
 
 
@@ -126,6 +128,8 @@ class _Output:
 
     def __init__(self, writer: Writer[Backup]) -> None:
         self._writer = writer
+        self.any: bool = False
+        """Whether there was a row at all."""
         self._rows: list[Backup] = []
         self._most = 1
         self._timer: asyncio.TimerHandle | None = None
@@ -134,6 +138,7 @@ class _Output:
     def add(self, backups: Sequence[Backup]) -> None:
         """Write these soon. Raises the `OSError` of a write since the last call."""
         self._rows += backups
+        self.any = self.any or bool(backups)
         if self._error is not None:
             raise self._error
         if len(self._rows) >= self._most:

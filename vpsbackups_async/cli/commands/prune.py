@@ -24,7 +24,7 @@ from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.events import AttemptEnded, Event
-from vpsbackups_async.models import AllServers, Backup, BackupRef, Outcome
+from vpsbackups_async.models import AllServers, Backup, BackupRef
 
 __all__ = ["run"]
 

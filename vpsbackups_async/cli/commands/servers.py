@@ -7,7 +7,7 @@ Usage: vpsbackups servers [OPTIONS]
 """
 
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -15,17 +15,19 @@ from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.layouts import SERVERS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.rows import Form, form_of, open_writer
-from vpsbackups_async.cli.selection import PAGE, PAGES_AHEAD
+from vpsbackups_async.cli.selection import PAGE, PAGES_AHEAD, RAW, statuses_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.client import ServerStream
 
 __all__ = ["run"]
 
+_STATUSES: Final = ("active", "stopped", "suspended")
+
 
 def run(
     *,
     status: Annotated[
-        str | None, Parameter(metavar="WORD", help="active, stopped or suspended")
+        str | None, Parameter(metavar="WORD", help="active, stopped, suspended or raw:TEXT")
     ] = None,
     location: Annotated[
         str | None, Parameter(metavar="NAME", help="of this data centre, us-west for example")
@@ -37,6 +39,9 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     form = form_of(json=json, ndjson=ndjson, csv=csv)
+    if status is not None:
+        [word] = statuses_of([status], _STATUSES)
+        status = status.strip()[len(RAW) :] if word.startswith(RAW) else word
     with Session(common) as session:
         stream = session.client.servers(
             status=status, location=location, page_size=PAGE, prefetch=PAGES_AHEAD
@@ -46,9 +51,13 @@ def run(
 
 async def _list(session: Session, stream: ServerStream, form: Form) -> Exit:
     writer = open_writer(form, session.screen, SERVERS)
+    found = False
     async with aclosing(stream.pages()) as pages:
         async for page in pages:
             if page.items:
+                found = True
                 writer.rows(page.items)
     writer.end()
+    if not found and session.screen.is_watched:
+        session.screen.summary("no servers match")
     return Exit.FINE
