@@ -289,6 +289,21 @@ async def test_a_401_for_one_servers_list_ends_all_waits(fake: FakeVPS) -> None:
 # --- A 429 ---------------------------------------------------------------------------------------
 
 
+async def test_429s_of_everything_make_few_servers_be_asked_instead_of_the_whole_list(
+    fake: FakeVPS,
+) -> None:
+    fake.backup_seconds = 400
+    async with BackupsClient(fake.token, base_url=fake.url) as client:
+        backups = [await client.create(server_id) for server_id in range(1, 201)]
+        fake.inject(RateLimit(20, method="GET"))
+        waits = [asyncio.create_task(client.wait(one, backoff=EVERY_10)) for one in backups]
+        await asyncio.sleep(300)
+        fake.clear_faults()
+        await asyncio.gather(*waits)
+    asked = [seen for seen in fake.requests if seen.method == "GET" and "server_id" in seen.query]
+    assert len(asked) <= 60
+
+
 async def test_a_429_for_ever_is_over_after_an_hour(fake: FakeVPS) -> None:
     fake.backup_seconds = 10
     async with BackupsClient(fake.token, base_url=fake.url) as client:
