@@ -6,10 +6,12 @@ import html
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
 import pytest
+from helpers_metrics import Metrics
 from helpers_secrets import CANARY, PROXY_CANARY, Ear, assert_clean, holds
 from helpers_spans import Spans
 from helpers_transport import BACKUP, CountingLimiter, RawServer, at_once, http
@@ -17,7 +19,9 @@ from helpers_transport import BACKUP, CountingLimiter, RawServer, at_once, http
 from vpsbackups_async import (
     BackupsClient,
     ConstantBackoff,
+    CreateOutcomeUnknownError,
     PaginationError,
+    Retention,
     Timeouts,
     VPSBackupsError,
     WaitError,
@@ -25,7 +29,9 @@ from vpsbackups_async import (
     to_json,
 )
 from vpsbackups_async._transport.secrets import Redactor
+from vpsbackups_async.audit import audit
 from vpsbackups_async.errors import NotRestorableError
+from vpsbackups_async.events import Event
 from vpsbackups_async.models import Backup, BackupStatus
 
 # --- How a secret may be written ------------------------------------------------------------------
@@ -149,6 +155,35 @@ ECHOES: Final[Mapping[str, Reply]] = {
     "a chunk line": lambda said: (
         f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{said}\r\nabc\r\n".encode()
     ),
+    "a chunk extension": lambda said: (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"3;{said}={said}\r\nabc\r\n0\r\n\r\n".encode()
+    ),
+    "a trailer": lambda said: (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"3\r\nabc\r\n0\r\n{said}: 1\r\nX-Request-ID: {said}\r\n\r\n".encode()
+    ),
+    "a broken trailer": lambda said: (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"3\r\nabc\r\n0\r\n{said} {said}\r\n\r\n".encode()
+    ),
+    "early hints": lambda said: (
+        f"HTTP/1.1 103 {said}\r\nLink: <{said}>\r\n\r\n".encode() + http(500, b"{}")
+    ),
+    "other protocols": lambda said: (
+        f"HTTP/1.1 101 {said}\r\nConnection: Upgrade\r\nUpgrade: {said}\r\n\r\n".encode()
+    ),
+    "a reason": lambda said: f"HTTP/1.1 500 {said}\r\nContent-Length: 0\r\n\r\n".encode(),
+    "a 407": lambda said: http(407, text(said), Proxy_Authenticate=f"Basic realm={said}"),
+    "a rate limit": lambda said: http(
+        429, b"{}", X_RateLimit_Limit=said, X_RateLimit_Remaining=said, RateLimit=f"{said};r={said}"
+    ),
+    "a charset": lambda said: http(200, b"{", Content_Type=f"application/json; charset={said}"),
+    "what asks to be closed": lambda said: http(503, b"{", Connection=said, Server=said),
+    "a previous page": lambda said: http(200, page(previous=[said], next=[said])),
+    "a server's name": raw_json('{"results": [{"id": 1, "server": {"id": 1, "name": ["SAID"]}}]}'),
+    "a server's status": raw_json('{"results": [{"id": 1, "name": "a", "status": {"SAID": 1}}]}'),
+    "an email": raw_json('{"email": ["SAID"], "id": "SAID"}'),
     "another host": lambda said: http(200, page(next=f"https://{said}.example/?page=2")),
     "another path": lambda said: http(200, page(next=f"{HERE}{said}/?page=2")),
     "no URL": lambda said: http(200, page(next=f"https://[{said}/")),
@@ -172,6 +207,14 @@ VERBS: Final[Mapping[str, Callable[[BackupsClient], Any]]] = {
     "find": lambda client: drained(client.find([1, 2])),
     "fleet": lambda client: drained(client.fleet([1, 2]).list()),
     "fleet create": lambda client: drained(client.fleet([1, 2]).create()),
+    "servers": lambda client: client.servers().collect(),
+    "account": lambda client: client.account(),
+    "ensure": lambda client: client.ensure(1, within=timedelta(days=1)),
+    "plan": lambda client: client.plan_prune([1], Retention(last=1)),
+    "rotate": lambda client: client.rotate(1, Retention(last=1, job="nightly")),
+    "audit": lambda client: audit(client, [1, 2], rpo=timedelta(days=1)),
+    "settle": lambda client: client.settle(CreateOutcomeUnknownError((), 1, "")),
+    "background": lambda client: client.background(client.delete(1), name="job"),
 }
 
 
@@ -190,9 +233,10 @@ async def ends_of(client: BackupsClient) -> list[BaseException]:
     return errors
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("echo", ECHOES)
 async def test_a_token_that_the_server_says_back_shows_nowhere(
-    ear: Ear, spans: Spans, echo: str
+    ear: Ear, spans: Spans, monkeypatch: pytest.MonkeyPatch, echo: str
 ) -> None:
     forms = itertools.cycle(FORMS.values())
 
@@ -200,10 +244,13 @@ async def test_a_token_that_the_server_says_back_shows_nowhere(
         said = request.partition(b"Bearer ")[2].partition(b"\r\n")[0].decode()
         return ECHOES[echo](next(forms)(said))
 
+    metrics = Metrics(monkeypatch)
+    events: list[Event] = []
     async with (
         RawServer(answer).running() as server,
         BackupsClient(
             CANARY,
+            on_event=events.append,
             base_url=server.url,
             retry=at_once(2, budget=None),
             timeouts=Timeouts(attempt=2),
@@ -217,7 +264,10 @@ async def test_a_token_that_the_server_says_back_shows_nowhere(
     for error in errors:
         assert isinstance(error, VPSBackupsError)
         assert_clean(error)
+    for event in events:
+        assert_clean(event)
     assert not holds(spans.text())
+    assert not holds(metrics.text())
 
 
 # --- Statuses, which are the server's own words ---------------------------------------------------
