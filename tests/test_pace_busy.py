@@ -130,12 +130,12 @@ async def test_a_bucket_that_refuses_with_503_costs_half_a_request_a_call(second
     assert len(fake.requests) <= 1.5 * 505
 
 
-async def answer(limiter: AdaptiveLimiter, *statuses: int) -> None:
+async def answer(limiter: AdaptiveLimiter, *statuses: int, kind: str = "list") -> None:
     """Let a request through after the other, answered so."""
     for status in statuses:
-        await limiter.acquire()
+        await limiter.acquire(1, kind)
         await asyncio.sleep(0.01)
-        limiter.observe(Observation("list", status=status, elapsed=0.01))
+        limiter.observe(Observation(kind, status=status, elapsed=0.01))
 
 
 async def refusals_until_closed(limiter: AdaptiveLimiter) -> int:
@@ -170,6 +170,19 @@ async def test_what_succeeds_after_the_next_503_does_not_show_that_a_pause_helpe
     for _ in range(4):
         assert await refusals_until_closed(limiter) == 6
         await answer(limiter, *[200] * 5, 503, *[200] * 10)
+
+
+async def test_a_kind_that_alone_gets_503s_closes_nothing_though_pauses_helped() -> None:
+    limiter = AdaptiveLimiter(64)
+    for _ in range(4):
+        await refusals_until_closed(limiter)
+        await answer(limiter, *[200] * 6)
+    for _ in range(20):
+        await answer(limiter, 503, kind="restore")
+        assert not limiter.closed_for()
+        await answer(limiter, 200)
+    await answer(limiter, 200, 503, kind="restore")
+    assert limiter.closed_for()  # it takes some of this kind
 
 
 async def test_after_many_successes_as_many_503s_make_a_pause_as_at_first() -> None:

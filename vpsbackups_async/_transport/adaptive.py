@@ -150,7 +150,7 @@ class AdaptiveLimiter(Line):
         began = now - outcome.elapsed - _CLOCK_SLACK
         self._watching = True
         if outcome.status == 503:
-            if self._unavailable.refuse(began, now):
+            if self._unavailable.refuse(kind, began, now):
                 self._refused(outcome, now, _LONGEST_OWN_PAUSE)
         elif kind not in self._apart:
             if self._kinds.refuse(kind, began, now):
@@ -175,7 +175,7 @@ class AdaptiveLimiter(Line):
     def _hear_answer(self, outcome: Observation) -> None:
         """Adapt to an answer that shows that the server takes requests."""
         began = self._now() - outcome.elapsed
-        self._unavailable.succeed(began)
+        self._unavailable.succeed(outcome.kind, began)
         for kind in self._kinds.succeed(outcome.kind, began):
             if kind not in self._apart:
                 self._put_apart(kind)

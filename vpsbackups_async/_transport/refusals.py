@@ -25,8 +25,8 @@ class Unavailable:
     A run of 503s without a success in between means that it is busy: at random, one answer in a
     hundred thousand ends such a run where 15 % fail. Where a pause of the limiter helped, as
     several requests succeeded before the next 503, a shorter run means it again, until many have
-    succeeded. If several pauses bring no success at all, the server is down, and pauses of the
-    limiter are of no use.
+    succeeded; but not for a kind of request of which none succeeded since the pause. If several
+    pauses bring no success at all, the server is down, and pauses of the limiter are of no use.
     """
 
     def __init__(self) -> None:
@@ -36,27 +36,31 @@ class Unavailable:
         self._succeeded = 0  # since the last pause
         self._disturbed = False  # whether a 503 came since then
         self._helped = False
+        self._taken: set[str] = set()  # the kinds of which one succeeded since the last pause
 
-    def refuse(self, began: float, now: float) -> bool:
+    def refuse(self, kind: str, began: float, now: float) -> bool:
         """Whether a 503 closes the limiter."""
         is_later = began > self._paused_at
         if is_later and not self._disturbed:
             self._disturbed, self._helped = True, self._succeeded >= _HELPED
         self._run += 1
-        if self._run < self._enough:
+        enough = self._enough if kind in self._taken else _RUN
+        if self._run < enough:
             return False
         if is_later:
             self._pauses += 1
             self._paused_at = now
             self._succeeded, self._disturbed = 0, False
+            self._taken.clear()
             shorter, longer = max(_SHORTEST_RUN, self._enough // 2), min(_RUN, self._enough + 1)
             self._enough = shorter if self._helped else longer
         return self._pauses <= _PAUSES
 
-    def succeed(self, began: float) -> None:
+    def succeed(self, kind: str, began: float) -> None:
         """Note a success."""
         self._run = self._pauses = 0
         if began > self._paused_at:
+            self._taken.add(kind)
             self._succeeded += 1
             if self._succeeded % _CALM == 0:
                 self._enough = min(_RUN, self._enough + 1)
