@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from vpsbackups_async import BackupsClient, ConstantBackoff, PrunePlan, Retention, RetryPolicy
 from vpsbackups_async.errors import PruneRefusedError
-from vpsbackups_async.testing import FakeVPS, SeenRequest, VirtualTime
+from vpsbackups_async.testing import Drop, FakeVPS, Reply, SeenRequest, VirtualTime
 
 T = TypeVar("T")
 Facts = tuple[int, int, str, str, str]
@@ -64,7 +64,7 @@ class Pruning(RuleBasedStateMachine):
         self.time.__enter__()
         self.fake = FakeVPS(servers=2, quota=100)
         await self.fake.start()
-        retry = RetryPolicy(attempts=1, backoff=ConstantBackoff(0))
+        retry = RetryPolicy(attempts=2, backoff=ConstantBackoff(0))
         self.client = BackupsClient(self.fake.token, base_url=self.fake.url, retry=retry)
         self.fake.on_request = self.watch
 
@@ -142,17 +142,38 @@ class Pruning(RuleBasedStateMachine):
         self.planned = {facts(one) for one in self.fake.backups if one["id"] in going}
 
     @precondition(lambda self: self.plan is not None)
-    @rule(at=st.none() | st.integers(1, 6), number=numbers, one=made)
-    def carry_it_out(self, at: int | None, number: int, one: tuple[int, str, str, int]) -> None:
-        """With `at`, others act in the midst, when that request has come."""
+    @rule(
+        at=st.none() | st.integers(1, 6),
+        number=numbers,
+        one=made,
+        failing=st.sets(st.integers(0, 3)),
+        times=st.integers(1, 2),
+    )
+    def carry_it_out(
+        self,
+        at: int | None,
+        number: int,
+        one: tuple[int, str, str, int],
+        failing: set[int],
+        times: int,
+    ) -> None:
+        """With `at`, others act in the midst, when that request has come.
+
+        Those of the `failing` deletions fail, or lose their answer, and are tried again. The plan
+        is carried out so many `times` at once.
+        """
         if at is not None:
             acts = [lambda: self.make(one), lambda: self.remove(number)]
             self.race = {len(self.fake.requests) + at: acts[number % 2]}
+        self.fake.clear_faults()
+        for after in failing:
+            where: dict[str, Any] = {"method": "DELETE", "after": after, "times": 1}
+            self.fake.inject(Drop("after", **where) if after % 2 else Reply(503, **where))
         before = self.guarded(self.plan)
         self.deleted, self.is_raced = [], False
-        self.run(self.apply())
+        self.run(self.apply(times))
         assert set(self.deleted) <= self.planned
-        assert len(self.deleted) == len(set(self.deleted))
+        assert len(self.deleted) - len(set(self.deleted)) <= len(failing)
         left = {facts(one) for one in self.fake.backups}
         if not self.is_raced:
             assert before <= left
@@ -178,7 +199,12 @@ class Pruning(RuleBasedStateMachine):
     def is_past(self, backup: dict[str, Any]) -> bool:
         return datetime.fromisoformat(backup["created_at"]) <= self.fake.now
 
-    async def apply(self) -> None:
+    async def apply(self, times: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(times):
+                group.create_task(self.apply_once())
+
+    async def apply_once(self) -> None:
         assert self.plan is not None
         try:
             outcomes = self.client.apply(self.plan, max_fraction=0.9)
