@@ -614,18 +614,19 @@ async def test_each_outcome_comes_once_it_is_known(fake: FakeVPS, client: Backup
 
 async def test_a_subclass_that_deletes_in_its_own_way_is_asked(fake: FakeVPS) -> None:
     ids = add_nights(fake, 1, 4)
-    asked = []
 
     class Careful(BackupsClient):
+        asked: tuple[int, ...] = ()
+
         async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
-            asked.append(backup_id)
+            self.asked = (*self.asked, backup_id)
             if backup_id == ids[1]:
                 raise PermissionError("ask first")
             await super().delete(backup_id, missing_ok=missing_ok)
 
     async with Careful(fake.token, base_url=fake.url) as client:
         outcomes = await ended(client.apply(await client.plan_prune([1], POLICY)))
-    assert asked == ids[:2]
+    assert client.asked == tuple(ids[:2])
     assert outcomes == {ids[0]: "deleted", ids[1]: "PermissionError"}
 
 

@@ -6,10 +6,11 @@ import ssl as ssl_module
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
+from contextvars import ContextVar
 from datetime import date, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, SupportsIndex, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, SupportsIndex, TypeVar
 
 import aiohttp
 from attrs import frozen
@@ -89,6 +90,8 @@ DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0
 _RESTORE_MAY_RUN = "The restore may be running: look at the server before you restore it again"
 # A backup of somebody else may be stuck for days, so that looks at it become rare.
 _OTHERS_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=120.0)
+_before_again: Final[ContextVar[BeforeAgain | None]] = ContextVar("before_again", default=None)
+"""What is awaited before a deletion of this context is tried again."""
 
 
 @frozen
@@ -140,7 +143,6 @@ class BackupsClient:
     """
 
     _parent: Self | None = None
-    _before_again: BeforeAgain | None = None
     """The client that is to be closed, if it is not this one."""
 
     def __init__(
@@ -481,7 +483,7 @@ class BackupsClient:
         """
         request = _wire.delete_request(backup_id)
         try:
-            await self._transport.send(request, before_again=self._before_again)
+            await self._transport.send(request, before_again=_before_again.get())
         except NotFoundError:
             if not missing_ok:
                 raise
@@ -632,7 +634,15 @@ class BackupsClient:
 
     def _deleting(self, before_again: BeforeAgain) -> Delete:
         """The `delete` of this client or of a subclass, which first awaits this before a retry."""
-        return self._twin(self._timeouts, self._retry, before_again).delete
+
+        async def delete(backup_id: int) -> None:
+            token = _before_again.set(before_again)
+            try:
+                await self.delete(backup_id)
+            finally:
+                _before_again.reset(token)
+
+        return delete
 
     def _rotator(self, options: RotateOptions) -> Rotator:
         return Rotator(options, self._pruner(), self._creator, self.wait)
@@ -709,16 +719,9 @@ class BackupsClient:
         timeouts = self._timeouts if timeouts is None else timeouts
         retry = self._retry if retry is None else retry
         _check_options(timeouts, retry)
-        return self._twin(timeouts, retry)
-
-    def _twin(
-        self, timeouts: Timeouts, retry: RetryPolicy, before_again: BeforeAgain | None = None
-    ) -> Self:
-        """A client that shares everything with this one but what is given here."""
         other = object.__new__(type(self))  # of a subclass as well, with all that it added
         vars(other).update(vars(self))
         other._parent = self._parent or self
-        other._before_again = before_again
         looker = other._set_options(timeouts, retry)
         other._creator = Creator(other._transport, looker, retry, self._creates)
         return other
