@@ -13,6 +13,7 @@ from helpers_pruning import DAY, JOB, POLICY, add, add_nights, deletes, ended, h
 
 from vpsbackups_async import (
     ALL_SERVERS,
+    AdaptiveLimiter,
     AuthenticationError,
     BackupsClient,
     PrunePlan,
@@ -589,6 +590,42 @@ async def test_a_deletion_is_tried_again_after_another_look(
     assert await ended(client.apply(plan)) == dict.fromkeys(ids[:2], "deleted")
     methods = "".join(seen.method[0] for seen in fake.requests[1:])
     assert methods == "GDGDDG"
+
+
+class HeldUp(AdaptiveLimiter):
+    """Keeps each deletion waiting, as after a 429."""
+
+    async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+        if kind == "delete":
+            await asyncio.sleep(40)
+        await super().acquire(cost, kind)
+
+
+@pytest.mark.parametrize("change", [lose_a_keeper, pin, swap_for_another_old_one])
+async def test_a_deletion_that_stood_in_line_for_long_is_not_sent_where_the_server_changed(
+    fake: FakeVPS, change: Server
+) -> None:
+    ids = add_nights(fake, 1, 4)
+    add(fake, 1, 30, description="By hand", id=BY_HAND)
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=HeldUp()) as client:
+        plan = await client.plan_prune([1], POLICY)
+        asyncio.get_running_loop().call_later(20, change, fake)
+        outcomes = {outcome.key.id: outcome.error async for outcome in client.apply(plan)}
+    assert deletes(fake) == []
+    assert isinstance(outcomes[ids[1]], StalePlanError)
+    assert "not sent again: backup" in " ".join(outcomes[ids[0]].__notes__)
+
+
+async def test_a_deletion_that_stood_in_line_for_long_goes_after_another_look(
+    fake: FakeVPS,
+) -> None:
+    ids = add_nights(fake, 1, 4)
+    async with BackupsClient(fake.token, base_url=fake.url, limiter=HeldUp()) as client:
+        plan = await client.plan_prune([1], POLICY)
+        assert await ended(client.apply(plan)) == dict.fromkeys(ids[:2], "deleted")
+        assert (client.stats.running, client.stats.waiting) == (0, 0)
+    methods = "".join(seen.method[0] for seen in fake.requests[1:])
+    assert methods == "GGD" + "GGD" + "G"
 
 
 async def test_each_outcome_comes_once_it_is_known(fake: FakeVPS, client: BackupsClient) -> None:

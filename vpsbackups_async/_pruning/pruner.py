@@ -218,12 +218,14 @@ async def _failure(work: Awaitable[None]) -> Exception | None:
 
 
 def _unless(problem: Problem) -> BeforeAgain:
-    """What raises the error of a call's last attempt before the next if there is a problem."""
+    """What raises the error that it is given, before another attempt, if there is a problem."""
 
     async def check(error: VPSBackupsError) -> None:
         found = await problem()
         if found is not None:
-            error.add_note(f"not sent again: {found}")
+            note = f"not sent again: {found}"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
             raise error
 
     return check

@@ -26,7 +26,7 @@ OnRetry = Callable[[VPSBackupsError], object]
 """Called with the error of an attempt before the next one; what it raises ends the call."""
 
 BeforeAgain = Callable[[VPSBackupsError], Awaitable[object]]
-"""Likewise, but awaited, and after the pause."""
+"""Likewise, but awaited, and after the pause; also after a long wait in the limiter's line."""
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 

@@ -35,6 +35,7 @@ from vpsbackups_async.errors import TransportError, VPSBackupsError
 __all__ = ["Transport"]
 
 _MORE_THAN_A_PAUSE: Final = 60.0
+_LONG_IN_LINE: Final = 5.0
 
 
 class Transport:
@@ -171,7 +172,7 @@ class Transport:
     async def _attempt(self, call: Call, deadlines: Deadlines) -> Exchange:
         session, request, state = self.session, call.request, call.state
         if not session.try_acquire(deadlines.loop):
-            await self._wait_in_line(call, deadlines)
+            await self._stand_in_line(call, deadlines)
         if session.capacity is not None:
             await self._wait_for_capacity(session.capacity, call, deadlines)
         tries = session.outage.lasts and await self._take_turn(call, deadlines)
@@ -242,6 +243,18 @@ class Transport:
             if not isinstance(error, TimeoutError):
                 raise
         raise self._rules.after_waiting(call, deadlines.loop.time(), 0.0)
+
+    async def _stand_in_line(self, call: Call, deadlines: Deadlines) -> None:
+        """Wait in line; after a long wait await `before_again`, and wait once more."""
+        began = deadlines.loop.time()
+        await self._wait_in_line(call, deadlines)
+        seconds = deadlines.loop.time() - began
+        if call.before_again is None or seconds < _LONG_IN_LINE:
+            return
+        self.session.give_back(call.request.kind)
+        late = VPSBackupsError(f"not sent: it stood in line for {seconds:.0f} s")
+        await call.before_again(call.last_error or late)
+        await self._wait_in_line(call, deadlines)
 
     async def _wait_in_line(self, call: Call, deadlines: Deadlines) -> None:
         """Return once the limiter lets the request through; no time of the attempt runs yet."""
