@@ -555,14 +555,13 @@ class BackupsClient:
         Each server is read again before its deletions, completely. If a backup that is to stay is
         no longer there or no longer completed, if one that is to go has changed, or if the policy
         would keep it now, all outcomes of that server are `StalePlanError`. Then its backups are
-        deleted, oldest first, each by `delete` of this client. Before a deletion that is
-        tried again or waited in the limiter for over five seconds, after one that failed, and five
+        deleted, oldest first, each by `delete` of this client. Before a deletion that is tried
+        again or waited in the limiter for over five seconds, after one that failed, and five
         seconds after the last read, the server is read again: if that shows such a change, nothing
-        more of it is deleted. One that is gone already is done;
-        one that is still listed ten seconds after its deletion has failed. After a 401 the rest is
-        `NotAttemptedError`. Each outcome comes once it is known: a deletion is done when the list
-        confirms it. If the run is cancelled or left before, a WARNING of the log names what was
-        deleted already.
+        more of it is deleted. One that is gone already is done; one that is still listed ten
+        seconds after its deletion has failed. After a 401 the rest is `NotAttemptedError`. Each
+        outcome comes once it is known: a deletion is done when the list confirms it. If the run is
+        cancelled or left before, a WARNING of the log names what was deleted already.
 
         Raises `errors.PruneRefusedError`, `StalePlanError`, and `ValueError` for bad arguments,
         when it is called.
