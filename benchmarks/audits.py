@@ -71,16 +71,15 @@ async def _audit(url: str, token: str, servers: int) -> dict[str, Any]:
     return measured | {"wrong": len(wrong)}
 
 
-def run(verdict: Verdict) -> None:
-    """Audit a fake server in another process, from a new process."""
-    servers = verdict.size(_SERVERS, 200)
+def measured_apart(module: str, servers: int) -> dict[str, Any]:
+    """What the module prints as JSON, run in a new process on a fake server in another one."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, servers), daemon=True)
     process.start()
     try:
         url, token = ours.recv()
-        command = [sys.executable, "-m", "benchmarks.audits", url, token, str(servers)]
+        command = [sys.executable, "-m", module, url, token, str(servers)]
         root = Path(__file__).parent.parent
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root)
         ours.send("stop")
@@ -89,7 +88,14 @@ def run(verdict: Verdict) -> None:
         if process.is_alive():
             process.kill()
             process.join()
-    measured = json.loads(done.stdout)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def run(verdict: Verdict) -> None:
+    """Audit a fake server in another process, from a new process."""
+    servers = verdict.size(_SERVERS, 200)
+    measured = measured_apart("benchmarks.audits", servers)
     what = f"S15 audit of {servers:,} servers with {servers * _EACH:,} backups"
     verdict.check("each server found in its state", right=not measured["wrong"])
     print(f"{measured['requests']} requests, {measured['wall']:.1f} s")
