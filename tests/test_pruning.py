@@ -577,7 +577,7 @@ async def test_a_deletion_is_not_tried_again_where_the_server_changed_meanwhile(
     outcomes = {outcome.key.id: outcome.error async for outcome in client.apply(plan)}
     assert deletes(fake) == ids[:1]
     assert isinstance(outcomes[ids[0]], ServerError)
-    assert "not sent again: backup" in " ".join(outcomes[ids[0]].__notes__)
+    assert "no further attempt: backup" in " ".join(outcomes[ids[0]].__notes__)
     assert isinstance(outcomes[ids[1]], StalePlanError)
 
 
@@ -613,7 +613,7 @@ async def test_a_deletion_that_stood_in_line_for_long_is_not_sent_where_the_serv
         outcomes = {outcome.key.id: outcome.error async for outcome in client.apply(plan)}
     assert deletes(fake) == []
     assert isinstance(outcomes[ids[1]], StalePlanError)
-    assert "not sent again: backup" in " ".join(outcomes[ids[0]].__notes__)
+    assert "no further attempt: backup" in " ".join(outcomes[ids[0]].__notes__)
 
 
 async def test_a_deletion_that_stood_in_line_for_long_goes_after_another_look(

@@ -294,11 +294,12 @@ async def test_nights_of_tiny_backups_delete_none_of_the_good_ones(
     assert set(ids) <= set(held(fake, 1))
 
 
+@pytest.mark.parametrize("size", [1, 1999, None])
 async def test_nights_of_refused_sizes_push_out_no_verified_backup(
-    fake: FakeVPS, client: BackupsClient
+    fake: FakeVPS, client: BackupsClient, size: int | None
 ) -> None:
     good = [add(fake, 1, age, size_mb=4000) for age in (7, 6, 5, 4)]
-    refused = [add(fake, 1, age, size_mb=1) for age in (3, 2, 1)]
+    refused = [add(fake, 1, age, size_mb=size) for age in (3, 2, 1)]
     policy = Retention(last=4, job=JOB)
     dry = await client.rotate(1, policy, dry_run=True)
     done = await client.rotate(1, policy)
@@ -842,7 +843,7 @@ async def test_a_deletion_that_makes_room_is_not_tried_again_where_the_server_ch
     fake.on_request = lose_all_others
     with pytest.raises(ServerError) as caught:
         await client.rotate(1, SIX, make_room=True)
-    assert "not sent again: server 1 changed" in notes(caught.value)
+    assert "no further attempt: server 1 changed" in notes(caught.value)
     assert deletes(fake) == held(fake, 1) == ids[:1]
 
 

@@ -223,7 +223,7 @@ def _unless(problem: Problem) -> BeforeAgain:
     async def check(error: VPSBackupsError) -> None:
         found = await problem()
         if found is not None:
-            note = f"not sent again: {found}"
+            note = f"no further attempt: {found}"
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
             raise error
