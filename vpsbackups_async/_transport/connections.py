@@ -2,18 +2,13 @@
 
 import asyncio
 import re
-from contextvars import ContextVar
 from typing import Final, Protocol
 
-__all__ = ["HeadReader", "UnfitConnectionError", "UsedConnection", "needs_unused", "take"]
+__all__ = ["HeadReader", "UnfitConnectionError", "UsedConnection", "take"]
 
 
 class UnfitConnectionError(Exception):
     """Nothing was sent: the connection is to be closed, and another one taken."""
-
-
-needs_unused: Final = ContextVar("needs_unused", default=False)
-"""Whether the request that is being sent needs a connection that was never used."""
 
 
 class _Reader(Protocol):

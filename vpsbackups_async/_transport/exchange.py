@@ -4,9 +4,10 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 """
 
 import ssl as ssl_module
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from io import BytesIO
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -18,7 +19,6 @@ from vpsbackups_async._transport.connections import (
     HeadReader,
     UnfitConnectionError,
     UsedConnection,
-    needs_unused,
     take,
 )
 from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
@@ -28,18 +28,23 @@ from vpsbackups_async._wire import Policy, Request
 
 __all__ = ["Channel", "Exchange"]
 
+_Sending: TypeAlias = Coroutine[Any, Any, aiohttp.ClientResponse]
+_Send: TypeAlias = Callable[[Connection], _Sending]
+
 _ERROR_BODY_BYTES: Final = 64 * 1024
 """Bytes read of the body of an answer that is no success."""
 
 
 class Channel(NamedTuple):
-    """An open session, and what every request through it is sent with.
+    """The open sessions, and what every request through them is sent with.
 
-    `middlewares` are those of a session that was given. `body_headers` are for requests with a
-    body. `max_bytes` is the largest decoded body of a success that is read.
+    `unused` opens a connection for each request; where the session or connector is the caller's, it
+    is the same session. `middlewares` are those of a session that was given. `body_headers` are for
+    requests with a body. `max_bytes` is the largest decoded body of a success that is read.
     """
 
     session: ClientSession
+    unused: ClientSession
     middlewares: Sequence[aiohttp.ClientMiddlewareType]
     mask: Redactor
     url: Callable[[str, str], URL]
@@ -138,10 +143,9 @@ class Exchange(AttemptResult):
         """Pass the request on to aiohttp, once."""
         if self.number > 1:
             tag_attempt(self.number)
-        send = request.send
-        marked = None if self._policy.idempotent else needs_unused.set(True)
         # The one place that knows the connection before anything is written to it.
-        request.send = lambda conn: send(self._taken(conn))  # type: ignore[method-assign]
+        send_if_fit = partial(self._send_if_fit, request.send)
+        request.send = send_if_fit  # type: ignore[method-assign]
         try:
             while True:
                 try:
@@ -152,21 +156,19 @@ class Exchange(AttemptResult):
             failed = _Failed(_described(error, self._mask))
         finally:
             del request.send
-            if marked is not None:
-                needs_unused.reset(marked)
             # aiohttp sets it right after the request line and headers were handed to the socket.
             self.sent = request.response is not None
         raise failed
 
-    def _taken(self, connection: Connection) -> Connection:
-        """The connection, taken for the request; raises `UnfitConnectionError` unless it is fit."""
+    def _send_if_fit(self, send: _Send, connection: Connection) -> _Sending:
+        """Send on the connection; raises `UnfitConnectionError` unless it is fit for that."""
         protocol, policy = connection.protocol, self._policy
         if protocol is not None and protocol.transport is not None:
             transport = protocol.transport
             self._connection = take(transport, protocol, self, idempotent=policy.idempotent)
             if policy.success_by_status:
                 HeadReader(transport, self._connection)
-        return connection
+        return send(connection)
 
     def _rest(self) -> None:
         """Leave the connection to the next request, if one was taken."""
@@ -181,8 +183,9 @@ class Exchange(AttemptResult):
         self.tried = True
         response: aiohttp.ClientResponse | None = None
         self._mask = channel.mask
+        session = channel.session if request.policy.idempotent else channel.unused
         try:
-            response = await channel.session.request(
+            response = await session.request(
                 request.method,
                 channel.url(request.path, request.query),
                 data=request.body,

@@ -3,14 +3,11 @@
 import asyncio
 import math
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import aiohttp
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
 
-from vpsbackups_async._transport.connections import needs_unused
 from vpsbackups_async._version import __version__
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 
@@ -37,46 +34,13 @@ _MORE_THAN_A_RECEIVE: Final = 2**19
 _USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"
 
 
-class _OwnConnector(aiohttp.TCPConnector):
-    """The connector of a session of our own, with a second pool, which keeps no connection.
-
-    That is for requests that need an unused one. A pool gives that only once all of its idle
-    connections are closed.
-    """
-
-    def __init__(self, keepalive: float) -> None:
-        super().__init__(
-            limit=0,  # the limiter counts; aiohttp must never queue
-            ttl_dns_cache=_DNS_CACHE_SECONDS,
-            keepalive_timeout=keepalive,
-        )
-        self._unused = aiohttp.TCPConnector(
-            limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, force_close=True
-        )
-
-    def connect(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: ClientTimeout
-    ) -> Coroutine[Any, Any, Connection]:
-        """A connection for the request, of the pool that it needs."""
-        if needs_unused.get():
-            return self._unused.connect(req, traces, timeout)
-        return super().connect(req, traces, timeout)
-
-    async def close(self, *, abort_ssl: bool = False) -> None:
-        """Close the connections of both pools."""
-        try:
-            await self._unused.close(abort_ssl=abort_ssl)
-        finally:  # also if it is cancelled
-            await super().close(abort_ssl=abort_ssl)
-
-
-def open_session(keepalive: float, given: Connector | None) -> ClientSession:
+def open_session(keepalive: float | None, given: Connector | None) -> ClientSession:
     """A session of our own, on a `given` connector if there is one, which it will not close.
 
-    `keepalive` is how many seconds a connector of our own keeps an idle connection. Raises
-    `WrongEventLoopError` for a connector of another event loop.
+    `keepalive` is how many seconds a connector of our own keeps an idle connection; None keeps
+    none. Raises `WrongEventLoopError` for a connector of another event loop.
     """
-    connector = given or _OwnConnector(keepalive)
+    connector = given or _own_connector(keepalive)
     try:
         return aiohttp.ClientSession(
             connector=connector,
@@ -88,6 +52,17 @@ def open_session(keepalive: float, given: Connector | None) -> ClientSession:
         )
     except RuntimeError:
         raise WrongEventLoopError("the connector was made in another event loop") from None
+
+
+def _own_connector(keepalive: float | None) -> Connector:
+    keeping: dict[str, Any] = {"force_close": True}
+    if keepalive is not None:
+        keeping = {"keepalive_timeout": keepalive}
+    return aiohttp.TCPConnector(
+        limit=0,  # the limiter counts; aiohttp must never queue
+        ttl_dns_cache=_DNS_CACHE_SECONDS,
+        **keeping,
+    )
 
 
 def own_middlewares(session: ClientSession) -> Sequence[aiohttp.ClientMiddlewareType]:

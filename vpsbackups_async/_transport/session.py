@@ -172,10 +172,13 @@ class Session:
             "Authorization": Secret(f"Bearer {self._token}"),
             "Accept": "application/json",
         }
-        session = self._given or open_session(self._keepalive, self._connector)
+        session = unused = self._given or open_session(self._keepalive, self._connector)
+        if self._given is None and self._connector is None:
+            unused = open_session(None, None)
         headers_kind = type(session.headers)  # aiohttp would make one of a dict for each request
         return Channel(
             session,
+            unused,
             own_middlewares(session),
             self.mask,
             self._url,
@@ -207,7 +210,10 @@ class Session:
         self.monitor.close()
         self._end_waiting(settles=True)
         if channel is not None and channel.session is not self._given:
-            await channel.session.close()
+            try:
+                await channel.unused.close()
+            finally:  # also if it is cancelled
+                await channel.session.close()
         if self._deadlines is not None:
             self._deadlines.close()
 
@@ -224,15 +230,14 @@ class Session:
         if self._connector is not None:
             channel.session.detach()
             return False
-        close = detach(channel.session)
-        if close is None:
-            return False
         loop = None if self._deadlines is None else self._deadlines.loop
-        if loop is not None and loop.is_running():
-            loop.call_soon_threadsafe(close)  # the collector may run in any thread
-        else:
-            close()
-        return True
+        closing = [detach(session) for session in (channel.session, channel.unused)]
+        for close in filter(None, closing):
+            if loop is not None and loop.is_running():
+                loop.call_soon_threadsafe(close)  # the collector may run in any thread
+            else:
+                close()
+        return any(closing)
 
     # --- The limiter -----------------------------------------------------------------------------
 
