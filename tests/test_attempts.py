@@ -307,9 +307,7 @@ def test_a_session_that_cannot_send_is_named() -> None:
 
 
 def test_an_attempt_out_of_time_names_the_timeout() -> None:
-    assert rules().timed_out() == AttemptFailure(
-        "no answer within Timeouts.attempt (30 s)", "timeout"
-    )
+    assert rules().timed_out() == AttemptFailure("no answer within 30 s", "timeout")
 
 
 # --- What may be sent again ----------------------------------------------------------------------

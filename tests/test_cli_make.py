@@ -56,7 +56,7 @@ async def test_what_create_writes_is_what_wait_reads(fake: FakeVPS, run: Here) -
     assert ended.code == 0
     assert refs(ended.out) == refs(started.out)
     assert "2 completed, in " in ended.err
-    assert "1 requests, 0 of them repeated, 0 refused with 429, " in ended.err
+    assert "1 request, 0 of them repeated, 0 refused with 429, " in ended.err
 
 
 async def test_a_piped_list_is_what_wait_reads_too(fake: FakeVPS, run: Here) -> None:

@@ -297,7 +297,7 @@ async def test_a_full_disk_is_said_and_the_servers_are_named(fake: FakeVPS, run:
     ended = await run("create", "1", "404", "--not-made-to", "/dev/full", fake=fake)
     assert ended.code == 1
     assert ended.err.splitlines()[-3:] == [
-        "1 servers certainly got no backup:",
+        "1 server certainly got no backup:",
         "vpsbackups create 404",
         "error: [Errno 28] No space left on device: '/dev/full'",
     ]

@@ -78,9 +78,24 @@ class VPSBackupsError(Exception):
 
 
 class ConfigurationError(VPSBackupsError):
-    """The client cannot work with its settings, or was closed; the message says what to change."""
+    """The client cannot work with its settings, or was closed; the message says what to change.
+
+    `setting` is what is wrong, `"base_url"` or a proxy, and the message says in which way; it is
+    empty where the message says all. `hint` is about Python, and may be empty.
+    """
 
     gateway_status = 500
+
+    def __init__(self, message: str, setting: str = "", hint: str = "") -> None:
+        super().__init__(message, setting, hint)
+        self.message = message
+        self.setting = setting
+        self.hint = hint
+
+    def describe(self) -> str:
+        """What is wrong, and in which way."""
+        name = "base_url (or VPS_API_URL)" if self.setting == "base_url" else self.setting
+        return f"{name} {self.message}" if name else self.message
 
 
 class WrongEventLoopError(VPSBackupsError):
@@ -98,8 +113,10 @@ class TransportError(VPSBackupsError):
 
     `sent` is False if the request certainly did not reach the server, and True if it may have.
     `method` and `path` are those of the request, `attempts` is the number of attempts so far.
+    `failure` is the kind of failure, as `AttemptEnded.error` has it: "untrusted" is a certificate.
     """
 
+    failure: str = "connection"
     hint = (
         "Check base_url and the network; where it may have reached the server, "
         "look at what that holds before sending it again"
@@ -124,7 +141,11 @@ class TransportError(VPSBackupsError):
 class RequestTimeoutError(TransportError, TimeoutError):
     """One attempt took longer than `Timeouts.connect` or `Timeouts.attempt`."""
 
-    hint = "Raise the named timeout if the server or the network is slow, or try again later"
+    failure = "timeout"
+    hint = (
+        "Raise Timeouts.connect or Timeouts.attempt if the server or the network is slow, or try "
+        "again later"
+    )
     gateway_status = 504
 
 

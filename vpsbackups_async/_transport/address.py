@@ -25,26 +25,33 @@ def check_base_url(value: Secret, *, allow_insecure: bool, token: Secret) -> URL
     """
     # No raw value is a local variable here: a traceback may show those.
     root = _root(value, allow_insecure=allow_insecure, token=token)
-    if isinstance(root, str):
-        raise ConfigurationError(f"base_url (or VPS_API_URL) {root}")
+    if isinstance(root, _Wrong):
+        raise ConfigurationError(root.words, "base_url", root.hint)
     return root
 
 
-def _root(value: Secret, *, allow_insecure: bool, token: Secret) -> URL | str:
+class _Wrong(NamedTuple):
+    """What is wrong with a URL, and what to do about it in Python."""
+
+    words: str
+    hint: str = ""
+
+
+def _root(value: Secret, *, allow_insecure: bool, token: Secret) -> URL | _Wrong:
     """The API's root, or what is wrong with the value."""
     url = _parsed(value)
     if url is None or url.scheme not in {"http", "https"}:
-        return "must be an http(s) URL with a host"
+        return _Wrong("must be an http(s) URL with a host")
     if token.is_in(str(url)):
-        return "must not hold the token: pass that as token=..."
+        return _Wrong("must not hold the token", "Pass that as token=...")
     if url.user is not None or url.password is not None:
-        return "must not hold a user or password: pass token=..."
+        return _Wrong("must not hold a user or password", "Pass token=...")
     if url.query_string or url.fragment:
-        return "must have no query and no fragment"
+        return _Wrong("must have no query and no fragment")
     if url.scheme == "http" and not allow_insecure and not _is_loopback(url.host or ""):
-        return (
-            "begins with http:// and would send the token unencrypted: use https, "
-            "or pass allow_insecure=True if the network is trusted"
+        return _Wrong(
+            "begins with http:// and would send the token unencrypted: use https",
+            "Or pass allow_insecure=True if the network is trusted",
         )
     path = url.raw_path.rstrip("/")
     if path.endswith("/api"):
@@ -122,8 +129,8 @@ def find_proxy(given: Secret | None, root: URL, *, allow_insecure: bool) -> Prox
     if given is None:
         return None
     proxy = _proxy(given, root, allow_insecure=allow_insecure)
-    if isinstance(proxy, str):
-        raise ConfigurationError(f"{source} {proxy}")
+    if isinstance(proxy, _Wrong):
+        raise ConfigurationError(proxy.words, source, proxy.hint)
     return proxy
 
 
@@ -136,18 +143,18 @@ def _from_environment(root: URL) -> Secret | None:
     return Secret.wrap(found.get(root.scheme) or found.get("all")) or None
 
 
-def _proxy(given: Secret, root: URL, *, allow_insecure: bool) -> Proxy | str:
+def _proxy(given: Secret, root: URL, *, allow_insecure: bool) -> Proxy | _Wrong:
     """The proxy, or what is wrong with it."""
     if given.lower().startswith("socks") and "://" in given:
-        return "must be an http:// or https:// URL: SOCKS proxies are not supported"
+        return _Wrong("must be an http:// or https:// URL: SOCKS proxies are not supported")
     url = _parsed(given if "://" in given else f"http://{given}")
     if url is None or url.scheme not in _PORTS:
-        return (
+        return _Wrong(
             "must be an http:// or https:// URL with a host, such as http://user:password@host:3128"
         )
     if root.scheme == "http" and not allow_insecure and not _is_loopback(url.host or ""):
-        return (
-            "is on another machine and would see the token of an http:// API: use https, no proxy, "
-            "or pass allow_insecure=True if the proxy is trusted"
+        return _Wrong(
+            "is on another machine and would see the token of an http:// API: use https or none",
+            "Or pass allow_insecure=True if the proxy is trusted",
         )
     return Proxy(Secret(url), Secret(url.password or ""))

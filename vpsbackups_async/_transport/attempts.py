@@ -114,6 +114,12 @@ def without_budget(error: VPSBackupsError) -> VPSBackupsError:
     return error
 
 
+_OWN_AUTHORITY: Final = (
+    "For a certificate authority of your own pass "
+    "ssl_context=ssl.create_default_context(cafile=...)"
+)
+
+
 class Rules(NamedTuple):
     """The rules for calls with these timeouts and this retry policy.
 
@@ -217,7 +223,7 @@ class Rules(NamedTuple):
 
     def timed_out(self) -> AttemptFailure:
         """The failure of an attempt that took longer than `Timeouts.attempt`."""
-        words = f"no answer within Timeouts.attempt ({self.timeouts.attempt:g} s)"
+        words = f"no answer within {self.timeouts.attempt:g} s"
         return AttemptFailure(words, "timeout")
 
     def _attempts_left(self, call: Call) -> bool:
@@ -265,7 +271,11 @@ class Rules(NamedTuple):
             path = API_ROOT + request.path
             return InvalidResponseError(failure.words, "", status, request.method, path)
         kind = RequestTimeoutError if failure.cause == "timeout" else TransportError
-        return call.error(kind, failure.words, result.sent)
+        error = call.error(kind, failure.words, result.sent)
+        if failure.cause == "untrusted":
+            error.hint = _OWN_AUTHORITY
+        error.failure = failure.cause
+        return error
 
     def _refusal(self, call: Call, status: int, result: AttemptResult) -> VPSBackupsError:
         """The error for an answer whose status is no success."""

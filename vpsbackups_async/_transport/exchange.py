@@ -3,6 +3,7 @@
 None of aiohttp's exceptions and answers leave it, as their frames and fields hold the token.
 """
 
+import os
 import ssl as ssl_module
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -60,12 +61,9 @@ class Channel(NamedTuple):
 _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
     (
         aiohttp.ClientConnectorCertificateError,
-        lambda error: (
-            f"the certificate of {error.host} is not trusted ({error.certificate_error}); for a CA "
-            "of your own pass ssl_context=ssl.create_default_context(cafile=...)"
-        ),
+        lambda error: f"the certificate of {error.host} is not trusted: {_untrusted(error)}",
     ),
-    (aiohttp.ConnectionTimeoutError, lambda _: "no connection within Timeouts.connect"),
+    (aiohttp.ConnectionTimeoutError, lambda _: "no connection in time"),
     (
         aiohttp.ServerDisconnectedError,
         lambda _: "the server closed the connection without an answer",
@@ -79,8 +77,34 @@ _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
         aiohttp.ClientResponseError,
         lambda error: _undecodable(error) or f"the answer is not HTTP: {error.message}",
     ),
+    (
+        aiohttp.ClientProxyConnectionError,
+        lambda error: (
+            f"no connection to the proxy {error.host}:{error.port}: {_of_system(error.os_error)}"
+        ),
+    ),
+    (
+        aiohttp.ClientConnectorError,
+        lambda error: f"no connection to {error.host}:{error.port}: {_of_system(error.os_error)}",
+    ),
+    (aiohttp.ClientOSError, lambda error: f"the connection broke: {_of_system(error)}"),
     (Exception, lambda error: f"{type(error).__name__}: {error}"),
 )
+
+
+def _of_system(error: OSError) -> str:
+    """The system's words for an error; aiohttp's tell of Python's sockets and contexts."""
+    if isinstance(error, ssl_module.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
+def _untrusted(error: aiohttp.ClientConnectorCertificateError) -> str:
+    """Why a certificate is not trusted."""
+    why = error.certificate_error
+    return getattr(why, "verify_message", "") or str(why)
 
 
 def _undecodable(error: BaseException | None) -> str | None:

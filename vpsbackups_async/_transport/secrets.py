@@ -46,7 +46,7 @@ class Secret(str):
         """The token itself; raises `ConfigurationError`, without showing it, if it is unusable."""
         if not self:
             raise ConfigurationError(
-                "there is no token: pass token=... (a str) or set VPS_API_TOKEN"
+                "there is no token", hint="Pass token=... (a str) or set VPS_API_TOKEN"
             )
         if not (self.isascii() and self.isprintable()) or " " in self:
             raise ConfigurationError(

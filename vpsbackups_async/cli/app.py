@@ -17,6 +17,8 @@ from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError, code_of, e
 from vpsbackups_async.cli.helping import PACKAGE, Help, help_of
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.signals import Stopped, catching
+from vpsbackups_async.cli.text import safe
+from vpsbackups_async.cli.usage import words_of
 from vpsbackups_async.errors import VPSBackupsError
 
 __all__ = ["app", "run"]
@@ -120,7 +122,8 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (CycloptsError, UsageError) as error:
-        screen.error(explain(error), f"{_with_command(arguments)} --help tells more")
+        said = safe(words_of(error)) if isinstance(error, CycloptsError) else explain(error)
+        screen.error(said, f"{_with_command(arguments)} --help tells more")
         return Exit.USAGE
     except (VPSBackupsError, ValueError, RefusedError) as error:
         if "--debug" in arguments:

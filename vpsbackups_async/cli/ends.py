@@ -58,15 +58,11 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
 }
 """What to do, where the hint of the error is about Python and not about the shell."""
 
-_IN_THE_SHELL: Final = (
-    ("base_url", "the URL (VPS_API_URL or --url)"),
-    (", or pass allow_insecure=True if the network is trusted", ""),
-    (": pass token=...", ""),
-)
-
 
 def hint_of(error: BaseException) -> str:
     """What to do about an error; empty if the error says so itself."""
+    if isinstance(error, TransportError) and error.failure == "untrusted":
+        return "For a certificate authority of your own: SSL_CERT_FILE=ca.pem"
     for kind in type(error).__mro__:
         if kind in _HINTS:
             return _HINTS[kind].format(error=error)
@@ -75,10 +71,9 @@ def hint_of(error: BaseException) -> str:
 
 def explain(error: BaseException) -> str:
     """What happened, in one line that is safe for a terminal."""
-    said = error.describe() if isinstance(error, VPSBackupsError) else str(error)
-    for python, shell in _IN_THE_SHELL:
-        said = said.replace(python, shell)
-    return safe(said)
+    if isinstance(error, ConfigurationError) and error.setting == "base_url":
+        return safe(f"the URL (VPS_API_URL or --url) {error.message}")
+    return safe(error.describe() if isinstance(error, VPSBackupsError) else str(error))
 
 
 def code_of(errors: Iterable[BaseException]) -> Exit:

@@ -10,14 +10,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from vpsbackups_async._transport.secrets import Secret
-from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.ends import UsageError, explain
 from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.outage import Outage
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.signals import run_in
-from vpsbackups_async.cli.text import safe
+from vpsbackups_async.cli.text import counted, safe
 from vpsbackups_async.client import BackupsClient
+from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.events import Event, OnEvent
 
 __all__ = ["Session"]
@@ -71,10 +72,20 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, unless it is about a late create, whose backup `Tracker` names."""
         event = getattr(record, "event", None)
-        if event is not None and event.backup is not None:
-            return
-        if self._retries or not hasattr(record, "attempt"):
-            self._session.screen.note(safe(record.getMessage()), "dim")
+        if event is None:
+            if self._retries or not hasattr(record, "attempt"):
+                self._session.screen.note(safe(_message(record)), "dim")
+        elif event.backup is None and event.error is not None:
+            self._session.screen.note(f"server {event.server_id}: {explain(event.error)}", "red")
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message, with errors in the words of the shell, as their own hints are about Python."""
+    if not isinstance(record.args, tuple) or not record.args:
+        return record.getMessage()
+    return record.msg % tuple(
+        explain(one) if isinstance(one, VPSBackupsError) else one for one in record.args
+    )
 
 
 class Session:
@@ -137,7 +148,7 @@ class Session:
     def _what_it_took(self) -> str:
         done = self.client.stats
         return (
-            f"{done.requests:,} requests, {done.retries:,} of them repeated, "
+            f"{counted(done.requests, 'request')}, {done.retries:,} of them repeated, "
             f"{done.rate_limited:,} refused with 429, {done.bytes_received:,} bytes received, "
             f"{self.elapsed:.1f} s"
         )

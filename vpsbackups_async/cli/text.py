@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["age", "clock", "moment", "safe", "seconds_of", "short", "since", "size"]
+__all__ = ["age", "clock", "counted", "moment", "safe", "seconds_of", "short", "since", "size"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw]?)")
@@ -14,6 +14,11 @@ def safe(text: str) -> str:
     """The text on one line, with `?` for what is not printable: a terminal might obey it."""
     line = " ".join(text.split())
     return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: `1 request`, `2 requests`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def size(megabytes: int | None) -> str:

@@ -17,7 +17,7 @@ from vpsbackups_async.cli.outcomes import Key, Outcomes
 from vpsbackups_async.cli.pasting import to_paste
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import clock
+from vpsbackups_async.cli.text import clock, counted
 from vpsbackups_async.errors import WaitError, WaitTimeoutError
 from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.models import Backup, BackupRef, Outcome
@@ -216,7 +216,7 @@ class Tracker:
             self._not_made.write(left)
         except OSError as error:
             if left:
-                self._screen.note(f"{len(left):,} servers certainly got no backup:", "red")
+                self._screen.note(f"{counted(len(left), 'server')} certainly got no backup:", "red")
                 to_paste(self._screen, "create", "--servers-from", list(map(str, left)))
             return error
         return None

@@ -1,0 +1,124 @@
+"""What the command line says of failures: no words of Python, and what to do in the shell."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from helpers_cli import Here
+from helpers_transport import certified
+
+from vpsbackups_async.cli.ends import explain, hint_of
+from vpsbackups_async.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    RateLimitedError,
+    RequestTimeoutError,
+)
+from vpsbackups_async.testing import FakeVPS, Reply
+
+PYTHON = re.compile(
+    r"Timeouts|ssl:|Tokens|\bssl\b|_context|allow_insecure|\btoken=|base_url|\w+Error\b|\bint\b|"
+    r"\bbool\b|\bfloat\b|\bNone\b|client\.|deadline=|_ssl\.c|\('|retry_after|page_size="
+)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=2, backups=1, clock=time.time) as server:
+        yield server
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
+    return Here(monkeypatch, capfd)
+
+
+async def one_line(run: Here, fake: FakeVPS, url: str) -> str:
+    """What a restore says with this URL; a restore is not sent again, so that it ends at once."""
+    ended = await run("restore", "1", "1", "-y", fake=fake, VPS_API_URL=url)
+    assert (ended.out, ended.code) == ("", 1)
+    assert not PYTHON.search(ended.err), ended.err
+    return ended.err
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://vps.example", "the URL (VPS_API_URL or --url) begins with http:// and would send"),
+        ("https://user:word@vps.example", "must not hold a user or password"),
+        ("nonsense", "must be an http(s) URL with a host"),
+        ("https://vps.example/?a=b", "must have no query and no fragment"),
+    ],
+)
+async def test_a_wrong_url_is_told_in_the_words_of_the_shell(
+    url: str, words: str, fake: FakeVPS, run: Here
+) -> None:
+    ended = await run("list", fake=fake, VPS_API_URL=url)
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
+    assert not PYTHON.search(ended.err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "list --limit few", "list extra", "show", "list --json=5", "list --limit", "lost",
+        "list --type weekly", "create -d", "list --csv --csv", "prune --max-fraction x", "report",
+        "create 1 --concurrency 0", "list --status bogus", "list --sort size", "restore 1",
+    ],
+)  # fmt: skip
+async def test_wrong_arguments_are_told_in_the_words_of_the_shell(
+    arguments: str, fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(*arguments.split(), fake=fake)
+    assert ended.code == 2
+    assert not PYTHON.search(ended.err), ended.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("there is no token", hint="Pass token=..."),
+        DeadlineExceededError("the deadline of 120 s passed"),
+        RequestTimeoutError("no answer within 30 s"),
+        RateLimitedError(429, "Slow down.", retry_after=3),
+    ],
+)
+def test_a_hint_about_python_is_not_shown(error: Exception) -> None:
+    assert PYTHON.search(str(error))
+    assert not PYTHON.search(f"{explain(error)} {hint_of(error)}")
+
+
+async def test_an_https_url_of_an_http_server_is_told_plainly(fake: FakeVPS, run: Here) -> None:
+    said = await one_line(run, fake, fake.url.replace("http", "https"))
+    assert "no connection to 127.0.0.1:" in said
+    assert "wrong version number" in said or "record layer failure" in said
+
+
+async def test_a_certificate_of_an_unknown_authority_is_told_with_what_to_do(
+    fake: FakeVPS, run: Here
+) -> None:
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    context, _ = certified()
+    server = await asyncio.start_server(closes, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        said = await one_line(run, fake, f"https://127.0.0.1:{port}")
+    assert "the certificate of 127.0.0.1 is not trusted: " in said
+    assert "SSL_CERT_FILE=ca.pem" in said
+
+
+async def test_a_log_line_has_no_hint_about_python(fake: FakeVPS, run: Here) -> None:
+    fake.inject(Reply(429, b"{}", {"Retry-After": "0"}, times=1))
+    ended = await run("list", "--debug", fake=fake)
+    assert "429" in ended.err
+    assert "retry_after" not in ended.err
+
+
+async def test_one_request_is_no_requests(fake: FakeVPS, run: Here) -> None:
+    ended = await run("list", "-v", fake=fake)
+    assert ended.err.startswith("1 request, 0 of them repeated, ")
