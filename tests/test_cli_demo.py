@@ -92,6 +92,21 @@ async def test_the_demo_shows_all_servers_at_once_on_a_terminal(
     assert max(map(len, shown)) <= 80
 
 
+@needs_pty
+async def test_the_bar_of_the_demo_agrees_with_its_cells_in_each_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with TerminalHere(monkeypatch, "demo") as terminal:
+        await terminal.end()
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.raw)
+    pictures = [part for part in re.split(r"\x1b\[\d?[AK]", plain) if "of 25" in part]
+    assert len(pictures) > 5
+    for picture in pictures:
+        ended = len(re.findall(r"\d+ +\d+ MB", picture))
+        assert f" {ended} of 25" in picture
+        assert f"{25 - ended} under way" in picture
+
+
 def test_a_failed_server_shows_on_the_board() -> None:
     board = Board()
     board.ended(Outcome(7, error=ValueError("no")))

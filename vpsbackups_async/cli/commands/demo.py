@@ -18,7 +18,7 @@ from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.client import BackupsClient
-from vpsbackups_async.models import Backup, Outcome
+from vpsbackups_async.models import Backup, Outcome, Progress
 from vpsbackups_async.testing import FakeVPS
 
 __all__ = ["SERVERS", "Board", "play", "run"]
@@ -80,6 +80,7 @@ async def _back_up(screen: Screen, client: BackupsClient) -> list[Backup]:
         screen, "Backing up", lambda: client.stats, draw=board.above, after=0, shown=screen.is_live
     )
     async with display:
+        display.update(board.progress(0.0))
         fleet = client.fleet(range(1, SERVERS + 1), concurrency=SERVERS)
         outcome: Outcome[int, Backup]
         async for outcome in fleet.create(
@@ -87,9 +88,10 @@ async def _back_up(screen: Screen, client: BackupsClient) -> list[Backup]:
             wait=True,
             backoff=ConstantBackoff(0.5),
             timeout=60,
-            on_progress=display.update,
         ):
             board.ended(outcome)
+            # Not `on_progress`, which comes at intervals: the bar would differ from the cells.
+            display.update(board.progress(loop.time() - began))
             if outcome.error is not None:
                 screen.note(f"  server {outcome.key}: {outcome.error}")
                 continue
@@ -115,15 +117,23 @@ class Board:
 
     def __init__(self) -> None:
         self._cells = {number: Text(f"{number:<4}running", "yellow") for number in _ALL}
+        self._completed = self._failed = 0
 
     def ended(self, outcome: Outcome[int, Backup]) -> None:
         """Set the cell of a server to the end of its backup."""
         backup = outcome.value
+        self._completed += outcome.ok
+        self._failed += not outcome.ok
         self._cells[outcome.key] = (
             Text(f"{outcome.key:<4}failed", "red")
             if backup is None
             else Text(f"{outcome.key:<4}{backup.size_mb} MB", "green")
         )
+
+    def progress(self, elapsed: float) -> Progress:
+        """How far the cells are, so many seconds after the beginning."""
+        done = self._completed + self._failed
+        return Progress(done, self._completed, self._failed, SERVERS - done, SERVERS, elapsed)
 
     def above(self, lines: RenderableType) -> RenderableType:
         """The servers, and the progress lines below them."""
