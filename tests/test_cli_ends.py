@@ -24,7 +24,7 @@ ROOT = Path(vpsbackups_async.__file__).parent
 CANARY = "vps_canary0123456789abcdef"
 COMMANDS = (
     "list", "servers", "show", "create", "wait", "delete", "restore", "prune", "rotate", "audit",
-    "report", "units", "demo", "fake", "completion",
+    "report", "doctor", "units", "demo", "fake", "completion",
 )  # fmt: skip
 
 

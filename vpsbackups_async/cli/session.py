@@ -21,11 +21,25 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.events import Event, OnEvent
 
-__all__ = ["Session"]
+__all__ = ["Session", "token_source", "url_source"]
 
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger("vpsbackups_async")
+
+
+def token_source(common: Common) -> str:
+    """Where the token comes from."""
+    if common.token_file is None:
+        return "VPS_API_TOKEN"
+    return f"the token file {str(common.token_file)!r}"
+
+
+def url_source(common: Common) -> str:
+    """Where the URL comes from."""
+    if common.url is not None:
+        return "--url"
+    return "VPS_API_URL" if "VPS_API_URL" in os.environ else "the default"
 
 
 def _token(common: Common) -> str:
@@ -33,11 +47,11 @@ def _token(common: Common) -> str:
     if common.token_file is None:
         if "VPS_API_TOKEN" not in os.environ:
             raise UsageError("there is no token: set VPS_API_TOKEN, or give --token-file FILE")
-        token, source = Secret.wrap(os.environ["VPS_API_TOKEN"]), "VPS_API_TOKEN"
+        token = Secret.wrap(os.environ["VPS_API_TOKEN"])
     else:
-        token, source = _read(common.token_file), f"the token file {str(common.token_file)!r}"
+        token = _read(common.token_file)
     if not token:
-        raise UsageError(f"there is no token: {source} is empty")
+        raise UsageError(f"there is no token: {token_source(common)} is empty")
     return token
 
 
