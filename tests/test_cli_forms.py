@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from helpers_cli import Here, TerminalHere
@@ -139,3 +140,19 @@ async def test_an_empty_setting_is_named(
     ended = await run("list", *arguments, fake=fake, **variables)
     assert (ended.code, ended.out, fake.count()) == (2, "", 0)
     assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "audit --rpo 1d", "report --html FILE", "prune --keep-last 1", "create"]
+)
+async def test_all_names_every_server_wherever_servers_are_named(
+    command: str, fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    words = command.replace("FILE", str(tmp_path / "page")).split()
+    assert (await run(*words, "--all", fake=fake)).code in {0, 1}
+    asked = fake.count()
+    assert asked > 0
+    (tmp_path / "ids").write_text("1")
+    both = await run(*words, "--all", "--servers-from", str(tmp_path / "ids"), fake=fake)
+    assert (both.code, fake.count()) == (2, asked)
+    assert "--all is every server: name none beside it" in both.err

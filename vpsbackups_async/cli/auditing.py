@@ -21,7 +21,7 @@ from vpsbackups_async.audit import (
 from vpsbackups_async.audit.coverage import QUOTA, iso
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.options import duration_of
+from vpsbackups_async.cli.options import check_all, duration_of
 from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import safe, short
@@ -101,6 +101,8 @@ class Wanted:
         slack: str | None,
         kept: int | None,
         reach: str | None,
+        *,
+        all_servers: bool,
     ) -> "Wanted":
         """What the options ask for; raises `UsageError`."""
         limit = duration_of("--rpo", rpo)
@@ -114,7 +116,9 @@ class Wanted:
         none = timedelta(0)
         late = none if slack is None else duration_of("--slack", slack, least=none)
         controls[0] = NewestYounger(limit + late)
-        return cls(server_ids(servers, servers_from), limit, late, tuple(controls))
+        ids = server_ids(servers, servers_from)
+        check_all(all_servers=all_servers, named=bool(ids))
+        return cls(ids, limit, late, tuple(controls))
 
     def read(self, session: Session) -> Audited:
         """The audit of the servers, of all if none is named."""

@@ -11,9 +11,21 @@ from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.helping import OF_EVERY_COMMAND
 from vpsbackups_async.cli.text import seconds_of
 
-__all__ = ["DEFAULTS", "Common", "Flag", "Ping", "Timeout", "duration_of", "timeout_seconds"]
+__all__ = [
+    "DEFAULTS",
+    "All",
+    "Common",
+    "Flag",
+    "Ping",
+    "Timeout",
+    "check_all",
+    "duration_of",
+    "timeout_seconds",
+]
 
 Flag = Annotated[bool, Parameter(negative=())]
+
+All = Annotated[Flag, Parameter("--all", help="every server of the account")]
 
 Timeout = Annotated[
     str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
@@ -45,6 +57,12 @@ class Common:
 
 
 DEFAULTS = Common()
+
+
+def check_all(*, all_servers: bool, named: bool) -> None:
+    """Raise `UsageError` if servers are named beside `--all`."""
+    if all_servers and named:
+        raise UsageError("--all is every server: name none beside it")
 
 
 def timeout_seconds(given: str | None) -> float:

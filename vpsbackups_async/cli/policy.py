@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.options import Flag, duration_of
+from vpsbackups_async.cli.options import All, check_all, duration_of
 from vpsbackups_async.models import ALL_SERVERS, AllServers
 from vpsbackups_async.retention import Retention
 
@@ -34,13 +34,12 @@ class Chosen:
             help="the servers named there; - is stdin",
         ),
     ] = None
-    all_servers: Annotated[Flag, Parameter("--all", help="every server of the account")] = False
+    all_servers: All = False
 
     def ids(self) -> list[int] | AllServers:
         """The ids, or `ALL_SERVERS`; raises `UsageError` if none or both are given."""
         ids = server_ids(self.server, self.servers_from)
-        if self.all_servers and ids:
-            raise UsageError("--all is every server: name none beside it")
+        check_all(all_servers=self.all_servers, named=bool(ids))
         if not (self.all_servers or ids):
             raise UsageError("no server is named: give --server ID, --servers-from FILE, or --all")
         return ALL_SERVERS if self.all_servers else ids

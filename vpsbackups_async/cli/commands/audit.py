@@ -25,7 +25,7 @@ from vpsbackups_async.cli.auditing import (
     Wanted,
 )
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Ping
+from vpsbackups_async.cli.options import DEFAULTS, All, Common, Flag, Ping
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.screen import Screen
@@ -38,6 +38,7 @@ def run(
     *servers: Servers,
     rpo: Annotated[str, Parameter(metavar="TIME", help="the most age of the newest good backup")],
     servers_from: ServersFrom = None,
+    all_servers: All = False,
     slack: Slack = None,
     kept: Keeps = None,
     reach: Reaches = None,
@@ -49,7 +50,7 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach)
+    wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach, all_servers=all_servers)
     write = None if prometheus is None else _metrics_writer()
     pings = Pings(ping, Screen(quiet=common.quiet))
     with pings, Session(common) as session:

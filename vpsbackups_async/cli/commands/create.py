@@ -20,9 +20,11 @@ from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.not_made import NotMadeTo
 from vpsbackups_async.cli.options import (
     DEFAULTS,
+    All,
     Common,
     Flag,
     Timeout,
+    check_all,
     duration_of,
     timeout_seconds,
 )
@@ -46,7 +48,7 @@ def run(
             help="the servers named there, too; - is stdin",
         ),
     ] = None,
-    all_servers: Annotated[Flag, Parameter("--all", help="every server of the account")] = False,
+    all_servers: All = False,
     description: Annotated[
         str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
     ] = None,
@@ -68,8 +70,7 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     ids = server_ids(servers, servers_from)
-    if all_servers and ids:
-        raise UsageError("--all is every server: name none beside it")
+    check_all(all_servers=all_servers, named=bool(ids))
     if not (all_servers or ids):
         raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
     wanted = _Wanted.of(

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.layouts import BACKUPS
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.options import DEFAULTS, All, Common, Flag, check_all
 from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
 from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of, statuses_of
 from vpsbackups_async.cli.session import Session
@@ -46,6 +46,7 @@ def run(
             metavar="FILE", allow_leading_hyphen=True, help="of the servers named there; - is stdin"
         ),
     ] = None,
+    all_servers: All = False,
     type: Annotated[
         Literal["manual", "automatic"] | None,
         Parameter(("--type", "-t"), help="manual or automatic"),
@@ -73,8 +74,10 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     form = form_of(json=json, ndjson=ndjson, csv=csv)
+    servers = server_ids(server or (), servers_from)
+    check_all(all_servers=all_servers, named=bool(servers))
     selection = Selection(
-        servers=server_ids(server or (), servers_from),
+        servers=servers,
         backup_type=type,
         statuses=statuses_of(status or (), tuple(BackupStatus)),
         since=moment_of(since),

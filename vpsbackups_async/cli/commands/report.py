@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from vpsbackups_async.audit import html_report
 from vpsbackups_async.cli.auditing import Keeps, Reaches, Servers, ServersFrom, Slack, Wanted
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.options import DEFAULTS, Common
+from vpsbackups_async.cli.options import DEFAULTS, All, Common
 from vpsbackups_async.cli.session import Session
 
 __all__ = ["run"]
@@ -25,6 +25,7 @@ def run(
     *servers: Servers,
     html: Annotated[Path, Parameter(metavar="FILE", help="where to write the page")],
     servers_from: ServersFrom = None,
+    all_servers: All = False,
     rpo: Annotated[
         str, Parameter(metavar="TIME", help="the most age of the newest good backup; 24h")
     ] = "24h",
@@ -35,7 +36,7 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach)
+    wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach, all_servers=all_servers)
     if not 1 <= days <= 366:
         raise UsageError("--days is from 1 to 366")
     with Session(common) as session:
