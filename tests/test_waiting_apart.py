@@ -122,7 +122,7 @@ async def test_waits_succeed_server_by_server_where_the_whole_list_always_fails(
 @pytest.mark.parametrize(
     ("fault", "whole", "servers"),
     [
-        (ServerFault(500, method="GET", query=EVERY_LIST, times=8), 30, 300),
+        (ServerFault(500, method="GET", query=EVERY_LIST, times=8), 30, 450),
         (ServerFault(500, method="GET", query=EVERY_LIST), 16, 1_000),
         (Latency(100_000, method="GET", query=EVERY_LIST), 2, 1_000),
     ],
