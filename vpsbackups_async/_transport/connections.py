@@ -71,14 +71,15 @@ class UsedConnection(_Relay):
         self._received += 1
         self._reader.data_received(data)
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing came since the last answer, or its end was not noted yet."""
-        return self._received == self._read or self._user is not None
+    def begin(self, user: object) -> bool:
+        """Carry a request of `user`; False if something came since the last answer.
 
-    def begin(self, user: object) -> None:
-        """Carry a request of `user`."""
+        While the end of that was not noted yet, what came is of the answer.
+        """
+        if self._received != self._read and self._user is None:
+            return False
         self._user = user
+        return True
 
     def rest(self, user: object) -> None:
         """Note that the answer to `user` has come, unless another one has the connection now."""
@@ -104,9 +105,10 @@ def take(
     connection = transport.get_protocol()
     if not isinstance(connection, UsedConnection):
         connection = UsedConnection(transport, reader)
-    elif not (idempotent and connection.is_clean):
+    elif not idempotent:
         raise UnfitConnectionError
-    connection.begin(user)
+    if not connection.begin(user):
+        raise UnfitConnectionError
     return connection
 
 
