@@ -26,6 +26,9 @@ in the main thread; that does not help if a callback or hypothesis catches it, o
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+hypothesis.settings.register_profile(
+    "longer", hypothesis.settings.get_profile("tests"), max_examples=1000
+)
 hypothesis.settings.load_profile("tests")
 
 collect_ignore = ["example_project"]  # a separate project, run by test_plugin.py
