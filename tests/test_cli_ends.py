@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import tomllib
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from vpsbackups_async.cli.commands.completion import script
 from vpsbackups_async.testing import FakeVPS, Reply
 
 ROOT = Path(vpsbackups_async.__file__).parent
+CONSOLE = ROOT / "cli" / "console" / "vpsbackups_console.py"
 CANARY = "vps_canary0123456789abcdef"
 COMMANDS = (
     "list", "servers", "show", "create", "wait", "delete", "restore", "prune", "rotate", "audit",
@@ -215,6 +217,41 @@ def test_only_a_missing_extra_is_taken_for_one(
     monkeypatch.setitem(sys.modules, "vpsbackups_async.cli.app", None)
     with pytest.raises(ModuleNotFoundError):
         main(["--help"])
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "vpsbackups_async.models", "aiohttp", "cyclopts", "rich.console",
+        "vpsbackups_async.cli.commands.list", "vpsbackups_async.cli.session",
+    ],
+)  # fmt: skip
+async def test_ctrl_c_during_an_import_is_exit_code_130_without_a_word(module: str) -> None:
+    code = f"""
+import os, runpy, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main = runpy.run_path({str(CONSOLE)!r})["main"]
+sys.meta_path.insert(0, Interrupts())
+sys.argv[1:] = ["list"]
+sys.exit(main())
+"""
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_command_is_a_module_that_is_there_before_the_package() -> None:
+    scripts = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"][
+        "scripts"
+    ]
+    assert scripts == {"vpsbackups": f"{CONSOLE.stem}:main"}
 
 
 # --- The token -----------------------------------------------------------------------------------

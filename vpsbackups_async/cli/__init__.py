@@ -20,4 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("vpsbackups needs its extra: pip install 'vpsbackups-async[cli]'\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
     return run(sys.argv[1:] if arguments is None else arguments)
