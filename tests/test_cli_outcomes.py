@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shlex
 import signal
 import time
@@ -177,6 +178,44 @@ async def test_an_interrupted_create_tells_of_every_server_once(fake: FakeVPS) -
     assert {one["error"]["type"] for key, one in found.items() if key not in told} == {
         "NotAttemptedError"
     }
+
+
+async def interrupted(fake: FakeVPS, method: str, *arguments: str) -> Ended:
+    """Run the command, and interrupt it at its second request of this method, or the first POST."""
+    fake.inject(Latency(600, method=method, after=0 if method == "POST" else 1))
+    begun = asyncio.Event()
+    wanted = 1 if method == "POST" else 2
+    fake.on_request = lambda _: fake.count(method) >= wanted and begun.set()
+    process = await start(*arguments, fake=fake)
+    await begun.wait()
+    process.send_signal(signal.SIGINT)
+    return Ended(process.returncode, *await process.communicate())
+
+
+@pytest.mark.parametrize("command", ["delete -y --from {file}", "prune -s 1 --keep-last 1 --apply"])
+async def test_interrupted_deletions_are_told_one_by_one(
+    command: str, fake: FakeVPS, tmp_path: Path
+) -> None:
+    file = tmp_path / "ids"
+    for day in range(1, 6):
+        fake.add_backup(1, created_at=f"2026-01-0{day}T00:00:00Z")
+    file.write_text("1:1 2:1 3:1 4:1\n")
+    options = "--ndjson --max-fraction 1" if command.startswith("prune") else "--ndjson"
+    words = f"{command.format(file=file)} {options}".split()
+    ended = await interrupted(fake, "DELETE", *words)
+    found = outcomes(ended)
+    assert set(found) == {"1:1", "2:1", "3:1", "4:1"}
+    assert all(one["backup"] is not None for one in found.values())
+    kinds = [one["error"] and one["error"]["type"] for one in found.values()]
+    assert "Interrupted" in kinds
+    assert re.search(r"interrupted: \d of 4 deletions were confirmed before", ended.err)
+
+
+async def test_an_interrupted_restore_says_that_it_may_have_begun(fake: FakeVPS) -> None:
+    fake.add_backup(1)
+    ended = await interrupted(fake, "POST", "restore", "1", "1", "-y", "--ndjson")
+    assert outcomes(ended)["1:1"]["error"]["type"] == "Interrupted"
+    assert "interrupted: the restore of server 1 (server-0001) may have begun" in ended.err
 
 
 # --- --not-made-to -------------------------------------------------------------------------------

@@ -255,6 +255,14 @@ async def test_what_is_quiet_or_hidden_shows_nothing() -> None:
         assert (paper.painted, paper.text.getvalue()) == ([], "")
 
 
+async def test_no_more_is_painted_than_the_terminal_has_lines() -> None:
+    paper = Paper(terminal=True)
+    paper.err.height = 5
+    paper.paint("\n".join("abcdef"))
+    paper.paint(None)
+    assert paper.painted == ["a\nb\nc\nd\n", "\r" + "\x1b[1A\x1b[2K" * 4]
+
+
 async def test_notes_go_above_what_is_painted() -> None:
     paper = Paper(terminal=True)
     paper.paint("working")

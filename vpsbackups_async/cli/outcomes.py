@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -16,10 +16,23 @@ from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.client import ServerStream
 from vpsbackups_async.models import Backup, BackupRef
 
-__all__ = ["AsOutcomes", "Key", "Outcomes", "Taken", "all_taken", "object_line"]
+__all__ = [
+    "INTERRUPTED",
+    "NOT_BEGUN",
+    "AsOutcomes",
+    "Key",
+    "Outcomes",
+    "Taken",
+    "all_taken",
+    "object_line",
+]
 
 Key = int | BackupRef
 """The id of a server, or a backup."""
+
+INTERRUPTED: Final = ("Interrupted", "the command was interrupted; the server may go on with it")
+NOT_BEGUN: Final = ("NotAttemptedError", "not attempted: the command was interrupted")
+"""The types and texts of the errors of what an interruption left undone."""
 
 AsOutcomes = Annotated[Flag, Parameter("--ndjson", help="a JSON object for each, a line each")]
 
@@ -36,6 +49,21 @@ class Outcomes:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._began: dict[Key, float] = {}
+        self._expected: dict[Key, Backup] = {}
+
+    def expect(self, backups: Iterable[Backup]) -> None:
+        """Note the backups that are to be worked on, for `write_rest`."""
+        self._expected = {backup.ref: backup for backup in backups}
+
+    def write_rest(self) -> None:
+        """After an interruption, write an object for each expected backup that has none yet.
+
+        What cannot be written is left out: the reader may be gone.
+        """
+        with suppress(OSError):
+            for key, backup in list(self._expected.items()):
+                failed = INTERRUPTED if key in self._began else NOT_BEGUN
+                self.write_failed_as(key, backup, failed)
 
     def begin(self, key: Key, ago: float = 0.0) -> None:
         """Note that work on the item began, so many seconds ago."""
@@ -57,6 +85,7 @@ class Outcomes:
     ) -> None:
         """Write how an item ended: with this type and text of an error, or well."""
         now = time.monotonic()
+        self._expected.pop(key, None)
         head = {"key": written(key) if isinstance(key, BackupRef) else key, "ok": failed is None}
         tail = {
             "error": failed and {"type": failed[0], "text": failed[1]},

@@ -83,8 +83,9 @@ class Screen:
         if shown is not None:
             with self.err.capture() as capture:
                 self.err.print(shown)
-            text = capture.get()
-            height = text.count("\n")
+            # What is higher than the terminal cannot be erased again.
+            lines = capture.get().splitlines(keepends=True)[: max(1, self.err.height - 1)]
+            text, height = "".join(lines), len(lines)
         self._write(_erase(self._height) + text)
         self._painted, self._height = shown, height
 

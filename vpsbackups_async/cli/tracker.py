@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
 from vpsbackups_async.cli import pasting
 from vpsbackups_async.cli.ends import Exit
@@ -13,7 +13,7 @@ from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.not_made import NotMade, is_certain
 from vpsbackups_async.cli.options import Common
-from vpsbackups_async.cli.outcomes import Key, Outcomes
+from vpsbackups_async.cli.outcomes import INTERRUPTED, NOT_BEGUN, Key, Outcomes
 from vpsbackups_async.cli.pasting import to_paste
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
@@ -25,9 +25,6 @@ from vpsbackups_async.models import Backup, BackupRef, Outcome
 __all__ = ["Tracker"]
 
 K = TypeVar("K", int, BackupRef)
-
-_INTERRUPTED: Final = ("Interrupted", "the command was interrupted; the backup may still run")
-_NOT_BEGUN: Final = ("NotAttemptedError", "not attempted: the command was interrupted")
 
 
 class Tracker:
@@ -231,12 +228,12 @@ class Tracker:
                     self.outcomes.write(server_id, None, known)
                 else:
                     runs = self._waits and not known.is_completed
-                    self.outcomes.write_failed_as(server_id, known, _INTERRUPTED if runs else None)
+                    self.outcomes.write_failed_as(server_id, known, INTERRUPTED if runs else None)
             for ref in self._waited:
-                self.outcomes.write_failed_as(ref, None, _INTERRUPTED)
+                self.outcomes.write_failed_as(ref, None, INTERRUPTED)
             for server_id in self._servers or ():
                 if server_id not in self._ended:
-                    self.outcomes.write_failed_as(server_id, None, _NOT_BEGUN)
+                    self.outcomes.write_failed_as(server_id, None, NOT_BEGUN)
 
     def _say_how_to_go_on(self, *, interrupted: bool) -> None:
         """Name the backups that may still be running, and the servers that may have got one."""

@@ -8,6 +8,7 @@ Usage: vpsbackups delete [OPTIONS] ID...
   vpsbackups list --status failed | vpsbackups delete --yes --from -
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Final
@@ -92,18 +93,28 @@ async def _delete(
             told.begin(backup.ref)
         await session.client.delete(backup.id, missing_ok=True)
 
-    screen = session.screen
-    async with session.display("Deleting") as display:
-        outcomes = fan_out(work, backups, concurrency=_CONCURRENCY, on_progress=display.update)
-        async with aclosing(outcomes):
-            async for outcome in outcomes:
-                ref = written(outcome.key.ref)
-                if outcome.error is not None:
-                    failures.add(f"backup {ref}", outcome.error)
-                if told is not None:
-                    told.write(outcome.key.ref, outcome.key, outcome.error)
-                elif outcome.ok:
-                    screen.result(f"deleted {ref}" if screen.shows_tables else ref)
+    screen, done = session.screen, 0
+    if told is not None:
+        told.expect(backups)
+    try:
+        async with session.display("Deleting") as display:
+            outcomes = fan_out(work, backups, concurrency=_CONCURRENCY, on_progress=display.update)
+            async with aclosing(outcomes):
+                async for outcome in outcomes:
+                    ref = written(outcome.key.ref)
+                    done += outcome.ok
+                    if outcome.error is not None:
+                        failures.add(f"backup {ref}", outcome.error)
+                    if told is not None:
+                        told.write(outcome.key.ref, outcome.key, outcome.error)
+                    elif outcome.ok:
+                        screen.result(f"deleted {ref}" if screen.shows_tables else ref)
+    except (asyncio.CancelledError, OSError):
+        if told is not None:
+            told.write_rest()
+        planned = len(backups)
+        screen.note(f"interrupted: {done:,} of {planned:,} deletions were confirmed before", "red")
+        raise
 
 
 def _these(backups: list[Backup]) -> str:

@@ -93,6 +93,7 @@ class _Told(Outcomes):
     def __init__(self, session: Session, plan: PrunePlan) -> None:
         super().__init__(session.screen)
         self.backups: dict[BackupRef, Backup] = {backup.ref: backup for backup in plan.deleted}
+        self.expect(plan.deleted)
         self._refs = {str(ref.id): ref for ref in self.backups}
         session.hear(self._on_event)
 
@@ -119,6 +120,8 @@ async def _apply(session: Session, plan: PrunePlan, caps: Caps, told: _Told | No
                 elif outcome.ok:
                     screen.result(f"deleted {ref}" if screen.shows_tables else ref)
     except (asyncio.CancelledError, OSError):
+        if told is not None:
+            told.write_rest()
         planned = len(plan.deleted)
         screen.note(f"interrupted: {done:,} of {planned:,} deletions were confirmed before", "red")
         raise

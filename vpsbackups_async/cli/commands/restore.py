@@ -107,12 +107,18 @@ def _restore(session: Session, found: Backup, *, as_outcomes: bool) -> None:
     """Restore the backup and write how that went. Raises what `BackupsClient.restore` raises."""
     outcomes = Outcomes(session.screen) if as_outcomes else None
     if outcomes is not None:
+        outcomes.expect([found])
         outcomes.begin(found.ref)
     try:
         done = session.do(session.client.restore(found.server.id, found.id))
     except VPSBackupsError as error:
         if outcomes is not None:
             outcomes.write(found.ref, found, error)
+        raise
+    except KeyboardInterrupt:
+        if outcomes is not None:
+            outcomes.write_rest()
+        session.screen.note(f"interrupted: the restore of {_named(found)} may have begun", "red")
         raise
     if outcomes is not None:
         outcomes.write(found.ref, found)
