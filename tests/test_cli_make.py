@@ -10,9 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import Ended, Here, call, start
+from helpers_cli import COMMAND, Ended, Here, call, environment, start
 
 from vpsbackups_async.testing import FakeVPS, Latency, RateLimit
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 
 @pytest.fixture
@@ -290,6 +294,49 @@ async def test_a_full_disk_stops_the_creates_and_they_are_named(
         f"vpsbackups wait {' '.join(made)}",
         "error: [Errno 28] No space left on device",
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+async def test_a_log_that_cannot_be_written_stops_no_create(fake: FakeVPS) -> None:
+    servers = ["404", "405", *map(str, range(1, 31))]
+    with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123  # it is what is printed to
+        process = await asyncio.create_subprocess_exec(
+            *(*COMMAND, "create", "--concurrency", "1", *servers),
+            env=environment(fake),
+            stdout=-1,
+            stderr=full,
+        )
+    out, _ = await process.communicate()
+    assert process.returncode == 1
+    assert len(out.splitlines()) == len(fake.backups) == 30
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no ptys")
+async def test_a_terminal_that_is_closed_ends_the_creates_in_order(
+    fake: FakeVPS, tmp_path: Path
+) -> None:
+    fake.inject(Latency(0.5, method="POST"))
+    begun = asyncio.Event()
+    fake.on_request = lambda _: fake.count("POST") >= 4 and begun.set()
+    left = tmp_path / "left"
+    mine, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "create", "--concurrency", "4", "--not-made-to", str(left)),
+        *map(str, range(1, 31)),
+        env=environment(fake),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that it gets a SIGHUP
+    )
+    os.close(theirs)
+    await begun.wait()
+    os.close(mine)
+    assert await process.wait() == 129
+    made = {backup["server"]["id"] for backup in fake.backups}
+    kept = set(map(int, left.read_text().split()))
+    assert (made & kept, made | kept) == (set(), set(range(1, 31)))
 
 
 async def test_a_429_is_waited_out_and_counted(fake: FakeVPS, capfd: pytest.CaptureFixture) -> None:

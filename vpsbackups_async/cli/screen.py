@@ -7,7 +7,7 @@ pipe for a terminal.
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -41,8 +41,11 @@ class Screen:
         return self.is_watched and not (self.err.is_dumb_terminal or self.err.legacy_windows)
 
     def note(self, text: str, style: str = "", *, exact: bool = False) -> None:
-        """Write to standard error. A terminal wraps the text, unless it must stay `exact`."""
-        with self._above():
+        """Write to standard error. A terminal wraps the text, unless it must stay `exact`.
+
+        Where that fails (the terminal is gone, the disk full) it is lost, and the work goes on.
+        """
+        with suppress(OSError), self._above():
             self.err.print(Text(text, style), soft_wrap=exact or not self.is_watched)
 
     def summary(self, text: str) -> None:
@@ -55,7 +58,7 @@ class Screen:
         lines = Text.assemble(("error: ", "bold red"), said)
         if hint:
             lines.append(f"\n{hint}")
-        with self._above():
+        with suppress(OSError), self._above():
             self.err.print(lines, soft_wrap=not self.is_watched)
 
     def result(self, text: str) -> None:
@@ -101,8 +104,9 @@ class Screen:
 
     @staticmethod
     def _write(text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def _erase(height: int) -> str:
