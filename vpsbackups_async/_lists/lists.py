@@ -210,7 +210,7 @@ class Lists:
             fetch,
             first,
             self._known.links(listing.path),
-            (lambda page: self._matching(query, page)) if query.filters else None,
+            partial(self._matching, query) if query.filters else None,
             prefetch,
             max_pages,
             self._known.open_walks,
