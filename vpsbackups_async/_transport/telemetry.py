@@ -36,7 +36,10 @@ class CallSpan:
 
 def is_traced() -> bool:
     """Whether the application has set up OpenTelemetry."""
-    return _loaded_api() is not None
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and not isinstance(
+        trace.get_tracer_provider(), trace.ProxyTracerProvider
+    )
 
 
 @contextmanager
@@ -77,7 +80,4 @@ def tag_attempt(number: int) -> None:
 
 def _loaded_api() -> Any:
     """`opentelemetry.trace` if a tracer provider was set, else None."""
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return None
-    return trace
+    return sys.modules["opentelemetry.trace"] if is_traced() else None
