@@ -1,5 +1,6 @@
 """Replies that are too large, no HTTP, or a redirect; base URLs that are taken or refused."""
 
+import base64
 import tracemalloc
 from typing import Any
 
@@ -36,6 +37,19 @@ from vpsbackups_async.testing import (
 )
 
 MIB = 2**20
+NONE = b'{"count":0,"next":null,"previous":null,"results":[]}'
+NONE_BY_ENCODING = {
+    "br": base64.b64decode("GzMAeBwHdiz4D4VC6uSDUqRrL3VY+gpmCzbggHV5XLIBhw04SCWhYPDZfsTgWz1YxDY="),
+    "zstd": b"\x28\xb5\x2f\xfd\x20\x34\xa1\x01\x00" + NONE,
+}
+BOMBS = {  # of 64 MiB
+    "br": base64.b64decode(
+        "y///P/glQOKxQCD3/o///3/wSwDEYRGA7v0f////4JcAiMMCAN37P/7//8EvARCHBQC693/8//+DXwIgDgsAdO//+P//B78E"
+        "QBwWAOje//H//w9+CYA4LADQvf/j//8f/BIAcVgAoHv/Nw=="
+    ),
+    # Blocks of one byte each, repeated 128 KiB times (RFC 8878, 3.1.1.2); the last one is marked.
+    "zstd": b"\x28\xb5\x2f\xfd\x00\x58" + 511 * b"\x02\x00\x10 " + b"\x03\x00\x10 ",
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +91,41 @@ async def test_a_body_beyond_the_cap_is_not_read_to_its_end(kneaded: GzipBomb, k
         fake.clear_faults()
         await client.list().collect()
     assert peak < cap + 8 * MIB  # with what the fake server, in the same process, has not sent yet
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+async def test_an_answer_in_an_encoding_of_the_extra_speedups_is_read(encoding: str) -> None:
+    asked: list[bytes] = []
+
+    def answer(request: bytes) -> bytes:
+        asked.append(request)
+        return http(200, NONE_BY_ENCODING[encoding], Content_Encoding=encoding)
+
+    async with (
+        RawServer(answer).running() as server,
+        BackupsClient("vps_x", base_url=server.url) as client,
+    ):
+        assert await client.list().collect() == []
+    assert encoding.encode() in asked[0].partition(b"Accept-Encoding: ")[2].splitlines()[0]
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+async def test_a_bomb_in_an_encoding_of_the_extra_speedups_is_not_read_to_its_end(
+    encoding: str,
+) -> None:
+    reply = http(200, BOMBS[encoding], Content_Encoding=encoding)
+    async with (
+        RawServer(lambda _: reply).running() as server,
+        BackupsClient("vps_x", base_url=server.url, max_response_bytes=MIB) as client,
+    ):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ResponseTooLargeError, match=str(MIB)):
+                await client.list().collect()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 8 * MIB
 
 
 async def test_a_body_within_the_cap_is_held_once() -> None:
