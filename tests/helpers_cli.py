@@ -111,7 +111,9 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> N
 
 
 class Terminal:
-    """Runs the command in a new process on a pseudo-terminal of 24 lines and `columns` columns.
+    """Runs the command in a new process on a pseudo-terminal of so many columns.
+
+    It has 24 lines, or 40 if it is at least 120 columns wide.
 
     `raw` is everything that it has written so far, `code` its exit code once it has ended.
     """
@@ -126,6 +128,7 @@ class Terminal:
         self._arguments = arguments
         self._environment = environment(fake, TERM="xterm-256color", **variables)
         self._columns = columns
+        self._lines = 40 if columns >= 120 else 24
         self.raw = ""
         self._closed = False
         self.code: int | None = None
@@ -145,7 +148,7 @@ class Terminal:
 
     def _open(self) -> int:
         self._mine, theirs = pty.openpty()
-        size = struct.pack("HHHH", 24, self._columns, 0, 0)
+        size = struct.pack("HHHH", self._lines, self._columns, 0, 0)
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
         os.set_blocking(self._mine, False)
         self._came = asyncio.Event()
@@ -218,9 +221,8 @@ class TerminalHere(Terminal):
 
     async def __aenter__(self) -> Self:
         theirs = self._open()
-        set_environment(
-            self._monkeypatch, self._environment | {"COLUMNS": str(self._columns), "LINES": "24"}
-        )
+        size = {"COLUMNS": str(self._columns), "LINES": str(self._lines)}
+        set_environment(self._monkeypatch, self._environment | size)
         self._running = asyncio.create_task(asyncio.to_thread(self._run, theirs))
         return self
 
