@@ -338,7 +338,7 @@ async def test_a_full_disk_is_said_and_the_servers_are_named(fake: FakeVPS, run:
     assert ended.err.splitlines()[-3:] == [
         "1 server certainly got no backup:",
         "vpsbackups create 404",
-        "error: [Errno 28] No space left on device: '/dev/full'",
+        "error: No space left on device: /dev/full",
     ]
 
 

@@ -125,7 +125,7 @@ async def test_prune_refuses_limits_that_cannot_be_before_it_reads(
 ) -> None:
     ended = await run("prune", "-s", "7", *LAST_TWO, *limit, fake=fake)
     assert ended.code == 2
-    assert limit[0].removeprefix("--").replace("-", "_") in ended.err
+    assert f"error: {limit[0]} is " in ended.err
     assert fake.requests == []
 
 
@@ -200,7 +200,7 @@ async def test_prune_says_which_of_the_named_servers_have_no_manual_backups(
         (("--keep-last", "2", "--job", "x"), "no server is named"),
         (("--all", "-s", "7", "--keep-last", "2", "--job", "x"), "--all is every server"),
         (("--all", "--job", "x"), "nothing would be kept"),
-        (("--all", "--job", "x", "--keep-daily", "-1"), "daily must be"),
+        (("--all", "--job", "x", "--keep-daily", "-1"), "--keep-daily is zero or more"),
         (("--all", "--job", "a b", "--keep-daily", "1"), "job must be a text"),
         (("--all", "--job", "x", "--keep-daily", "1", "--tz", "Mars/Base"), "Mars/Base"),
         (("--all", "--job", "x", "--keep-within", "soon"), "--keep-within 'soon' is no time"),

@@ -121,6 +121,8 @@ async def test_the_latest_is_the_newest_completed_backup_of_the_server(
     ("arguments", "code", "words"),
     [
         (["web-9", "--latest"], 1, "no server has the name 'web-9'"),
+        (["web", "--latest"], 1, "no server has the name 'web'"),
+        (["WEB-7", "--latest"], 1, "no server has the name 'WEB-7'"),
         (["db-8", "--latest", "--before", "2020-01-01"], 1, "made before 2020-01-01 00:00 UTC"),
         (["twin", "--latest"], 1, "2 servers have the name 'twin': give the id, 21, 22"),
         (["7", "--latest", "--expect-name", "web-8"], 1, "server 7 is named 'web-7', not 'web-8'"),

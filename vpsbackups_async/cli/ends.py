@@ -73,7 +73,12 @@ def explain(error: BaseException) -> str:
     """What happened, in one line that is safe for a terminal."""
     if isinstance(error, ConfigurationError) and error.setting == "base_url":
         return safe(f"the URL (VPS_API_URL or --url) {error.message}")
-    return safe(error.describe() if isinstance(error, VPSBackupsError) else str(error))
+    if isinstance(error, VPSBackupsError):
+        return safe(error.describe())
+    if isinstance(error, OSError) and error.strerror is not None:
+        named = "" if error.filename is None else f": {error.filename}"
+        return safe(f"{error.strerror}{named}")
+    return safe(str(error))
 
 
 def code_of(errors: Iterable[BaseException]) -> Exit:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from attrs import frozen
 from cyclopts import Parameter
 
+from vpsbackups_async._periods import zone_of
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.options import All, check_all, duration_of
@@ -70,14 +71,21 @@ class Keep:
         rules: dict[str, Any] = {
             rule: count for rule in _RULES if (count := getattr(self, f"keep_{rule}"))
         }
+        for rule, count in rules.items():
+            if count < 0:
+                raise UsageError(f"--keep-{rule} is zero or more")
         if self.keep_within is not None:
             rules["within"] = duration_of("--keep-within", self.keep_within)
         if not rules:
             raise UsageError("nothing would be kept: give --keep-daily 4, for example")
         try:
+            zone_of(self.tz)
+        except ValueError:
+            raise UsageError(f"--tz {self.tz!r} is no time zone: give Europe/Berlin") from None
+        try:
             return Retention(**rules, tz=self.tz, job=self.job)
         except (ValueError, OverflowError) as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(f"this policy cannot be: {error}") from None
 
 
 SERVERS = Chosen()

@@ -46,10 +46,11 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     ids, retention = servers.ids(), keep.retention()
-    try:
-        caps = Caps(max_deletions, max_fraction)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if max_deletions is not None and max_deletions < 0:
+        raise UsageError("--max-deletions is zero or more")
+    if not 0 < max_fraction <= 1:
+        raise UsageError("--max-fraction is more than 0, and at most 1")
+    caps = Caps(max_deletions, max_fraction)
     with Session(common) as session:
         plan = session.do(session.client.plan_prune(ids, retention))
         for server in plan.servers:

@@ -37,6 +37,8 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach, all_servers=all_servers)
+    if not html.absolute().parent.is_dir():
+        raise UsageError(f"--html {str(html)!r}: there is no such folder")
     if not 1 <= days <= 366:
         raise UsageError("--days is from 1 to 366")
     with Session(common) as session:
