@@ -176,8 +176,8 @@ class Terminal:
     def enter(self, text: str) -> None:
         os.write(self._mine, text.encode())
 
-    def interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, by: signal.Signals = signal.SIGINT) -> None:
+        self._process.send_signal(by)
 
     async def end(self) -> str:
         """Wait until the command ends and return the final text on the screen."""

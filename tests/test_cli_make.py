@@ -236,6 +236,24 @@ async def test_creates_under_way_are_finished_named_and_can_be_waited_for(
     assert (again.code, refs(again.out)) == (0, made)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell of Windows has no trap")
+async def test_a_hangup_that_is_ignored_ends_nothing(fake: FakeVPS) -> None:
+    """As with `nohup`."""
+    fake.inject(Latency(0.3, method="POST"))
+    begun = asyncio.Event()
+    fake.on_request = lambda _: begun.set()
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND, "create", "1", "2"),
+        env=environment(fake),
+        stdout=-1,
+    )
+    await begun.wait()
+    process.send_signal(signal.SIGHUP)
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert len(out.splitlines()) == 2
+
+
 async def test_many_that_run_are_named_in_a_command_to_paste(fake: FakeVPS) -> None:
     fake.backup_seconds = 600
     servers = [str(number) for number in range(1, 41)]

@@ -1,6 +1,7 @@
 """`vpsbackups delete` and `restore`: nothing is lost that was not shown and agreed to."""
 
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -243,12 +244,13 @@ async def test_delete_shows_what_will_be_lost_and_asks(
 
 
 @needs_pty
-async def test_an_interrupt_at_the_question_deletes_nothing(fake: FakeVPS) -> None:
+@pytest.mark.parametrize(("by", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+async def test_a_signal_at_the_question_deletes_nothing(by: str, code: int, fake: FakeVPS) -> None:
     async with Terminal("delete", "5", fake=fake) as terminal:
         await terminal.shows("Delete this backup for good? [y/N] ")
-        terminal.interrupt()
+        terminal.interrupt(signal.Signals[by])
         assert "Traceback" not in await terminal.end()
-        assert terminal.code == 130
+        assert terminal.code == code
     assert fake.count("DELETE") == 0
 
 
