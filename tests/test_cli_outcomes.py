@@ -277,6 +277,18 @@ async def test_a_server_that_may_have_got_a_backup_is_named_with_what_to_do(
     assert len(fake.backups) == 1
 
 
+async def test_very_many_servers_that_may_have_got_a_backup_are_not_listed(
+    fake: FakeVPS, run: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpsbackups_async.cli.pasting.AT_MOST", 1)
+    fake.inject(Reply(503, b"{}", method="POST"))
+    fake.inject(Reply(403, b"{}", method="GET"))
+    ended = await run("create", "5", "6", fake=fake)
+    assert ended.err.splitlines()[-1] == (
+        "vpsbackups create --unless-newer-than 1h  # and the same servers as before"
+    )
+
+
 async def test_after_an_interruption_the_file_has_those_that_were_never_begun(
     fake: FakeVPS, tmp_path: Path, run: Here
 ) -> None:

@@ -245,7 +245,13 @@ class Tracker:
                 f"{len(self._doubtful):,} may have got a backup; this looks first, and makes none "
                 "where one is there:"
             )
-            to_paste(self._screen, self._again, "--servers-from", list(map(str, self._doubtful)))
+            if len(self._doubtful) <= pasting.AT_MOST:
+                to_paste(
+                    self._screen, self._again, "--servers-from", list(map(str, self._doubtful))
+                )
+            else:
+                again = f"vpsbackups {self._again}"
+                self._screen.note(f"{again}  # and the same servers as before", exact=True)
         refs = [written(ref) for ref in self._running.values()]
         if not refs or not (interrupted or self._waits):
             return
