@@ -10,8 +10,10 @@ import contextlib
 import multiprocessing
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from urllib.parse import parse_qs
 
 PAGE_SIZE = 100
@@ -121,16 +123,20 @@ class _Protocol(asyncio.Protocol):
         self._transport.write(answer)  # type: ignore[attr-defined]
 
 
-def _serve(pipe: Connection, total: int, latency: float) -> None:
+def _serve(pipe: Connection, total: int, latency: float, certificate: Path | None) -> None:
     import uvloop  # kept out of the client's process, whose memory is measured
 
     pin(1)
     pages = Pages(total)
+    context = None
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: _Protocol(pages, latency), "127.0.0.1", 0, backlog=1024
+            lambda: _Protocol(pages, latency), "127.0.0.1", 0, backlog=1024, ssl=context
         )
         pipe.send(server.sockets[0].getsockname()[1])
         async with server:
@@ -140,17 +146,22 @@ def _serve(pipe: Connection, total: int, latency: float) -> None:
 
 
 @contextlib.contextmanager
-def serving(*, total: int = 0, latency: float = 0.0) -> Iterator[str]:
+def serving(
+    *, total: int = 0, latency: float = 0.0, certificate: Path | None = None
+) -> Iterator[str]:
     """Run a server in its own process during the block; gives its base URL.
 
-    `latency` is the seconds before each reply.
+    `latency` is the seconds before each reply. With the PEM file of a `certificate` and its key, it
+    speaks TLS.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, total, latency), daemon=True)
+    process = context.Process(
+        target=_serve, args=(theirs, total, latency, certificate), daemon=True
+    )
     process.start()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{ours.recv()}"
     finally:
         ours.send("stop")
         process.join(5)

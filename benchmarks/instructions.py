@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trustme
+
 from benchmarks._server import serving
 from benchmarks._sides import TOKEN
 from benchmarks._table import Verdict
@@ -192,6 +194,27 @@ def run(verdict: Verdict) -> None:
                 ours = _cost(verdict, "ours", url, work, uvloop=uvloop)
                 loop = _cost(verdict, "loop", url, work, uvloop=uvloop)
                 verdict.note(_title(work, uvloop=uvloop), ours, loop, unit="instructions")
+    _count_over_tls(verdict)
+
+
+def _count_over_tls(verdict: Verdict) -> None:
+    """Count lists on a connection with TLS, once that is made."""
+    with tempfile.TemporaryDirectory() as folder:
+        authority, own = trustme.CA(), Path(folder) / "own.pem"
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(own)
+        trusted = Path(folder) / "trusted.pem"
+        authority.cert_pem.write_to_path(trusted)
+        os.environ["SSL_CERT_FILE"] = str(trusted)  # OpenSSL's own variable, for all sides
+        try:
+            with serving(total=1, certificate=own) as url:
+                for uvloop in (False, True):
+                    for work in LISTS:
+                        ours = _cost(verdict, "ours", url, work, uvloop=uvloop)
+                        loop = _cost(verdict, "loop", url, work, uvloop=uvloop)
+                        title = f"{_title(work, uvloop=uvloop)}, TLS"
+                        verdict.note(title, ours, loop, unit="instructions")
+        finally:
+            del os.environ["SSL_CERT_FILE"]
 
 
 def _count_list(verdict: Verdict, url: str, work: str, *, uvloop: bool) -> None:
