@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Final
@@ -73,17 +73,22 @@ class Creator:
         keep: bool | date | None = None,
         job: str | None = None,
         read_before: bool = False,
+        is_new: bool = False,
+        is_too_late: Callable[[], bool] | None = None,
     ) -> Backup:
         """The backup; see `BackupsClient.create`.
 
         With `read_before` the server's manual backups are read completely first, so that a lost
-        answer is settled with certainty.
+        answer is settled with certainty. `is_new` says of the caller's own marker that no backup
+        can have it yet. `is_too_late` is asked before each attempt; if it says so, nothing more is
+        sent, and `DeadlineExceededError` is raised.
         """
         creation = Creation(server_id, description, if_running)
         creation.reads = read_before
+        creation.sending.is_too_late = is_too_late
         creation.label(keep, job)
-        creation.sought = not isinstance(marker, bool)
-        if creation.sought:
+        if not isinstance(marker, bool):
+            creation.sought = not is_new
             creation.mark(_tags.check_marker(marker))
         elif marker:
             creation.mark(_tags.new_marker())

@@ -9,7 +9,6 @@ from typing import Final, Protocol
 from attrs import evolve
 
 from vpsbackups_async._checks import check_int
-from vpsbackups_async._creating.creator import Creator
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, ServerPlan, is_of, plan_of
 from vpsbackups_async._pruning.pruner import Pruner
@@ -27,7 +26,7 @@ from vpsbackups_async.errors import PruneRefusedError, StalePlanError, VPSBackup
 from vpsbackups_async.models import Backup
 from vpsbackups_async.retention import Decision, Reason
 
-__all__ = ["Rotator"]
+__all__ = ["Create", "Rotator"]
 
 _LAG: Final = 10.0
 """Seconds for which a list may still show a backup as running that a wait saw completed."""
@@ -42,6 +41,14 @@ class Wait(Protocol):
     ) -> Backup: ...
 
 
+class Create(Protocol):
+    """Makes the new backup of a server, as `Creator.create` does."""
+
+    async def create(
+        self, server_id: int, description: str | None, *, read_before: bool = False
+    ) -> Backup: ...
+
+
 class Rotator:
     """Rotates servers as the options say, each in two steps.
 
@@ -49,9 +56,7 @@ class Rotator:
     the new backup is verified, deletes nothing but what made room for it.
     """
 
-    def __init__(
-        self, options: RotateOptions, pruner: Pruner, creator: Creator, wait: Wait
-    ) -> None:
+    def __init__(self, options: RotateOptions, pruner: Pruner, creator: Create, wait: Wait) -> None:
         self._options = options
         self._retention = options.retention
         self._pruner = pruner

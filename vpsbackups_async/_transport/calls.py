@@ -6,7 +6,12 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from attrs import define, field
 
 from vpsbackups_async._wire import API_ROOT, Request
-from vpsbackups_async.errors import ApiError, VPSBackupsError
+from vpsbackups_async.errors import (
+    ApiError,
+    DeadlineExceededError,
+    TransportError,
+    VPSBackupsError,
+)
 
 __all__ = [
     "AttemptFailure",
@@ -132,11 +137,13 @@ class SendState:
 
     `on_the_wire` is how many attempts are under way, when the server may be doing the work. `began`
     has the loop time of each attempt. Setting `no_more_attempts` lets a running attempt end and
-    prevents further ones.
+    prevents further ones. `is_too_late` is asked right before each attempt, once the limiter has
+    let it through; if it says so, the call ends without that attempt.
     """
 
     on_the_wire: int = 0
     no_more_attempts: bool = False
+    is_too_late: Callable[[], bool] | None = None
     began: list[float] = field(factory=list)
 
 
@@ -181,3 +188,14 @@ class Call:
         """An error that names this call's request and its attempts."""
         request = self.request
         return kind(words, sent, request.method, API_ROOT + request.path, self.number, *more)
+
+    def check_may_begin(self) -> None:
+        """Raise the error that ends the call instead of its next attempt, if its state asks so."""
+        state = self.state
+        if state is None:
+            return
+        if state.no_more_attempts:
+            raise self.error(TransportError, "the call was stopped in line", False)
+        if state.is_too_late is not None and state.is_too_late():
+            words = "it came too late in line to be sent any more"
+            raise self.error(DeadlineExceededError, words, False)

@@ -30,7 +30,7 @@ from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.telemetry import call_span, is_traced
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._wire import API_ROOT, Request, Response
-from vpsbackups_async.errors import TransportError, VPSBackupsError
+from vpsbackups_async.errors import DeadlineExceededError, VPSBackupsError
 
 __all__ = ["Transport"]
 
@@ -186,14 +186,15 @@ class Transport:
                 channel = session.channel
                 if channel is None:  # calls were refused while this request was in line
                     channel = session.channel_for(settles=self._settles)
-                if state is not None and state.no_more_attempts:
-                    raise call.error(TransportError, "the call was stopped in line", False)
+                call.check_may_begin()
                 if state is not None:
                     on_the_wire = 1
                     state.on_the_wire += 1
                     state.began.append(began)
                 session.counters.requests += 1
                 await exchange.run(channel, request, self._connect)
+        except DeadlineExceededError:  # it was too late to begin
+            raise
         except TimeoutError:
             exchange.failure = self._rules.timed_out()
             exchange.late = scope.when == call.deadline
