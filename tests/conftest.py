@@ -7,10 +7,12 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 from helpers_ids import name_of
+from helpers_postgres import Postgres, find_programs, running_postgres
 from helpers_secrets import Ear, holds
 from helpers_spans import Spans, recorded
 
@@ -155,3 +157,21 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     return monkeypatch
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster of the tests' own."""
+    if find_programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.durable)])
+def durable_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database of durable runs, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()

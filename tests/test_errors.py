@@ -47,7 +47,13 @@ from vpsbackups_async import (
     WaitTimeoutError,
     WrongEventLoopError,
 )
-from vpsbackups_async.errors import NotInListError, NotRestorableError, PruneRefusedError
+from vpsbackups_async.errors import (
+    NotInListError,
+    NotRestorableError,
+    PruneRefusedError,
+    RunError,
+    WorkerStoppedError,
+)
 
 BACKUP = Backup(
     501,
@@ -170,7 +176,7 @@ MADE = [
     *[pytest.param(kind(**said), said, shown, id=kind.__name__) for kind, said, shown in TABLE],
     *[
         pytest.param(kind("it broke"), {}, ["it broke"], id=kind.__name__)
-        for kind in [*PLAIN, PruneRefusedError]
+        for kind in [*PLAIN, PruneRefusedError, RunError, WorkerStoppedError]
     ],
 ]
 SAYS_ITSELF = {VPSBackupsError, ConfigurationError}

@@ -48,6 +48,7 @@ LAYERS: dict[str, int] = {
     "fleet": 6,
     "": 7,  # the package itself: __init__
     "audit": 7,
+    "durable": 8,
     "limiters": 8,
     "metrics": 8,
     "pytest_vpsbackups": 8,
@@ -92,6 +93,7 @@ MAY: dict[str, set[str]] = {
     "": below(7),
     "audit": below(7),
     # These need an extra: nothing of ours imports them but a command that is asked to.
+    "durable": below(8),
     "limiters": below(8),
     "metrics": below(8),
     # The demo and `vpsbackups fake` run the server to test against.

@@ -36,6 +36,7 @@ __all__ = [
     "RateLimitedError",
     "RequestTimeoutError",
     "ResponseTooLargeError",
+    "RunError",
     "ServerError",
     "StalePlanError",
     "TransportError",
@@ -43,6 +44,7 @@ __all__ = [
     "VPSBackupsError",
     "WaitError",
     "WaitTimeoutError",
+    "WorkerStoppedError",
     "WrongEventLoopError",
 ]
 
@@ -622,6 +624,20 @@ class StalePlanError(VPSBackupsError):
 
     hint = "Make a new plan and look at it again"
     gateway_status = 409
+
+
+class RunError(VPSBackupsError):
+    """A durable run is not there, or cannot be what is asked for; nothing was changed."""
+
+    hint = "Look at the runs that there are (vpsbackups run list), or take another name"
+    gateway_status = 409
+
+
+class WorkerStoppedError(VPSBackupsError):
+    """A worker of durable runs stopped, for it no longer holds its slot in the database."""
+
+    hint = "Start it again: it goes on where it was, and other workers take over what it leaves"
+    gateway_status = 503
 
 
 def _request(method: str, path: str, attempts: int = 1) -> str:

@@ -1,0 +1,81 @@
+"""The client of a worker: one for all that it works on, with one hub for all of its waits."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import evolve
+
+from vpsbackups_async._creating.looks import Look
+from vpsbackups_async._lists.sources import Servers, read_server_ids
+from vpsbackups_async._pruning.rotation import RotateOptions
+from vpsbackups_async._pruning.rotator import Create, Rotator
+from vpsbackups_async._transport.retry import RetryPolicy
+from vpsbackups_async.client import BackupsClient
+from vpsbackups_async.errors import ApiError
+from vpsbackups_async.models import Backup
+
+__all__ = ["WorkerClient"]
+
+
+class WorkerClient(BackupsClient):
+    """A client that never sends a create of unknown outcome again by itself: the guard decides."""
+
+    def __init__(self, token: str | None = None, **options: Any) -> None:
+        retry = options.pop("retry", RetryPolicy())
+        if isinstance(retry, RetryPolicy):
+            retry = evolve(retry, create_again_after=None)
+        super().__init__(token, retry=retry, **options)
+
+    @property
+    def attempt_seconds(self) -> float:
+        """For how many seconds after its start a request may be on the wire."""
+        return self._timeouts.attempt
+
+    async def begin(
+        self,
+        server_id: int,
+        description: str | None,
+        marker: str,
+        *,
+        read_before: bool,
+        is_too_late: Callable[[], bool],
+    ) -> Backup:
+        """The new backup, as `create` gives it; with a marker that no backup can have yet.
+
+        Raises `DeadlineExceededError` if `is_too_late` stops it before anything is sent, and what
+        `create` raises.
+        """
+        return await self._creator.create(
+            server_id,
+            description,
+            marker=marker,
+            read_before=read_before,
+            is_new=True,
+            is_too_late=is_too_late,
+        )
+
+    async def look(self, server_id: int) -> Look:
+        """The manual backups of a server as one read of its list shows them."""
+        return await self._looks().look(server_id)
+
+    def is_given(self, backup_id: int) -> bool:
+        """Whether a create of this client was given this backup."""
+        return self._creates.known.is_given(backup_id)
+
+    def rotator(self, options: RotateOptions, create: Create) -> Rotator:
+        """What rotates a server, with its backup made by `create`."""
+        return Rotator(options, self._pruner(), create, self.wait)
+
+    async def server_ids(self, servers: Servers) -> list[int]:
+        """The ids of the servers; those of the account for `ALL_SERVERS`."""
+        return await read_server_ids(servers, self._lists)
+
+    async def account_name(self) -> str | None:
+        """The e-mail address of the token's account; None where the API does not tell it."""
+        try:
+            account = await self.account()
+        except ApiError as error:
+            if error.status in {403, 404}:
+                return None
+            raise
+        return account.email or None

@@ -1,0 +1,194 @@
+"""The database of durable runs: a SQLite file on one machine, or PostgreSQL for many."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from platformdirs import user_state_path
+from sqlalchemy import exc
+
+from vpsbackups_async.errors import ConfigurationError
+
+__all__ = ["SCHEMA", "Database", "default_url"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+T = TypeVar("T")
+
+SCHEMA: Final = "vpsbackups"
+"""The schema of all tables on PostgreSQL, those of the engine included."""
+_THREADS: Final = 8
+_POOL: Final = 12
+_FIRST_PAUSE: Final = 0.1
+_MAX_PAUSE: Final = 2.0
+_SUBSEC_SINCE: Final = (3, 42)
+
+
+def default_url() -> str:
+    """The URL of the SQLite file in the user's state folder."""
+    return f"sqlite:///{user_state_path('vpsbackups') / 'runs.sqlite'}"
+
+
+class Database:
+    """One database, by its URL: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.
+
+    Raises `ConfigurationError` for any other URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _checked(url)
+        self.is_sqlite = self.url.drivername == "sqlite"
+        self.engine = _open(self.url)
+        clock = (
+            "((julianday('now') - 2440587.5) * 86400.0)"
+            if self.is_sqlite
+            else "extract(epoch from clock_timestamp())::double precision"
+        )
+        self.now = sa.literal_column(clock, sa.Float(53))
+        """The database's clock, in seconds since 1970."""
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpsbackups-db")
+
+    def __repr__(self) -> str:
+        return f"<Database {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def full_url(self) -> str:
+        """The URL with its password, as the engine takes it."""
+        plain = self.url if self.is_sqlite else self.url.set(drivername="postgresql")
+        return plain.render_as_string(hide_password=False)
+
+    @property
+    def path(self) -> Path:
+        """The file of a SQLite database."""
+        return Path(self.url.database or "")
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """What the function returns, run in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def run(self, work: Callable[[sa.Connection], T], *, keep_trying: bool = False) -> T:
+        """What the function returns, run in a thread and in a transaction.
+
+        With `keep_trying` it is run again while the database cannot be reached; so it must do no
+        harm if its commit went through before. Otherwise `ConfigurationError` is raised.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self.call(lambda: self._in_transaction(work))
+            except exc.DBAPIError as error:
+                if not self._may_pass(error):
+                    raise
+                if not keep_trying:
+                    raise self.unreachable(error) from None
+                logger.debug("%s fails, and is tried again: %s", self, error.orig)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    def _may_pass(self, error: exc.DBAPIError) -> bool:
+        """Whether the database is away or busy, so that the same may succeed later."""
+        if self.is_sqlite:  # it raises the same error for bad statements
+            return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
+        return isinstance(error, exc.OperationalError) or error.connection_invalidated
+
+    def _in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
+        with self.engine.begin() as connection:
+            return work(connection)
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """A block in which this process alone makes tables.
+
+        Raises `ConfigurationError` if the database cannot be used.
+        """
+        try:
+            if self.is_sqlite:
+                yield
+                return
+            # No transaction may be open meanwhile: indexes are made concurrently.
+            alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            with alone.connect() as connection:
+                connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('vpsbackups'))"))
+                yield
+                connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('vpsbackups'))"))
+        except exc.DBAPIError as error:
+            raise self.unreachable(error) from None
+
+    def unreachable(self, error: BaseException) -> ConfigurationError:
+        """The error that says that the database cannot be used, and why; without a password."""
+        why = str(getattr(error, "orig", None) or error).strip().splitlines()
+        said = why[0] if why else type(error).__name__
+        if self.url.password:
+            said = said.replace(str(self.url.password), "***")
+        return ConfigurationError(f"the database {self.name} cannot be used: {said}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.engine.dispose()
+
+
+def _checked(url: str) -> sa.URL:
+    try:
+        made = sa.make_url(url)
+    except exc.ArgumentError:
+        raise ConfigurationError(
+            "a database is given as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
+    kind = made.drivername.partition("+")[0]
+    if kind in {"postgresql", "postgres"}:
+        return made.set(drivername="postgresql+psycopg")
+    if kind != "sqlite":
+        raise ConfigurationError(f"a database is sqlite:///... or postgresql://..., not {kind}://")
+    if not made.database or made.database == ":memory:":
+        raise ConfigurationError("a SQLite database needs a file: sqlite:///PATH")
+    return made.set(drivername="sqlite", database=str(Path(made.database).absolute()))
+
+
+def _open(url: sa.URL) -> sa.Engine:
+    if url.drivername == "sqlite":
+        engine = sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=60)
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    else:
+        arguments = {"connect_timeout": 10, "application_name": "vpsbackups"}
+        engine = sa.create_engine(
+            url,
+            pool_size=_POOL,
+            max_overflow=0,
+            pool_timeout=60,
+            pool_pre_ping=True,
+            connect_args=arguments,
+        )
+    names = {SCHEMA: None} if url.drivername == "sqlite" else {}
+    return engine.execution_options(schema_translate_map=names)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Set up a connection as the engine's own are, and safe against a power cut."""
+    connection.isolation_level = "IMMEDIATE"
+    for pragma in (
+        "busy_timeout=30000",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    if sqlite3.sqlite_version_info < _SUBSEC_SINCE:
+        # The engine asks for milliseconds, which SQLite tells since 3.42.
+        connection.create_function("unixepoch", -1, _unixepoch)
+
+
+def _unixepoch(*arguments: object) -> float | int:
+    return round(time.time(), 3) if "subsec" in arguments else int(time.time())

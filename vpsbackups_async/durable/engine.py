@@ -1,0 +1,185 @@
+"""The workflow engine behind durable runs, DBOS Transact; the only module that imports it.
+
+It keeps the queue of what is to be done, hands each entry to one worker at a time, bounds how many
+start, and hands out again what a worker left behind. What was done is in our own tables.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, NamedTuple, TypedDict
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+
+from vpsbackups_async.durable.database import SCHEMA, Database
+from vpsbackups_async.durable.schema import VERSION
+
+__all__ = ["EngineClient", "EngineWorker", "Entry", "migrate"]
+
+_APPLICATION: Final = "vpsbackups"
+_APP_VERSION: Final = f"vpsbackups-{VERSION}"
+"""Only entries of the same version are handed out; by default it would be a hash of the source."""
+_WORKFLOW: Final = "vpsbackups.item"
+_QUEUE: Final = "vpsbackups"
+_RESUMED: Final = "vpsbackups-resumed"
+"""Without limits: what was started already does not take another start."""
+_POLL: Final = 0.25
+_BATCH: Final = 1000
+_STOP_WITHIN: Final = 15.0
+_QUIET: Final = "CRITICAL"
+"""The engine logs each moment in which the database is away; we say what follows from it."""
+
+
+class _Limiter(TypedDict):
+    limit: int
+    period: float
+
+
+class Entry(NamedTuple):
+    """One server of a run, and how often it was submitted again."""
+
+    run: str
+    server_id: int
+    retry: int
+
+    @property
+    def id(self) -> str:
+        """The id by which the engine knows the entry; never used again, as runs are not."""
+        return f"{self.run}-{self.server_id}-{self.retry}"
+
+
+def migrate(database: Database) -> None:
+    """Create the engine's own tables, or bring them to its version."""
+    logging.getLogger("dbos").setLevel(_QUIET)
+    DBOS.migrate(database.full_url, schema=SCHEMA)
+
+
+class EngineClient:
+    """What may be done from outside a worker; the functions block, and are called in a thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._client = DBOSClient(
+            system_database_engine=database.engine,
+            dbos_system_schema=SCHEMA,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=_APPLICATION,
+            lazy=True,
+        )
+
+    def enqueue(self, connection: sa.Connection, entries: Iterable[Entry]) -> None:
+        """Queue the entries within the caller's transaction."""
+        for entry in entries:
+            options: EnqueueOptions = {
+                "workflow_name": _WORKFLOW,
+                "queue_name": _QUEUE,
+                "workflow_id": entry.id,
+                "app_version": _APP_VERSION,
+            }
+            self._client.enqueue_in_transaction(connection, options, *entry)
+
+    def cancel(self, entries: Sequence[Entry]) -> None:
+        """Take the entries off the queue, those that are being worked on excepted."""
+        self._client.cancel_workflows([entry.id for entry in entries])
+
+    def delete(self, entries: Sequence[Entry]) -> None:
+        """Delete all that the engine keeps of the entries."""
+        self._client.delete_workflows([entry.id for entry in entries])
+
+    def left_behind(self, slots: Sequence[int]) -> set[int]:
+        """Those of these slots whose worker has not ended what it began."""
+        if not slots:
+            return set()
+        names = [_executor(slot) for slot in slots]
+        begun = self._client.list_workflows(
+            status="PENDING", executor_id=names, load_input=False, load_output=False, limit=_BATCH
+        )
+        return {slot for slot in slots for one in begun if one.executor_id == _executor(slot)}
+
+    def hand_out_again(self, slot: int) -> int:
+        """Queue again what the worker of this slot, which is dead, had begun; how many entries."""
+        count = 0
+        while True:
+            begun = self._client.list_workflows(
+                status="PENDING",
+                executor_id=_executor(slot),
+                load_input=False,
+                load_output=False,
+                limit=_BATCH,
+            )
+            if not begun:
+                return count
+            ids = [workflow.workflow_id for workflow in begun]
+            self._client.resume_workflows(ids, queue_name=_RESUMED)
+            count += len(begun)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._client.destroy()
+
+
+class EngineWorker:
+    """Takes entries off the queue and awaits `work` for each, in the event loop of the caller.
+
+    There is one in a process at a time: the engine is global.
+    """
+
+    def __init__(self, database: Database, slot: int, work: Callable[[Entry], Awaitable[None]]):
+        DBOS(
+            config={
+                "name": _APPLICATION,
+                "system_database_url": database.full_url,
+                "system_database_engine": database.engine,
+                "dbos_system_schema": SCHEMA,
+                "executor_id": _executor(slot),
+                "application_version": _APP_VERSION,
+                "serializer": DBOSPortableJSONSerializer(),
+                "log_level": _QUIET,
+                "max_executor_threads": 16,
+                "run_migrations": False,
+            }
+        )
+
+        @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
+        async def item(run: str, server_id: int, retry: int) -> None:
+            await work(Entry(run, server_id, retry))
+
+    async def start(self, *, rate: float | None, concurrency: int) -> None:
+        """Begin to take entries; `rate` and `concurrency` hold over all workers."""
+        DBOS.launch()  # in the loop: it runs the workflows where it is launched
+        await DBOS.register_queue_async(
+            _QUEUE,
+            limiter=None if rate is None else _limiter(rate),
+            global_concurrency=concurrency,
+            polling_interval_sec=_POLL,
+        )
+        await DBOS.register_queue_async(_RESUMED, polling_interval_sec=_POLL)
+
+    async def stop(self) -> None:
+        """Take no more entries, and leave to other workers what is being worked on."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def destroy() -> None:
+            with suppress(Exception):
+                DBOS.destroy(destroy_registry=True)
+            with suppress(RuntimeError):  # the loop may be closed by then
+                loop.call_soon_threadsafe(ended.set)
+
+        # It may hang while the database is away, and must not hold up the end of the process.
+        threading.Thread(target=destroy, name="vpsbackups-stop", daemon=True).start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), _STOP_WITHIN)
+        loop.set_default_executor(ThreadPoolExecutor())  # the engine's own one is shut down
+
+
+def _limiter(rate: float) -> _Limiter:
+    period = max(1.0, 1.0 / rate)
+    return {"limit": round(rate * period), "period": period}
+
+
+def _executor(slot: int) -> str:
+    return f"slot-{slot}"

@@ -1,0 +1,277 @@
+"""The create guard: at most one backup for each server of a run, whatever is killed when.
+
+Before a create is sent, its intent is written to the database. Who takes a server over and finds an
+intent looks at the server's backups first: each create has a marker that no other one has.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from attrs import define
+
+from vpsbackups_async._creating.evidence import SentCreate, clock_offset, judge
+from vpsbackups_async._creating.looks import Look
+from vpsbackups_async._creating.settling import may_create_again
+from vpsbackups_async._tags import marker_of, same, with_labels, with_marker
+from vpsbackups_async.durable.api import WorkerClient
+from vpsbackups_async.durable.store import Item, Store
+from vpsbackups_async.durable.values import Limits
+from vpsbackups_async.errors import (
+    AuthenticationError,
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    VPSBackupsError,
+)
+from vpsbackups_async.models import Backup
+
+__all__ = ["Found", "Guard"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+_FIRST_PAUSE: Final = 1.0
+_MAX_PAUSE: Final = 120.0
+_MOST_TURNS: Final = 10
+"""How often a create takes another turn because the limiter held it for too long."""
+
+
+@define
+class Found:
+    """The backup of a server, and others with a marker of the same create."""
+
+    backup: Backup
+    twins: tuple[int, ...] = ()
+
+
+class Guard:
+    """Makes the backups of a worker's items. `is_stopped` says whether nothing more may be sent."""
+
+    def __init__(
+        self, client: WorkerClient, store: Store, limits: Limits, is_stopped: Callable[[], bool]
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._limits = limits
+        self._is_stopped = is_stopped
+        self._keeps_markers = False
+        self._sending: set[asyncio.Task[Any] | None] = set()
+
+    async def create(
+        self,
+        item: Item,
+        description: str | None,
+        *,
+        job: str | None = None,
+        read_before: bool = False,
+    ) -> Found:
+        """The new backup of the item, or the one that an earlier create of it made.
+
+        Raises `CreateOutcomeUnknownError` if that cannot be told, what `BackupsClient.create`
+        raises where it was refused, and `SupersededError`.
+        """
+        labelled = with_labels(description, job=job)
+        found = await self.find(item, labelled)
+        while found is None:
+            try:
+                return await self._make(item, labelled, read_before=read_before)
+            except CreateOutcomeUnknownError as error:
+                cause = error.__cause__
+                if not (isinstance(cause, VPSBackupsError) and may_create_again(cause)):
+                    await self._store.note_unanswered(item)
+                found = await self.find(item, labelled)
+        await self._store.note_started(item, found.backup.id)
+        return found
+
+    def is_sending(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a create that the task sent may be on the wire, or is about to be noted."""
+        return task in self._sending
+
+    async def _make(self, item: Item, labelled: str, *, read_before: bool) -> Found:
+        """A new backup, noted in the database."""
+        window = await self._window(item)
+        task = asyncio.current_task()
+        self._sending.add(task)
+        try:
+            made = await self._send(item, labelled, window, read_before=read_before)
+            await self._store.note_started(item, made.id)
+        finally:
+            self._sending.discard(task)
+        await self._learn(item, made)
+        return Found(made)
+
+    async def find(self, item: Item, labelled: str) -> Found | None:
+        """The backup that earlier creates of the item made; None if one may be sent now.
+
+        Raises `CreateOutcomeUnknownError` if it is not known after `Limits.unknown_for` seconds
+        whether they made one.
+        """
+        if not item.posts and item.unknown_since == item.retry:
+            return None
+        search = _Search(item, labelled, self._limits, self._client.attempt_seconds)
+        pause, failure = _FIRST_PAUSE, None
+        while True:
+            now = await self._store.now()
+            try:
+                look = await self._client.look(item.server_id)
+            except AuthenticationError:
+                raise
+            except VPSBackupsError as error:
+                failure = error
+                search.clear_since = None
+            else:
+                if (found := search.take(look, now, self._client.is_given)) is not None:
+                    await self._learn(item, found.backup)
+                    return found
+                if search.is_over(now) and (not item.posts or await self._are_markers_kept()):
+                    return None
+            if now >= search.ends_at:
+                raise search.error() from failure
+            await asyncio.sleep(min(pause, max(search.ends_at - now, 0.1)))
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    async def _send(
+        self, item: Item, labelled: str, window: "_Window", *, read_before: bool
+    ) -> Backup:
+        """Send the create in its window, or in a later one where the limiter held it."""
+        for turn in range(_MOST_TURNS):
+            try:
+                return await self._client.begin(
+                    item.server_id,
+                    labelled,
+                    item.marker,
+                    read_before=read_before,
+                    is_too_late=window.is_over,
+                )
+            except DeadlineExceededError:
+                if not window.was_over or turn == _MOST_TURNS - 1:
+                    raise
+            if self._is_stopped():
+                break
+            window = await self._window(item)
+        raise asyncio.CancelledError
+
+    async def _window(self, item: Item) -> "_Window":
+        began, began_utc = time.monotonic(), time.time()
+        turn = await self._store.intend(item, self._limits.start_within)
+        window = _Window(began + turn.ends_in, began_utc + turn.ends_in, self._is_stopped)
+        if turn.starts_in > 0:
+            await asyncio.sleep(turn.starts_in)
+        return window
+
+    async def _learn(self, item: Item, backup: Backup) -> None:
+        """Note if the API is seen to keep a marker, so that looks for one tell something."""
+        kept = marker_of(backup.description)
+        if not self._keeps_markers and any(same(kept, marker) for marker in item.markers):
+            await self._store.note_markers()
+            self._keeps_markers = True
+
+    async def _are_markers_kept(self) -> bool:
+        if not self._keeps_markers:
+            self._keeps_markers = await self._store.keeps_markers()
+        return self._keeps_markers
+
+
+class _Window:
+    """The time within which a create may be sent, by two clocks: one stops while a machine sleeps.
+
+    It is counted from before the database was asked, so that it ends no later than that was told.
+    """
+
+    def __init__(self, end: float, end_utc: float, is_stopped: Callable[[], bool]) -> None:
+        self._end = end
+        self._end_utc = end_utc
+        self._is_stopped = is_stopped
+        self.was_over = False
+
+    def is_over(self) -> bool:
+        """Whether nothing may be sent any more."""
+        over = time.monotonic() > self._end or time.time() > self._end_utc or self._is_stopped()
+        self.was_over = self.was_over or over
+        return over
+
+
+class _Search:
+    """What looks for the backup of earlier creates have shown; times by the database's clock."""
+
+    def __init__(self, item: Item, labelled: str, limits: Limits, attempt: float) -> None:
+        self._item = item
+        self._description = with_marker(labelled, item.marker)
+        self._again_after = limits.create_again_after
+        # A create that was let through at the last moment may be on the wire for as long as this.
+        self._quiet_at = (item.not_after or 0.0) + attempt
+        self.ends_at = max(item.sent_at or 0.0, self._quiet_at - attempt) + limits.unknown_for
+        self.clear_since: float | None = None
+        self._clear_at: float | None = None
+        self._candidates: dict[int, Backup] = {}
+        self._looks = 0
+
+    def take(self, look: Look, now: float, is_given: Callable[[int], bool]) -> Found | None:
+        """The backup that this look shows to be that of the item; it began at `now`."""
+        self._looks += 1
+        item = self._item
+        made = [one for one in look.backups if _is_of(item, one)]
+        if made:
+            first, *others = sorted(made, key=lambda one: one.id)
+            return Found(first, tuple(one.id for one in others))
+        verdict = judge(self._sent(look), look.backups, is_given)
+        self._candidates.update((one.id, one) for one in verdict.candidates)
+        if not look.complete or (item.posts and self._candidates):
+            self.clear_since = self._clear_at = None
+        else:
+            self._clear_at = now
+            if self.clear_since is None:
+                self.clear_since = max(now, self._quiet_at if item.posts else now)
+        return None
+
+    def is_over(self, now: float) -> bool:
+        """Whether looks have shown for long enough that the creates made nothing."""
+        if self.clear_since is None or self._clear_at is None:
+            return False
+        if not self._item.posts:  # those were of an earlier retry, which has an outcome
+            return True
+        if self._again_after is None or not self._item.may_repeat:
+            return False
+        return now >= self.clear_since + self._again_after
+
+    def _sent(self, look: Look) -> SentCreate:
+        item = self._item
+        times = [time for time in (item.sent_at, item.not_after) if time is not None]
+        return SentCreate(
+            item.server_id,
+            self._description,
+            item.marker,
+            frozenset(),
+            False,
+            tuple(datetime.fromtimestamp(one, UTC) for one in times),
+            clock_offset(look.server_time, datetime.now(UTC)),
+        )
+
+    def error(self) -> CreateOutcomeUnknownError:
+        """The error of a create whose outcome stays unknown."""
+        item = self._item
+        if self._candidates:
+            reason = "a backup that may be somebody else's was made meanwhile"
+        elif not self._looks:
+            reason = "the server's backups could not be read"
+        else:
+            reason = f"{self._looks} looks showed none with its marker"
+        return CreateOutcomeUnknownError(
+            tuple(self._candidates.values()),
+            item.server_id,
+            self._description,
+            reason,
+            marker=item.marker,
+        )
+
+
+def _is_of(item: Item, backup: Backup) -> bool:
+    """Whether the backup has the marker of a create of this item."""
+    marker = marker_of(backup.description)
+    return (
+        backup.is_manual
+        and backup.server.id == item.server_id
+        and any(same(marker, own) for own in item.markers)
+    )

@@ -1,0 +1,249 @@
+"""`DurableFleet`: runs over many servers that survive whatever dies meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
+from datetime import timedelta
+from itertools import islice
+from types import TracebackType
+from typing import Any, Final, Self
+
+from vpsbackups_async._checks import check_int
+from vpsbackups_async._lists.sources import Servers, check_servers
+from vpsbackups_async.durable.api import WorkerClient
+from vpsbackups_async.durable.database import Database, default_url
+from vpsbackups_async.durable.engine import EngineClient, migrate
+from vpsbackups_async.durable.schema import create_tables
+from vpsbackups_async.durable.store import Run, Store
+from vpsbackups_async.durable.values import (
+    BackupTask,
+    EnsureTask,
+    Limits,
+    RotateTask,
+    RunInfo,
+    RunOutcome,
+    RunProgress,
+    Task,
+)
+from vpsbackups_async.durable.worker import Worker
+from vpsbackups_async.models import AllServers, Server
+from vpsbackups_async.retention import Retention
+
+__all__ = ["DurableFleet"]
+
+_BATCH: Final = 500
+
+
+class DurableFleet:
+    """Runs over many servers, kept in a database, so that they survive the processes.
+
+        async with DurableFleet() as fleet:
+            await fleet.submit("nightly", [12345, 12346])
+            await fleet.work(until_done=True)
+
+    A run is submitted once, under a name, and worked on by any number of workers, each a process
+    that awaits `work`. A worker that is killed leaves nothing undone and has nothing done twice:
+    another one, or itself started again, goes on.
+
+    - `url` is the database: `sqlite:///PATH` for workers on one machine, by default a file in the
+      user's state folder; `postgresql://USER:PASSWORD@HOST/NAME` for workers on many.
+    - `client_options` are the arguments of `BackupsClient`, for `work` and for `ALL_SERVERS`; the
+      token and the URL of the API come from the environment unless they are among them.
+    - `limits` bounds how fast workers go.
+    - `account` names whose database it is, where the API does not tell the account of a token.
+
+    Nothing is connected to before the first call. No token is ever written to the database.
+
+    Raises `ConfigurationError` for a URL that cannot be one; its methods raise it for a database
+    that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client_options: Mapping[str, Any] | None = None,
+        limits: Limits = Limits(),
+        account: str | None = None,
+    ) -> None:
+        if not isinstance(limits, Limits):
+            raise ValueError(f"limits must be Limits, not {limits!r}")
+        self._database = Database(url or default_url())
+        self._options = dict(client_options or {})
+        self._limits = limits
+        self._account = account
+        self._store = Store(self._database)
+        self._engine: EngineClient | None = None
+        self._opening = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<DurableFleet {self._database.name}>"
+
+    # --- Submit ----------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        run: str,
+        servers: Servers,
+        *,
+        description: str | None = None,
+        job: str | None = None,
+        ensure: timedelta | None = None,
+        rotate: Retention | None = None,
+        make_room: bool = False,
+    ) -> int:
+        """Add servers to the run of this name, which is new or has the same options; how many.
+
+        Servers that the run has already are passed over, so that a `submit` that was cut off can be
+        repeated. `servers` is any iterable or async iterable of ids or `Server` values, or
+        `ALL_SERVERS`. A worker creates a backup of each, with this description and the label of
+        this `job`, and waits for its end. With `ensure` it does so only where there is none with
+        this description that is younger; with `rotate` it rotates, as `BackupsClient.rotate` does.
+
+        Raises `RunError` if the run was submitted with other options, by another version of this
+        library, or was cancelled; `ValueError` for bad arguments.
+        """
+        task = _task(description, job, ensure, rotate, make_room=make_room)
+        _check_name(run)
+        check_servers(servers)
+        if isinstance(servers, Sized) and isinstance(servers, Iterable):
+            servers = [_id_of(server) for server in servers]  # all are checked before any is added
+        engine = await self._open()
+        added = await self._store.submit(run, task)
+        count = 0
+        async for ids in self._in_batches(servers):
+            count += await self._store.add(added, ids, engine.enqueue)
+        return count
+
+    async def _in_batches(self, servers: Servers) -> AsyncIterator[list[int]]:
+        if isinstance(servers, AllServers):
+            async with WorkerClient(**self._options) as client:
+                servers = await client.server_ids(servers)
+        if isinstance(servers, AsyncIterable):
+            batch: list[int] = []
+            async for server in servers:
+                batch.append(_id_of(server))
+                if len(batch) == _BATCH:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+            return
+        ids = (_id_of(server) for server in servers)
+        while batch := list(islice(ids, _BATCH)):
+            yield batch
+
+    # --- Work ------------------------------------------------------------------------------------
+
+    async def work(
+        self, *, until_done: bool = False, on_start: Callable[[int], object] | None = None
+    ) -> None:
+        """Work on all runs of the database until SIGTERM or SIGINT arrives.
+
+        With `until_done` it also ends once no server of any run waits or is worked on. At its end
+        nothing more is started, creates that are on the wire end, and what is waited for is left to
+        another worker. `on_start` is called with the number of this worker's slot.
+
+        There is one worker in a process at a time, and the process should be its own: the engine is
+        global, and takes the event loop's default executor.
+
+        Raises `AuthenticationError` if the token is refused; `WorkerStoppedError` if the worker
+        lost its slot; `ConfigurationError` for a database of another account, and without a token.
+        """
+        async with WorkerClient(**self._options) as client:
+            engine = await self._open()
+            worker = Worker(self._database, engine, client, self._limits, self._account)
+            await worker.run(until_done=until_done, on_start=on_start)
+
+    # --- Look ------------------------------------------------------------------------------------
+
+    async def runs(self) -> list[RunInfo]:
+        """All runs of the database, in the order of their submission."""
+        await self._open()
+        return await self._store.all_runs()
+
+    async def progress(self, run: str) -> RunProgress:
+        """How many servers of the run are how far; raises `RunError` if there is no such run."""
+        return await self._store.progress(await self._find(run))
+
+    async def results(self, run: str) -> AsyncIterator[RunOutcome]:
+        """The outcomes that the run has so far, in the order of the servers' ids.
+
+        Raises `RunError` if there is no such run.
+        """
+        found = await self._find(run)
+        after = -1
+        while outcomes := await self._store.outcomes(found, after, _BATCH):
+            for outcome in outcomes:
+                yield outcome
+            after = outcomes[-1].server_id
+
+    # --- Life ------------------------------------------------------------------------------------
+
+    async def _find(self, run: str) -> Run:
+        await self._open()
+        return await self._store.find(run)
+
+    async def _open(self) -> EngineClient:
+        """The engine of the database, whose tables are made first where they are not there."""
+        async with self._opening:
+            if self._engine is None:
+                self._engine = await self._database.call(self._prepared)
+            return self._engine
+
+    def _prepared(self) -> EngineClient:
+        database = self._database
+        if database.is_sqlite:
+            database.path.parent.mkdir(parents=True, exist_ok=True)
+        with database.preparing():
+            create_tables(database)
+            migrate(database)
+        return EngineClient(database)
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await self._database.call(engine.close)
+        self._database.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def _id_of(server: int | Server) -> int:
+    return check_int("server_id", server.id if isinstance(server, Server) else server)
+
+
+def _check_name(run: object) -> None:
+    if not isinstance(run, str) or not run.strip() or run != run.strip() or not run.isprintable():
+        raise ValueError(f"a run is named by a text without spaces around it, not {run!r}")
+
+
+def _task(
+    description: str | None,
+    job: str | None,
+    ensure: timedelta | None,
+    rotate: Retention | None,
+    *,
+    make_room: bool,
+) -> Task:
+    """What the arguments of `submit` ask for; raises `ValueError` for what cannot be."""
+    if ensure is not None and rotate is not None:
+        raise ValueError("a run either ensures or rotates: give one of ensure and rotate")
+    if job is not None and (ensure is not None or rotate is not None):
+        raise ValueError("job is for plain backups: a retention has its own, and ensure none")
+    if make_room and rotate is None:
+        raise ValueError("make_room needs rotate")
+    if ensure is not None:
+        return EnsureTask(ensure, description)
+    if rotate is not None:
+        return RotateTask(rotate, description, make_room)
+    return BackupTask(description, job)

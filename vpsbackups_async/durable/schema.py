@@ -1,0 +1,114 @@
+"""The tables of durable runs beside the engine's own, and whose database it is."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from vpsbackups_async.durable.database import SCHEMA, Database
+from vpsbackups_async.durable.values import UNDER_WAY
+from vpsbackups_async.errors import ConfigurationError
+
+__all__ = ["VERSION", "bind_account", "create_tables", "facts", "items", "pace", "runs"]
+
+VERSION: Final = 1
+"""The version of these tables and of what a worker does; a database of another one is refused."""
+
+_metadata = sa.MetaData(schema=SCHEMA)
+
+facts = sa.Table(
+    "fleet_facts",
+    _metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+"""What holds for the whole database: `version`, `account`, and `markers` once they are kept."""
+
+pace = sa.Table(
+    "fleet_pace",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("rate", sa.Float(53)),
+    sa.Column("next_at", sa.Float(53), nullable=False),
+)
+"""One row: how many creates may start a second, and when the next one may."""
+
+runs = sa.Table(
+    "fleet_runs",
+    _metadata,
+    sa.Column("nonce", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, unique=True, nullable=False),
+    sa.Column("task", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("submitted_at", sa.Float(53), nullable=False),
+    sa.Column("cancelled", sa.Boolean, nullable=False),
+)
+
+items = sa.Table(
+    "fleet_items",
+    _metadata,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("server", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("retry", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("state", sa.Text, nullable=False, server_default="waiting"),
+    # The execution that may write this row.
+    sa.Column("owner", sa.Text),
+    # Creates that may have been sent, when the first of them was, and until when one may be.
+    sa.Column("posts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("sent_at", sa.Float(53)),
+    sa.Column("not_after", sa.Float(53)),
+    # Whether another create may be sent once looks show nothing of those.
+    sa.Column("may_repeat", sa.Boolean, nullable=False, server_default=sa.true()),
+    # The first retry whose create may have made a backup.
+    sa.Column("unknown_since", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("backup", sa.BigInteger),
+    sa.Column("error", sa.Text),
+    sa.Column("outcome", sa.Text),
+)
+
+_under_way = items.c.state.in_([str(state) for state in UNDER_WAY])
+sa.Index(
+    "fleet_items_under_way",
+    items.c.server,
+    sqlite_where=_under_way,
+    postgresql_where=_under_way,
+)
+
+
+def create_tables(database: Database) -> None:
+    """Create the tables unless they are there.
+
+    Raises `ConfigurationError` if another version of this library made them.
+    """
+    with database.engine.begin() as connection:
+        if database.is_sqlite:
+            connection.execute(sa.text("BEGIN IMMEDIATE"))
+        else:
+            connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
+        _metadata.create_all(connection)
+        kept = _keep(connection, "version", str(VERSION))
+        if connection.scalar(sa.select(sa.func.count()).select_from(pace)) == 0:
+            connection.execute(sa.insert(pace).values(id=1, next_at=0.0))
+    if kept != str(VERSION):
+        raise ConfigurationError(
+            f"the database {database.name} is of version {kept} of the runs, and this library "
+            f"writes version {VERSION}: use the library that made it, or another database"
+        )
+
+
+def bind_account(connection: sa.Connection, account: str, database: Database) -> None:
+    """Note whose database it is; raises `ConfigurationError` if it is of another account."""
+    kept = _keep(connection, "account", account)
+    if kept != account:
+        raise ConfigurationError(
+            f"the database {database.name} belongs to the account {kept!r}, and this token to "
+            f"{account!r}: use the token of that account, or another database"
+        )
+
+
+def _keep(connection: sa.Connection, name: str, value: str) -> str:
+    """The value of a fact, which is from now on this one if there was none."""
+    seen = connection.scalar(sa.select(facts.c.value).where(facts.c.name == name))
+    if seen is not None:
+        return str(seen)
+    connection.execute(sa.insert(facts).values(name=name, value=value))
+    return value

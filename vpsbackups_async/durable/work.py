@@ -1,0 +1,239 @@
+"""Works on one server of a run: does what the run is for, and notes how that ended."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from attrs import evolve
+
+from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._pruning.plan import ServerPlan
+from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
+from vpsbackups_async.durable.api import WorkerClient
+from vpsbackups_async.durable.engine import Entry
+from vpsbackups_async.durable.guard import Found, Guard
+from vpsbackups_async.durable.store import Item, Store, SupersededError
+from vpsbackups_async.durable.values import (
+    BackupTask,
+    EnsureTask,
+    ItemState,
+    Limits,
+    RotateTask,
+    RunOutcome,
+)
+from vpsbackups_async.errors import (
+    AuthenticationError,
+    CreateOutcomeUnknownError,
+    PaginationError,
+    VPSBackupsError,
+)
+from vpsbackups_async.models import Backup, BackupRef
+
+__all__ = ["Work"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+_RUNNING_WITHIN: Final = timedelta(hours=6)
+"""For how long a backup that runs counts for `ensure`, as for `BackupsClient.ensure`."""
+_LONGEST_DETAIL: Final = 2000
+
+
+class Work:
+    """What a worker does for each entry of the queue.
+
+    Once `stop` was called, nothing more is sent; what is under way is left to another worker.
+    `fail` is called with an error that ends the worker: a refused token, or one of the database.
+    """
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        store: Store,
+        limits: Limits,
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._limits = limits
+        self._fail = fail
+        self._stopped = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._guard = Guard(client, store, limits, lambda: self._stopped)
+
+    async def do(self, entry: Entry) -> None:
+        """Do what the run asks for; cancelled if it is left to another worker."""
+        if self._stopped:
+            raise asyncio.CancelledError
+        task = asyncio.create_task(self._do(entry), name=f"vpsbackups-{entry.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await task
+
+    async def stop(self) -> None:
+        """Leave what is under way to other workers; creates that are on the wire end first.
+
+        It closes the client, which sends nothing more.
+        """
+        self._stopped = True
+        left = tuple(self._tasks)
+        for task in left:
+            if not self._guard.is_sending(task):
+                task.cancel()
+        await self._client.close()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _do(self, entry: Entry) -> None:
+        try:
+            await self._worked(entry)
+        except Exception as error:
+            # Of ours or of the database. The engine would take it for the end of this server.
+            self._fail(error)
+            raise asyncio.CancelledError from error
+
+    async def _worked(self, entry: Entry) -> None:
+        item = await self._store.claim(entry)
+        if item is None:
+            return
+        try:
+            outcome = await self._outcome(item)
+            await self._store.end(item, outcome)
+        except SupersededError:
+            logger.debug("server %s was taken over by another worker", entry.server_id)
+
+    async def _outcome(self, item: Item) -> RunOutcome:
+        ended = RunOutcome(
+            item.run.name,
+            item.server_id,
+            ItemState.COMPLETED,
+            retry=item.retry,
+            ended_at=datetime.now(UTC),
+        )
+        try:
+            return evolve(await self._completed(item, ended), ended_at=datetime.now(UTC))
+        except (VPSBackupsError, ValueError, OSError) as error:
+            if self._stopped:
+                raise asyncio.CancelledError from error
+            if isinstance(error, AuthenticationError):
+                self._fail(error)
+                raise asyncio.CancelledError from error
+            return _failed(ended, error)
+
+    async def _completed(self, item: Item, ended: RunOutcome) -> RunOutcome:
+        match item.run.task:
+            case BackupTask(description, job):
+                return await self._backed_up(item, description, job, ended)
+            case EnsureTask() as task:
+                return await self._ensured(item, task, ended)
+            case RotateTask() as task:
+                return await self._rotated(item, task, ended)
+
+    async def _backed_up(
+        self, item: Item, description: str | None, job: str | None, ended: RunOutcome
+    ) -> RunOutcome:
+        """Create a backup, unless it is known already, and wait for its end."""
+        if item.backup_id is not None:
+            ref = BackupRef(item.backup_id, item.server_id)
+            return evolve(ended, backup=await self._wait(ref))
+        found = await self._guard.create(item, description, job=job)
+        return evolve(ended, backup=await self._wait(found.backup), twins=found.twins)
+
+    async def _wait(self, backup: Backup | BackupRef) -> Backup:
+        if self._stopped:
+            raise asyncio.CancelledError
+        limits = self._limits
+        return await self._client.wait(backup, backoff=limits.backoff, timeout=limits.wait_timeout)
+
+    # --- ensure ----------------------------------------------------------------------------------
+
+    async def _ensured(self, item: Item, task: EnsureTask, ended: RunOutcome) -> RunOutcome:
+        """Find a recent backup, or create one; a create that was begun is looked for first."""
+        if item.backup_id is None and not item.posts:
+            recent = await self._recent(item, task)
+            if recent is not None:
+                await self._store.note_started(item, recent.id)
+                return evolve(ended, backup=await self._wait(recent), existing=True)
+        return await self._backed_up(item, task.description, None, ended)
+
+    async def _recent(self, item: Item, task: EnsureTask) -> Backup | None:
+        look = await self._client.look(item.server_id)
+        if not look.complete:
+            raise PaginationError(
+                f"the list of server {item.server_id} could not be read completely, so that it "
+                "does not tell what is there: nothing was sent"
+            )
+        need = Need(item.server_id, task.description or "", task.within, _RUNNING_WITHIN)
+        return need.newest(look.backups, look.server_time or datetime.now(UTC))
+
+    # --- rotate ----------------------------------------------------------------------------------
+
+    async def _rotated(self, item: Item, task: RotateTask, ended: RunOutcome) -> RunOutcome:
+        """Rotate, from where the worker before left it: deletions are safe to repeat."""
+        options = RotateOptions(
+            retention=task.retention,
+            description=task.description,
+            make_room=task.make_room,
+            timeout=self._limits.wait_timeout,
+            backoff=self._limits.backoff,
+        )
+        create = _GuardedCreate(self._guard, item)
+        rotator = self._client.rotator(options, create)
+        begun = await self._begun(item, options.labelled)
+        rotation = (
+            await rotator.begin(item.server_id)
+            if begun is None
+            else Rotation(item.server_id, ServerPlan(item.server_id), begun.backup)
+        )
+        if self._stopped:
+            raise asyncio.CancelledError
+        rotation = await rotator.finish(rotation)
+        return evolve(
+            ended,
+            backup=rotation.backup,
+            deleted=tuple(one.id for one in rotation.deleted),
+            twins=create.twins if begun is None else begun.twins,
+        )
+
+    async def _begun(self, item: Item, labelled: str) -> Found | None:
+        """The backup that this rotation, or its worker before, made; None if there is none."""
+        if item.backup_id is not None:
+            return Found(await self._client.get(item.backup_id, server_id=item.server_id))
+        found = await self._guard.find(item, labelled)
+        if found is not None:
+            await self._store.note_started(item, found.backup.id)
+        return found
+
+
+class _GuardedCreate:
+    """Creates the backup of a rotation through the guard."""
+
+    def __init__(self, guard: Guard, item: Item) -> None:
+        self._guard = guard
+        self._item = item
+        self.twins: tuple[int, ...] = ()
+
+    async def create(
+        self, server_id: int, description: str | None, *, read_before: bool = False
+    ) -> Backup:
+        """The backup of the item; raises `ValueError` for another server."""
+        if server_id != self._item.server_id:
+            raise ValueError(f"this create is for server {self._item.server_id}, not {server_id}")
+        found = await self._guard.create(self._item, description, read_before=read_before)
+        self.twins = found.twins
+        return found.backup
+
+
+def _failed(ended: RunOutcome, error: Exception) -> RunOutcome:
+    """The outcome of a server that failed with this error, whose text holds no secret."""
+    unknown = isinstance(error, CreateOutcomeUnknownError)
+    said = error.describe() if isinstance(error, VPSBackupsError) else str(error)
+    notes = [note for note in getattr(error, "__notes__", ()) if note not in said]
+    return evolve(
+        ended,
+        state=ItemState.UNKNOWN if unknown else ItemState.FAILED,
+        backup=getattr(error, "backup", None),
+        error=type(error).__name__,
+        detail="; ".join([said, *notes])[:_LONGEST_DETAIL],
+        candidates=tuple(one.id for one in getattr(error, "candidates", ())),
+    )

@@ -1,0 +1,170 @@
+"""A worker: takes servers off the queue, and takes over what dead workers left behind."""
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import exc
+
+from vpsbackups_async.durable.api import WorkerClient
+from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.engine import EngineClient, EngineWorker
+from vpsbackups_async.durable.schema import bind_account
+from vpsbackups_async.durable.slots import Slots, open_slots
+from vpsbackups_async.durable.store import Store
+from vpsbackups_async.durable.values import Limits
+from vpsbackups_async.durable.work import Work
+from vpsbackups_async.errors import ConfigurationError, WorkerStoppedError
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("vpsbackups_async")
+
+_BEAT: Final = 5.0
+"""Seconds between two looks whether the slot is held; PostgreSQL takes it after 30 s of silence."""
+_TAKEOVER: Final = 2.0
+_IDLE: Final = 0.5
+
+
+class Worker:
+    """One worker of a database, with a client of its own; `account` names whose database it is."""
+
+    def __init__(
+        self,
+        database: Database,
+        engine: EngineClient,
+        client: WorkerClient,
+        limits: Limits,
+        account: str | None,
+    ) -> None:
+        self._database = database
+        self._engine = engine
+        self._client = client
+        self._limits = limits
+        self._account = account
+        self._store = Store(database)
+        self._slots = open_slots(database)
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, *, until_done: bool, on_start: Callable[[int], object] | None) -> None:
+        """Work until SIGTERM or SIGINT, or with `until_done` until nothing is left to do.
+
+        `on_start` is called with the number of the slot once it begins. Raises
+        `AuthenticationError` if the token is refused, `WorkerStoppedError` once it no longer holds
+        its slot, `ConfigurationError` for another account's token.
+        """
+        await self._bind()
+        work = Work(self._client, self._store, self._limits, self._fail)
+        slot = await self._take()
+        try:
+            await self._database.call(lambda: self._engine.hand_out_again(slot))
+            rate = await self._store.set_rate(self._limits.rate)
+            engine = EngineWorker(self._database, slot, work.do)
+            try:
+                await engine.start(rate=rate, concurrency=self._limits.concurrency)
+                if on_start is not None:
+                    on_start(slot)
+                await self._until_end(until_done=until_done)
+            finally:
+                await work.stop()
+                await engine.stop()
+        finally:
+            await self._database.call(self._slots.release)
+
+    async def _bind(self) -> None:
+        """Refuse the token of another account."""
+        account = self._account or await self._client.account_name()
+        if account is None:
+            raise ConfigurationError(
+                "this API does not tell whose token it is: give the account a name"
+            )
+        await self._database.run(
+            lambda connection: bind_account(connection, account, self._database)
+        )
+
+    async def _take(self) -> int:
+        try:
+            return await self._database.call(self._slots.take)
+        except exc.DBAPIError as error:
+            raise self._database.unreachable(error) from None
+
+    def _fail(self, error: Exception) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    def _stop(self) -> None:
+        if not self._end.done():
+            self._end.set_result(None)
+
+    async def _until_end(self, *, until_done: bool) -> None:
+        loops = [self._beat, self._take_over, *([self._watch] if until_done else [])]
+        tasks = [asyncio.create_task(self._guarded(one)) for one in loops]
+        try:
+            with _signals(self._stop):
+                await self._end
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guarded(self, loop: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await loop()
+        except Exception as error:  # noqa: BLE001  # whatever ends one ends the worker
+            self._fail(error)
+
+    async def _beat(self) -> None:
+        """End the worker once its slot is lost."""
+        while True:
+            await asyncio.sleep(_BEAT)
+            if not await self._database.call(self._slots.is_held):
+                raise WorkerStoppedError("this worker lost its slot in the database")
+
+    async def _watch(self) -> None:
+        """End the worker once nothing is left to do."""
+        while True:
+            await asyncio.sleep(_IDLE)
+            if await self._store.is_idle():
+                return self._stop()
+
+    async def _take_over(self) -> None:
+        """Hand out again what dead workers left behind."""
+        while True:
+            await asyncio.sleep(_TAKEOVER)
+            try:
+                count = await self._database.call(lambda: _taken_over(self._slots, self._engine))
+            except exc.DBAPIError as error:
+                logger.debug("no look for dead workers: %s", error)
+            else:
+                if count:
+                    logger.info("took over %s servers from a worker that is dead", count)
+
+
+def _taken_over(slots: Slots, engine: EngineClient) -> int:
+    """Hand out again what workers left behind whose slots are free; how many entries."""
+    count = 0
+    for number in sorted(engine.left_behind(slots.maybe_free())):
+        with slots.holding(number) as held:
+            if held:
+                count += engine.hand_out_again(number)
+    return count
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call the function on SIGTERM and SIGINT, where that can be done."""
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if in_main and sys.platform != "win32" else ()
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
