@@ -18,7 +18,7 @@ from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._creating.settling import may_create_again
 from vpsbackups_async._tags import marker_of, same, with_labels, with_marker
 from vpsbackups_async.durable.api import WorkerClient
-from vpsbackups_async.durable.store import Item, Store
+from vpsbackups_async.durable.items import Item, Items
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -32,8 +32,11 @@ __all__ = ["Found", "Guard"]
 
 logger = logging.getLogger("vpsbackups_async")
 
-_FIRST_PAUSE: Final = 1.0
+_FIRST_PAUSE: Final = 0.5
+_LEAST_PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 120.0
+_MOST_POSTS: Final = 10
+"""How many creates of an item may be intended before it is given up as unknown."""
 _MOST_TURNS: Final = 10
 """How often a create takes another turn because the limiter held it for too long."""
 
@@ -50,10 +53,10 @@ class Guard:
     """Makes the backups of a worker's items. `is_stopped` says whether nothing more may be sent."""
 
     def __init__(
-        self, client: WorkerClient, store: Store, limits: Limits, is_stopped: Callable[[], bool]
+        self, client: WorkerClient, items: Items, limits: Limits, is_stopped: Callable[[], bool]
     ) -> None:
         self._client = client
-        self._store = store
+        self._items = items
         self._limits = limits
         self._is_stopped = is_stopped
         self._keeps_markers = False
@@ -80,9 +83,9 @@ class Guard:
             except CreateOutcomeUnknownError as error:
                 cause = error.__cause__
                 if not (isinstance(cause, VPSBackupsError) and may_create_again(cause)):
-                    await self._store.note_unanswered(item)
+                    await self._items.note_unanswered(item)
                 found = await self.find(item, labelled)
-        await self._store.note_started(item, found.backup.id)
+        await self._items.note_started(item, found.backup.id)
         return found
 
     def is_sending(self, task: asyncio.Task[Any]) -> bool:
@@ -96,7 +99,7 @@ class Guard:
         self._sending.add(task)
         try:
             made = await self._send(item, labelled, window, read_before=read_before)
-            await self._store.note_started(item, made.id)
+            await self._items.note_started(item, made.id)
         finally:
             self._sending.discard(task)
         await self._learn(item, made)
@@ -110,10 +113,10 @@ class Guard:
         """
         if not item.posts and item.unknown_since == item.retry:
             return None
-        search = _Search(item, labelled, self._limits, self._client.attempt_seconds)
+        now = await self._items.now()
+        search = _Search(item, labelled, self._limits, self._client.attempt_seconds, now)
         pause, failure = _FIRST_PAUSE, None
         while True:
-            now = await self._store.now()
             try:
                 look = await self._client.look(item.server_id)
             except AuthenticationError:
@@ -129,8 +132,10 @@ class Guard:
                     return None
             if now >= search.ends_at:
                 raise search.error() from failure
-            await asyncio.sleep(min(pause, max(search.ends_at - now, 0.1)))
+            next_at = search.ends_at if search.is_over(now) else search.decides_at
+            await asyncio.sleep(min(pause, max(next_at - now, _LEAST_PAUSE)))
             pause = min(2 * pause, _MAX_PAUSE)
+            now = await self._items.now()
 
     async def _send(
         self, item: Item, labelled: str, window: "_Window", *, read_before: bool
@@ -155,7 +160,7 @@ class Guard:
 
     async def _window(self, item: Item) -> "_Window":
         began, began_utc = time.monotonic(), time.time()
-        turn = await self._store.intend(item, self._limits.start_within)
+        turn = await self._items.intend(item, self._limits.start_within)
         window = _Window(began + turn.ends_in, began_utc + turn.ends_in, self._is_stopped)
         if turn.starts_in > 0:
             await asyncio.sleep(turn.starts_in)
@@ -165,12 +170,12 @@ class Guard:
         """Note if the API is seen to keep a marker, so that looks for one tell something."""
         kept = marker_of(backup.description)
         if not self._keeps_markers and any(same(kept, marker) for marker in item.markers):
-            await self._store.note_markers()
+            await self._items.note_markers()
             self._keeps_markers = True
 
     async def _are_markers_kept(self) -> bool:
         if not self._keeps_markers:
-            self._keeps_markers = await self._store.keeps_markers()
+            self._keeps_markers = await self._items.keeps_markers()
         return self._keeps_markers
 
 
@@ -196,13 +201,21 @@ class _Window:
 class _Search:
     """What looks for the backup of earlier creates have shown; times by the database's clock."""
 
-    def __init__(self, item: Item, labelled: str, limits: Limits, attempt: float) -> None:
+    def __init__(
+        self, item: Item, labelled: str, limits: Limits, attempt: float, now: float
+    ) -> None:
         self._item = item
         self._description = with_marker(labelled, item.marker)
-        self._again_after = limits.create_again_after
+        self._again_after = limits.create_again_after or 0.0
+        self._may_repeat = (
+            limits.create_again_after is not None and item.may_repeat and item.posts < _MOST_POSTS
+        )
+        sent_by = item.not_after or now
         # A create that was let through at the last moment may be on the wire for as long as this.
-        self._quiet_at = (item.not_after or 0.0) + attempt
-        self.ends_at = max(item.sent_at or 0.0, self._quiet_at - attempt) + limits.unknown_for
+        self._quiet_at = sent_by + attempt
+        # A worker that takes it over much later looks for long enough, too.
+        enough = min(limits.unknown_for, 2 * self._again_after)
+        self.ends_at = max(sent_by + limits.unknown_for, now + enough)
         self.clear_since: float | None = None
         self._clear_at: float | None = None
         self._candidates: dict[int, Backup] = {}
@@ -232,9 +245,14 @@ class _Search:
             return False
         if not self._item.posts:  # those were of an earlier retry, which has an outcome
             return True
-        if self._again_after is None or not self._item.may_repeat:
-            return False
-        return now >= self.clear_since + self._again_after
+        return self._may_repeat and now >= self.decides_at
+
+    @property
+    def decides_at(self) -> float:
+        """When a look may decide that nothing was made, or that it stays unknown."""
+        if self.clear_since is None or not self._may_repeat:
+            return self.ends_at
+        return self.clear_since + self._again_after
 
     def _sent(self, look: Look) -> SentCreate:
         item = self._item

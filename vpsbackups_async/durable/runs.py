@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
-from vpsbackups_async._checks import check_int
+from vpsbackups_async._checks import check_duration, check_int
 from vpsbackups_async._lists.sources import Servers, check_servers
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database, default_url
 from vpsbackups_async.durable.engine import EngineClient, migrate
+from vpsbackups_async.durable.items import Run
 from vpsbackups_async.durable.schema import create_tables
-from vpsbackups_async.durable.store import Run, Store
+from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import (
     BackupTask,
     EnsureTask,
+    ItemState,
     Limits,
     RotateTask,
     RunInfo,
@@ -25,6 +28,7 @@ from vpsbackups_async.durable.values import (
     Task,
 )
 from vpsbackups_async.durable.worker import Worker
+from vpsbackups_async.errors import RunError
 from vpsbackups_async.models import AllServers, Server
 from vpsbackups_async.retention import Retention
 
@@ -176,6 +180,71 @@ class DurableFleet:
             for outcome in outcomes:
                 yield outcome
             after = outcomes[-1].server_id
+
+    # --- Change ----------------------------------------------------------------------------------
+
+    async def retry(
+        self, run: str, only: Literal["failed", "unknown", "cancelled"] = "failed"
+    ) -> int:
+        """Let the servers that ended so be worked on once more; how many.
+
+        Each gets a new backup, but for two: one whose wait timed out is waited for again, and where
+        it is unknown whether there is a backup, the server is looked at for that one first.
+
+        Raises `RunError` if there is no such run, `ValueError` for another word.
+        """
+        if only not in {"failed", "unknown", "cancelled"}:
+            raise ValueError(f"only must be 'failed', 'unknown' or 'cancelled', not {only!r}")
+        found, engine = await self._find(run), await self._open()
+        count = 0
+        while some := await self._store.retry(found, ItemState(only), engine.enqueue):
+            count += some
+        return count
+
+    async def cancel(self, run: str) -> int:
+        """Cancel the servers of the run that still wait; how many.
+
+        A backup that was started goes on, for the API has no way to stop one, and is waited for.
+
+        Raises `RunError` if there is no such run.
+        """
+        found, engine = await self._find(run), await self._open()
+        count = 0
+        while entries := await self._store.cancel(found):
+            await self._database.call(partial(engine.cancel, entries))
+            count += len(entries)
+        return count
+
+    async def forget(self, run: str) -> None:
+        """Delete all that the database has of a run that is over; its backups stay.
+
+        Its name may be used again: a new run never takes a backup of an old one for its own.
+
+        Raises `RunError` if there is no such run, or if it is not over.
+        """
+        found, engine = await self._find(run), await self._open()
+        progress = await self._store.progress(found)
+        if not progress.is_over:
+            left = progress.total - progress.ended
+            raise RunError(f"run {run!r} is not over: {left} servers have no outcome")
+        while entries := await self._store.some_entries(found):
+            await self._database.call(partial(engine.delete, entries))
+            await self._store.delete(found, entries)
+        await self._store.delete(found, ())
+
+    async def forget_older_than(self, age: timedelta) -> list[str]:
+        """Forget the runs that are over and were submitted so long ago; their names.
+
+        Raises `ValueError` for an age that is none.
+        """
+        check_duration("age", age)
+        until = datetime.now(UTC) - age
+        forgotten = []
+        for info in await self.runs():
+            if info.submitted_at <= until and (await self.progress(info.run)).is_over:
+                await self.forget(info.run)
+                forgotten.append(info.run)
+        return forgotten
 
     # --- Life ------------------------------------------------------------------------------------
 

@@ -3,12 +3,22 @@
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from vpsbackups_async.durable.database import SCHEMA, Database
 from vpsbackups_async.durable.values import UNDER_WAY
 from vpsbackups_async.errors import ConfigurationError
 
-__all__ = ["VERSION", "bind_account", "create_tables", "facts", "items", "pace", "runs"]
+__all__ = [
+    "VERSION",
+    "bind_account",
+    "create_tables",
+    "facts",
+    "insert_into",
+    "items",
+    "pace",
+    "runs",
+]
 
 VERSION: Final = 1
 """The version of these tables and of what a worker does; a database of another one is refused."""
@@ -112,3 +122,10 @@ def _keep(connection: sa.Connection, name: str, value: str) -> str:
         return str(seen)
     connection.execute(sa.insert(facts).values(name=name, value=value))
     return value
+
+
+def insert_into(connection: sa.Connection, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
+    """An insert that can pass over rows that are there, in the dialect of the database."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table)
+    return postgresql.insert(table)

@@ -14,7 +14,7 @@ from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.guard import Found, Guard
-from vpsbackups_async.durable.store import Item, Store, SupersededError
+from vpsbackups_async.durable.items import Item, Items, SupersededError
 from vpsbackups_async.durable.values import (
     BackupTask,
     EnsureTask,
@@ -50,17 +50,17 @@ class Work:
     def __init__(
         self,
         client: WorkerClient,
-        store: Store,
+        items: Items,
         limits: Limits,
         fail: Callable[[Exception], None],
     ) -> None:
         self._client = client
-        self._store = store
+        self._items = items
         self._limits = limits
         self._fail = fail
         self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._guard = Guard(client, store, limits, lambda: self._stopped)
+        self._guard = Guard(client, items, limits, lambda: self._stopped)
 
     async def do(self, entry: Entry) -> None:
         """Do what the run asks for; cancelled if it is left to another worker."""
@@ -93,12 +93,12 @@ class Work:
             raise asyncio.CancelledError from error
 
     async def _worked(self, entry: Entry) -> None:
-        item = await self._store.claim(entry)
+        item = await self._items.claim(entry)
         if item is None:
             return
         try:
             outcome = await self._outcome(item)
-            await self._store.end(item, outcome)
+            await self._items.end(item, outcome)
         except SupersededError:
             logger.debug("server %s was taken over by another worker", entry.server_id)
 
@@ -152,7 +152,7 @@ class Work:
         if item.backup_id is None and not item.posts:
             recent = await self._recent(item, task)
             if recent is not None:
-                await self._store.note_started(item, recent.id)
+                await self._items.note_started(item, recent.id)
                 return evolve(ended, backup=await self._wait(recent), existing=True)
         return await self._backed_up(item, task.description, None, ended)
 
@@ -201,7 +201,7 @@ class Work:
             return Found(await self._client.get(item.backup_id, server_id=item.server_id))
         found = await self._guard.find(item, labelled)
         if found is not None:
-            await self._store.note_started(item, found.backup.id)
+            await self._items.note_started(item, found.backup.id)
         return found
 
 

@@ -14,9 +14,9 @@ from sqlalchemy import exc
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, EngineWorker
+from vpsbackups_async.durable.items import Items
 from vpsbackups_async.durable.schema import bind_account
 from vpsbackups_async.durable.slots import Slots, open_slots
-from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.durable.work import Work
 from vpsbackups_async.errors import ConfigurationError, WorkerStoppedError
@@ -47,7 +47,7 @@ class Worker:
         self._client = client
         self._limits = limits
         self._account = account
-        self._store = Store(database)
+        self._items = Items(database)
         self._slots = open_slots(database)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -59,11 +59,11 @@ class Worker:
         its slot, `ConfigurationError` for another account's token.
         """
         await self._bind()
-        work = Work(self._client, self._store, self._limits, self._fail)
+        work = Work(self._client, self._items, self._limits, self._fail)
         slot = await self._take()
         try:
             await self._database.call(lambda: self._engine.hand_out_again(slot))
-            rate = await self._store.set_rate(self._limits.rate)
+            rate = await self._items.set_rate(self._limits.rate)
             engine = EngineWorker(self._database, slot, work.do)
             try:
                 await engine.start(rate=rate, concurrency=self._limits.concurrency)
@@ -129,7 +129,7 @@ class Worker:
         """End the worker once nothing is left to do."""
         while True:
             await asyncio.sleep(_IDLE)
-            if await self._store.is_idle():
+            if await self._items.is_idle():
                 return self._stop()
 
     async def _take_over(self) -> None:

@@ -1,0 +1,333 @@
+"""The create guard: what follows for a create that another process may have sent."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve, frozen
+from helpers_durable import posts
+
+from vpsbackups_async import (
+    Backup,
+    BackupInProgressError,
+    CreateOutcomeUnknownError,
+    Observation,
+    RetryPolicy,
+    Timeouts,
+)
+from vpsbackups_async.durable.api import WorkerClient
+from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.engine import Entry, migrate
+from vpsbackups_async.durable.guard import Guard
+from vpsbackups_async.durable.items import Item, Items, Run, SupersededError
+from vpsbackups_async.durable.schema import create_tables
+from vpsbackups_async.durable.store import Store
+from vpsbackups_async.durable.values import BackupTask, ItemState, Limits, RunOutcome
+from vpsbackups_async.testing import Drop, FakeVPS, Latency, Reply, ServerFault
+
+SERVER = 1
+ATTEMPT = 0.4
+LIMITS = Limits(start_within=0.2, create_again_after=0.2, unknown_for=0.4)
+PATIENT = evolve(LIMITS, unknown_for=30.0)
+
+
+@frozen
+class Setting:
+    """A run with one server, and what guards its creates."""
+
+    store: Store
+    items: Items
+    run: Run
+    client: WorkerClient
+    limits: Limits
+
+    def guard(self, is_stopped: Callable[[], bool] = lambda: False) -> Guard:
+        return Guard(self.client, self.items, self.limits, is_stopped)
+
+    async def claimed(self, retry: int = 0) -> Item:
+        """The item, as a process has it that takes it over from whoever had it."""
+        item = await self.items.claim(Entry(self.run.nonce, SERVER, retry))
+        assert item is not None
+        return item
+
+    async def begun(self) -> tuple[Item, Backup]:
+        """A create that was sent by a process which died before it could note the reply."""
+        item = await self.claimed()
+        await self.items.intend(item, self.limits.start_within)
+        made = await self.client.begin(
+            SERVER, "Nightly", item.marker, read_before=False, is_too_late=lambda: False
+        )
+        return item, made
+
+    async def retried(self, state: ItemState) -> Item:
+        """The item after it ended so and was submitted again."""
+        item = await self.claimed()
+        await self.items.end(item, RunOutcome(self.run.name, SERVER, state))
+        await self.store.retry(self.run, state, lambda _, __: None)
+        return await self.claimed(1)
+
+
+@asynccontextmanager
+async def setting(
+    tmp_path: Path, fake: FakeVPS, limits: Limits = LIMITS, **options: Any
+) -> AsyncIterator[Setting]:
+    database = Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")
+    migrate(database)
+    create_tables(database)
+    store, items = Store(database), Items(database)
+    run = await store.submit("nightly", BackupTask("Nightly"))
+    await store.add(run, [SERVER], lambda _, __: None)
+    timeouts = Timeouts(attempt=ATTEMPT)
+    retry = RetryPolicy(create_grace=0.1)
+    try:
+        async with WorkerClient(
+            fake.token, base_url=fake.url, timeouts=timeouts, retry=retry, **options
+        ) as client:
+            yield Setting(store, items, run, client, limits)
+    finally:
+        database.close()
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    """A server in real time, as the clock of the database is."""
+    async with FakeVPS(servers=1, backups=0, clock=time.time) as fake:
+        yield fake
+
+
+async def test_a_create_that_a_dead_process_sent_is_adopted(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        _, backup = await made.begun()
+        found = await made.guard().create(await made.claimed(), "Nightly")
+    assert found.backup.id == backup.id
+    assert found.twins == ()
+    assert real_fake.count("POST") == 1
+
+
+async def test_a_create_that_was_never_sent_is_sent_once_it_cannot_be_on_the_wire_any_more(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        await made.items.note_markers()
+        dead = await made.claimed()
+        await made.items.intend(dead, LIMITS.start_within)
+        await made.guard().create(await made.claimed(), "Nightly")
+        assert dead.not_after is not None
+        (sent,) = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+    assert LIMITS.create_again_after is not None
+    assert sent >= dead.not_after + ATTEMPT + LIMITS.create_again_after
+
+
+async def test_a_create_is_not_sent_again_where_nothing_has_shown_that_markers_are_kept(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.intend(await made.claimed(), LIMITS.start_within)
+        with pytest.raises(CreateOutcomeUnknownError):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 0
+
+
+async def test_a_reply_with_the_marker_shows_that_markers_are_kept(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.guard().create(await made.claimed(), "Nightly")
+        assert await made.items.keeps_markers()
+
+
+async def test_a_reply_without_the_marker_shows_nothing(real_fake: FakeVPS, tmp_path: Path) -> None:
+    real_fake.stored_description = lambda _: "Nightly"
+    async with setting(tmp_path, real_fake) as made:
+        await made.guard().create(await made.claimed(), "Nightly")
+        assert not await made.items.keeps_markers()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Latency(3600.0, method="POST"), id="a timeout"),
+        pytest.param(ServerFault(504, method="POST"), id="a 504"),
+    ],
+)
+async def test_nothing_is_sent_again_after_an_answer_that_leaves_the_server_at_work(
+    real_fake: FakeVPS, tmp_path: Path, fault: Latency | ServerFault
+) -> None:
+    real_fake.inject(fault)
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.note_markers()
+        with pytest.raises(CreateOutcomeUnknownError):
+            await made.guard().create(await made.claimed(), "Nightly")
+        # Nor does another process.
+        with pytest.raises(CreateOutcomeUnknownError):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 1
+
+
+async def test_a_create_whose_connection_was_cut_is_sent_again_after_looks_that_show_nothing(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    real_fake.inject(Drop(method="POST", times=1))
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        await made.items.note_markers()
+        await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 2
+
+
+async def test_a_backup_that_may_be_the_one_forbids_to_send_again_and_is_named(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.note_markers()
+        await made.items.intend(await made.claimed(), LIMITS.start_within)
+        other = real_fake.add_backup(SERVER, description="by hand", backup_type="manual")
+        with pytest.raises(CreateOutcomeUnknownError) as raised:
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert [one.id for one in raised.value.candidates] == [other["id"]]
+    assert real_fake.count("POST") == 0
+
+
+async def test_a_create_that_was_intended_ten_times_is_not_sent_again(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.note_markers()
+        for _ in range(10):
+            await made.items.intend(await made.claimed(), LIMITS.start_within)
+        with pytest.raises(CreateOutcomeUnknownError):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 0
+
+
+async def test_a_create_that_was_begun_long_ago_is_still_looked_for_before_another_one(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.note_markers()
+        dead = await made.claimed()
+        await made.items.intend(dead, -3600.0)
+        found = await made.guard().create(await made.claimed(), "Nightly")
+    assert found.backup.description.endswith(f".{SERVER}.0]")
+    assert real_fake.count("GET") >= 2
+
+
+async def test_a_look_that_fails_shows_nothing(real_fake: FakeVPS, tmp_path: Path) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.note_markers()
+        await made.items.intend(await made.claimed(), LIMITS.start_within)
+        real_fake.inject(Reply(403, b'{"detail": "no"}', method="GET"))
+        with pytest.raises(CreateOutcomeUnknownError, match="could not be read"):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 0
+
+
+async def test_twins_are_named_and_the_first_of_them_is_taken(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item, first = await made.begun()
+        twin = real_fake.add_backup(
+            SERVER, description=f"Nightly [vb:{item.marker}]", backup_type="manual"
+        )
+        found = await made.guard().create(await made.claimed(), "Nightly")
+    assert found.backup.id == first.id
+    assert found.twins == (twin["id"],)
+
+
+async def test_a_retry_of_an_unknown_outcome_adopts_the_backup_of_the_first_try(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        _, backup = await made.begun()
+        item = await made.retried(ItemState.UNKNOWN)
+        found = await made.guard().create(item, "Nightly")
+    assert found.backup.id == backup.id
+    assert real_fake.count("POST") == 1
+
+
+async def test_a_retry_of_an_unknown_outcome_makes_a_new_one_where_there_is_none(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item = await made.retried(ItemState.UNKNOWN)
+        found = await made.guard().create(item, "Nightly")
+    assert found.backup.description.endswith(f".{SERVER}.1]")
+
+
+async def test_a_retry_of_a_failure_never_adopts_the_backup_of_the_first_try(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        _, backup = await made.begun()
+        item = await made.retried(ItemState.FAILED)
+        found = await made.guard().create(item, "Nightly")
+    assert found.backup.id != backup.id
+
+
+async def test_an_execution_that_was_superseded_sends_nothing(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        old = await made.claimed()
+        await made.claimed()
+        with pytest.raises(SupersededError):
+            await made.guard().create(old, "Nightly")
+    assert real_fake.count("POST") == 0
+
+
+class _SlowOnce:
+    """A limiter that holds the first create for longer than its window."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.held = 0
+
+    async def acquire(self, cost: int, kind: str) -> None:
+        if kind == "create" and not self.held:
+            self.held += 1
+            await asyncio.sleep(self.seconds)
+
+    def observe(self, observation: Observation) -> None:
+        pass
+
+    def closed_for(self, kind: str) -> float:
+        return 0.0
+
+
+async def test_a_create_that_the_limiter_held_for_too_long_takes_another_turn(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    limiter = _SlowOnce(2 * LIMITS.start_within)
+    async with setting(tmp_path, real_fake, limiter=limiter) as made:
+        item = await made.claimed()
+        await made.guard().create(item, "Nightly")
+        (sent,) = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+    assert limiter.held == 1
+    assert item.posts == 2
+    assert item.not_after is not None
+    assert sent <= item.not_after
+
+
+async def test_a_worker_that_is_stopped_sends_nothing_more(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item = await made.claimed()
+        with pytest.raises(asyncio.CancelledError):
+            await made.guard(lambda: True).create(item, "Nightly")
+    assert posts(real_fake) == []
+
+
+async def test_a_refusal_is_no_unknown_outcome(real_fake: FakeVPS, tmp_path: Path) -> None:
+    real_fake.one_at_a_time = True
+    real_fake.add_backup(SERVER, status="in_progress", backup_type="manual")
+    async with setting(tmp_path, real_fake) as made:
+        with pytest.raises(BackupInProgressError):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 1
