@@ -122,6 +122,11 @@ def posts(fake: FakeVPS) -> list[int]:
     ]
 
 
+def looks(fake: FakeVPS) -> int:
+    """How often a list of backups was asked for."""
+    return sum(seen.method == "GET" and seen.path.endswith("/backups/") for seen in fake.requests)
+
+
 def created(fake: FakeVPS) -> Counter[int]:
     """How many manual backups each server was given."""
     return Counter(

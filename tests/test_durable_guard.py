@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve, frozen
-from helpers_durable import posts
+from helpers_durable import held_posts, posts, until
 
 from vpsbackups_async import (
     Backup,
@@ -45,8 +45,11 @@ class Setting:
     client: WorkerClient
     limits: Limits
 
-    def guard(self, is_stopped: Callable[[], bool] = lambda: False) -> Guard:
-        return Guard(self.client, self.items, self.limits, is_stopped)
+    def guard(self, *, stopped: bool = False) -> Guard:
+        event = asyncio.Event()
+        if stopped:
+            event.set()
+        return Guard(self.client, self.items, self.limits, event)
 
     async def claimed(self, retry: int = 0) -> Item:
         """The item, as a process has it that takes it over from whoever had it."""
@@ -314,14 +317,29 @@ async def test_a_create_that_the_limiter_held_for_too_long_takes_another_turn(
     assert sent <= item.not_after
 
 
-async def test_a_worker_that_is_stopped_sends_nothing_more(
+async def test_a_worker_that_is_stopped_sends_nothing_more_and_takes_its_intent_back(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
     async with setting(tmp_path, real_fake) as made:
-        item = await made.claimed()
         with pytest.raises(asyncio.CancelledError):
-            await made.guard(lambda: True).create(item, "Nightly")
+            await made.guard(stopped=True).create(await made.claimed(), "Nightly")
+        assert (await made.claimed()).posts == 0
     assert posts(real_fake) == []
+
+
+async def test_a_create_that_is_cancelled_on_the_wire_may_have_been_carried_out(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    real_fake.inject(held_posts(1))
+    async with setting(tmp_path, real_fake) as made:
+        task = asyncio.create_task(made.guard().create(await made.claimed(), "Nightly"))
+        await until(lambda: len(posts(real_fake)) == 1)
+        task.cancel()
+        await asyncio.wait([task])
+        item = await made.claimed()
+        assert item.posts == 1
+        found = await made.guard().create(item, "Nightly")
+    assert [backup["id"] for backup in real_fake.backups] == [found.backup.id]
 
 
 async def test_a_refusal_is_no_unknown_outcome(real_fake: FakeVPS, tmp_path: Path) -> None:
@@ -330,4 +348,5 @@ async def test_a_refusal_is_no_unknown_outcome(real_fake: FakeVPS, tmp_path: Pat
     async with setting(tmp_path, real_fake) as made:
         with pytest.raises(BackupInProgressError):
             await made.guard().create(await made.claimed(), "Nightly")
+        assert (await made.claimed()).posts == 0
     assert real_fake.count("POST") == 1

@@ -115,6 +115,7 @@ class Database:
         """
         try:
             if self.is_sqlite:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 yield
                 return
             # No transaction may be open meanwhile: indexes are made concurrently.
@@ -123,7 +124,7 @@ class Database:
                 connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('vpsbackups'))"))
                 yield
                 connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('vpsbackups'))"))
-        except exc.DBAPIError as error:
+        except (exc.DBAPIError, OSError) as error:
             raise self.unreachable(error) from None
 
     def unreachable(self, error: BaseException) -> ConfigurationError:

@@ -116,6 +116,16 @@ class EngineClient:
             self._client.resume_workflows(ids, queue_name=_RESUMED)
             count += len(begun)
 
+    def set_limits(self, *, rate: float | None, concurrency: int) -> None:
+        """Set how many entries may start a second, and be worked on, over all workers."""
+        self._client.register_queue(
+            _QUEUE,
+            limiter=None if rate is None else _limiter(rate),
+            global_concurrency=concurrency,
+            polling_interval_sec=_POLL,
+        )
+        self._client.register_queue(_RESUMED, polling_interval_sec=_POLL)
+
     def close(self) -> None:
         """Let go of the database."""
         self._client.destroy()
@@ -147,16 +157,9 @@ class EngineWorker:
         async def item(run: str, server_id: int, retry: int) -> None:
             await work(Entry(run, server_id, retry))
 
-    async def start(self, *, rate: float | None, concurrency: int) -> None:
-        """Begin to take entries; `rate` and `concurrency` hold over all workers."""
-        DBOS.launch()  # in the loop: it runs the workflows where it is launched
-        await DBOS.register_queue_async(
-            _QUEUE,
-            limiter=None if rate is None else _limiter(rate),
-            global_concurrency=concurrency,
-            polling_interval_sec=_POLL,
-        )
-        await DBOS.register_queue_async(_RESUMED, polling_interval_sec=_POLL)
+    def start(self) -> None:
+        """Begin to take entries; it blocks for a moment, and must be called in the loop."""
+        DBOS.launch()  # workflows run in the loop in which it is launched
 
     async def stop(self) -> None:
         """Take no more entries, and leave to other workers what is being worked on."""

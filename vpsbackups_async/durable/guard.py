@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from vpsbackups_async.durable.items import Item, Items
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.errors import (
     AuthenticationError,
+    ConfigurationError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
     VPSBackupsError,
@@ -50,15 +52,15 @@ class Found:
 
 
 class Guard:
-    """Makes the backups of a worker's items. `is_stopped` says whether nothing more may be sent."""
+    """Makes the backups of a worker's items, until `stopped` is set: then nothing more is sent."""
 
     def __init__(
-        self, client: WorkerClient, items: Items, limits: Limits, is_stopped: Callable[[], bool]
+        self, client: WorkerClient, items: Items, limits: Limits, stopped: asyncio.Event
     ) -> None:
         self._client = client
         self._items = items
         self._limits = limits
-        self._is_stopped = is_stopped
+        self._stopped = stopped
         self._keeps_markers = False
         self._sending: set[asyncio.Task[Any] | None] = set()
 
@@ -89,17 +91,24 @@ class Guard:
         return found
 
     def is_sending(self, task: asyncio.Task[Any]) -> bool:
-        """Whether a create that the task sent may be on the wire, or is about to be noted."""
+        """Whether the task has a create under way, which ends soon once the worker is stopped."""
         return task in self._sending
 
     async def _make(self, item: Item, labelled: str, *, read_before: bool) -> Found:
-        """A new backup, noted in the database."""
-        window = await self._window(item)
-        task = asyncio.current_task()
+        """A new backup, noted in the database; also if the worker is stopped meanwhile."""
+        task, before = asyncio.current_task(), item.posts
         self._sending.add(task)
         try:
-            made = await self._send(item, labelled, window, read_before=read_before)
+            made = await self._send(item, labelled, read_before=read_before)
             await self._items.note_started(item, made.id)
+        except CreateOutcomeUnknownError:
+            raise
+        except VPSBackupsError:  # refused, or not sent
+            await self._items.note_not_made(item, before)
+            raise
+        except _StoppedError:
+            await self._items.note_not_made(item, before)
+            raise asyncio.CancelledError from None
         finally:
             self._sending.discard(task)
         await self._learn(item, made)
@@ -137,11 +146,13 @@ class Guard:
             pause = min(2 * pause, _MAX_PAUSE)
             now = await self._items.now()
 
-    async def _send(
-        self, item: Item, labelled: str, window: "_Window", *, read_before: bool
-    ) -> Backup:
-        """Send the create in its window, or in a later one where the limiter held it."""
-        for turn in range(_MOST_TURNS):
+    async def _send(self, item: Item, labelled: str, *, read_before: bool) -> Backup:
+        """Send the create at its turn, or at a later one where the limiter held it for too long.
+
+        Raises `_StoppedError` if the worker is stopped before it is sent.
+        """
+        for turn in range(1, _MOST_TURNS + 1):
+            window = await self._window(item)
             try:
                 return await self._client.begin(
                     item.server_id,
@@ -151,20 +162,22 @@ class Guard:
                     is_too_late=window.is_over,
                 )
             except DeadlineExceededError:
-                if not window.was_over or turn == _MOST_TURNS - 1:
+                if not window.was_over or turn == _MOST_TURNS:
                     raise
-            if self._is_stopped():
+            except ConfigurationError:  # the client was closed
+                if not self._stopped.is_set():
+                    raise
+            if self._stopped.is_set():
                 break
-            window = await self._window(item)
-        raise asyncio.CancelledError
+        raise _StoppedError
 
     async def _window(self, item: Item) -> "_Window":
+        """The time within which the create may be sent, once it has begun."""
         began, began_utc = time.monotonic(), time.time()
         turn = await self._items.intend(item, self._limits.start_within)
-        window = _Window(began + turn.ends_in, began_utc + turn.ends_in, self._is_stopped)
-        if turn.starts_in > 0:
-            await asyncio.sleep(turn.starts_in)
-        return window
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), turn.starts_in)
+        return _Window(began + turn.ends_in, began_utc + turn.ends_in, self._stopped)
 
     async def _learn(self, item: Item, backup: Backup) -> None:
         """Note if the API is seen to keep a marker, so that looks for one tell something."""
@@ -179,23 +192,27 @@ class Guard:
         return self._keeps_markers
 
 
+class _StoppedError(Exception):
+    """The worker was stopped, and nothing was sent."""
+
+
 class _Window:
     """The time within which a create may be sent, by two clocks: one stops while a machine sleeps.
 
     It is counted from before the database was asked, so that it ends no later than that was told.
     """
 
-    def __init__(self, end: float, end_utc: float, is_stopped: Callable[[], bool]) -> None:
+    def __init__(self, end: float, end_utc: float, stopped: asyncio.Event) -> None:
         self._end = end
         self._end_utc = end_utc
-        self._is_stopped = is_stopped
+        self._stopped = stopped
         self.was_over = False
 
     def is_over(self) -> bool:
         """Whether nothing may be sent any more."""
-        over = time.monotonic() > self._end or time.time() > self._end_utc or self._is_stopped()
-        self.was_over = self.was_over or over
-        return over
+        over = time.monotonic() > self._end or time.time() > self._end_utc
+        self.was_over = self.was_over or over or self._stopped.is_set()
+        return over or self._stopped.is_set()
 
 
 class _Search:

@@ -161,6 +161,11 @@ class Items:
         await self._write(item, backup=backup_id)
         item.backup_id = backup_id
 
+    async def note_not_made(self, item: Item, posts: int) -> None:
+        """Note that the creates beyond so many were refused, or never sent."""
+        await self._write(item, posts=posts)
+        item.posts = posts
+
     async def note_unanswered(self, item: Item) -> None:
         """Note that the server may still work on the create, so that it is never sent again."""
         await self._write(item, may_repeat=False)

@@ -261,8 +261,6 @@ class DurableFleet:
 
     def _prepared(self) -> EngineClient:
         database = self._database
-        if database.is_sqlite:
-            database.path.parent.mkdir(parents=True, exist_ok=True)
         with database.preparing():
             create_tables(database)
             migrate(database)

@@ -58,13 +58,13 @@ class Work:
         self._items = items
         self._limits = limits
         self._fail = fail
-        self._stopped = False
+        self._stopped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._guard = Guard(client, items, limits, lambda: self._stopped)
+        self._guard = Guard(client, items, limits, self._stopped)
 
     async def do(self, entry: Entry) -> None:
         """Do what the run asks for; cancelled if it is left to another worker."""
-        if self._stopped:
+        if self._stopped.is_set():
             raise asyncio.CancelledError
         task = asyncio.create_task(self._do(entry), name=f"vpsbackups-{entry.id}")
         self._tasks.add(task)
@@ -76,7 +76,7 @@ class Work:
 
         It closes the client, which sends nothing more.
         """
-        self._stopped = True
+        self._stopped.set()
         left = tuple(self._tasks)
         for task in left:
             if not self._guard.is_sending(task):
@@ -113,7 +113,7 @@ class Work:
         try:
             return evolve(await self._completed(item, ended), ended_at=datetime.now(UTC))
         except (VPSBackupsError, ValueError, OSError) as error:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise asyncio.CancelledError from error
             if isinstance(error, AuthenticationError):
                 self._fail(error)
@@ -140,7 +140,7 @@ class Work:
         return evolve(ended, backup=await self._wait(found.backup), twins=found.twins)
 
     async def _wait(self, backup: Backup | BackupRef) -> Backup:
-        if self._stopped:
+        if self._stopped.is_set():
             raise asyncio.CancelledError
         limits = self._limits
         return await self._client.wait(backup, backoff=limits.backoff, timeout=limits.wait_timeout)
@@ -185,7 +185,7 @@ class Work:
             if begun is None
             else Rotation(item.server_id, ServerPlan(item.server_id), begun.backup)
         )
-        if self._stopped:
+        if self._stopped.is_set():
             raise asyncio.CancelledError
         rotation = await rotator.finish(rotation)
         return evolve(

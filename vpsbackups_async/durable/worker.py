@@ -25,7 +25,7 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger("vpsbackups_async")
 
-_BEAT: Final = 5.0
+_BEAT: Final = 1.0
 """Seconds between two looks whether the slot is held; PostgreSQL takes it after 30 s of silence."""
 _TAKEOVER: Final = 2.0
 _IDLE: Final = 0.5
@@ -64,9 +64,13 @@ class Worker:
         try:
             await self._database.call(lambda: self._engine.hand_out_again(slot))
             rate = await self._items.set_rate(self._limits.rate)
+            concurrency = self._limits.concurrency
+            await self._database.call(
+                lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
+            )
             engine = EngineWorker(self._database, slot, work.do)
             try:
-                await engine.start(rate=rate, concurrency=self._limits.concurrency)
+                engine.start()
                 if on_start is not None:
                     on_start(slot)
                 await self._until_end(until_done=until_done)

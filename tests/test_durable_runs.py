@@ -1,0 +1,452 @@
+"""Durable runs: what may be submitted, how they end, and what the database holds of them."""
+
+import contextlib
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from helpers_durable import looks, posts, until, workers_of
+from helpers_secrets import CANARY
+
+from vpsbackups_async import (
+    ALL_SERVERS,
+    AuthenticationError,
+    ConfigurationError,
+    Retention,
+    RetryPolicy,
+    Server,
+    Timeouts,
+)
+from vpsbackups_async.backoff import ConstantBackoff
+from vpsbackups_async.durable import DurableFleet, ItemState, Limits
+from vpsbackups_async.errors import RunError
+from vpsbackups_async.testing import FakeVPS, Latency, Reply
+
+LIMITS = Limits(backoff=ConstantBackoff(0.1), start_within=0.3, unknown_for=0.4)
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    """A server in real time, as the clock of the database is."""
+    async with FakeVPS(servers=5, backups=0, backup_seconds=0.2, token=CANARY) as fake:
+        yield fake
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+
+
+def fleet_on(url: str, fake: FakeVPS, limits: Limits = LIMITS, **options: Any) -> DurableFleet:
+    client = {
+        "token": fake.token,
+        "base_url": fake.url,
+        "timeouts": Timeouts(attempt=1.0),
+        "retry": RetryPolicy(create_grace=0.2),
+    }
+    return DurableFleet(url, client_options=client, limits=limits, **options)
+
+
+async def by_server(fleet: DurableFleet, run: str = "nightly") -> dict[int, ItemState]:
+    return {one.server_id: one.state async for one in fleet.results(run)}
+
+
+# --- Submit --------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_submitted_again_gets_only_the_servers_that_it_does_not_have(
+    url: str,
+) -> None:
+    async with DurableFleet(url) as fleet:
+        assert await fleet.submit("nightly", [1, 2, 2], description="Nightly") == 2
+        assert await fleet.submit("nightly", iter([2, 3]), description="Nightly") == 1
+        assert (await fleet.progress("nightly")).waiting == 3
+
+
+async def test_servers_may_be_values_of_an_async_iterable(url: str) -> None:
+    async def servers() -> AsyncIterator[int | Server]:
+        yield 7
+        yield Server(8, "web")
+
+    async with DurableFleet(url) as fleet:
+        assert await fleet.submit("nightly", servers()) == 2
+
+
+async def test_all_servers_are_read_from_the_account(url: str, real_fake: FakeVPS) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        assert await fleet.submit("nightly", ALL_SERVERS) == 5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"description": "Weekly"}, id="another description"),
+        pytest.param({"description": "Nightly", "job": "web"}, id="a job"),
+        pytest.param({"description": "Nightly", "ensure": timedelta(hours=20)}, id="another verb"),
+    ],
+)
+async def test_a_run_is_refused_under_the_name_of_one_with_other_options(
+    url: str, other: dict[str, Any]
+) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1], description="Nightly")
+        with pytest.raises(RunError, match="nightly"):
+            await fleet.submit("nightly", [2], **other)
+        assert (await fleet.progress("nightly")).total == 1
+
+
+async def test_a_policy_is_the_same_when_it_is_submitted_again(url: str) -> None:
+    policy = Retention(daily=4, within=timedelta(days=1), tz="Europe/Berlin", job="nightly")
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1], rotate=policy)
+        assert await fleet.submit("nightly", [1], rotate=policy) == 0
+        (run,) = await fleet.runs()
+    assert getattr(run.task, "retention", None) == policy
+
+
+async def test_a_run_of_another_version_of_the_library_is_refused(url: str, tmp_path: Path) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1])
+        with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+            connection.execute("UPDATE fleet_runs SET version = 0")
+            connection.commit()
+        with pytest.raises(RunError, match="another version"):
+            await fleet.submit("nightly", [1])
+
+
+@pytest.mark.parametrize("name", ["", " ", " nightly", "a\nb", None, 7])
+async def test_a_run_needs_a_name(url: str, name: Any) -> None:
+    async with DurableFleet(url) as fleet:
+        with pytest.raises(ValueError, match="named"):
+            await fleet.submit(name, [1])
+
+
+@pytest.mark.parametrize("servers", [[1, 0], [1, "2"], [True], "12", None])
+async def test_nothing_is_submitted_if_a_server_is_none(
+    url: str, tmp_path: Path, servers: Any
+) -> None:
+    async with DurableFleet(url) as fleet:
+        with pytest.raises(ValueError, match="server_id"):
+            await fleet.submit("nightly", servers)
+    assert not (tmp_path / "runs.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            {"ensure": timedelta(1), "rotate": Retention(last=1, job="a")}, id="both verbs"
+        ),
+        pytest.param({"ensure": timedelta(1), "job": "a"}, id="ensure with a job"),
+        pytest.param({"make_room": True}, id="room without rotate"),
+        pytest.param({"rotate": Retention(last=1)}, id="a policy without a job"),
+        pytest.param({"description": 7}, id="a description that is no text"),
+        pytest.param({"ensure": timedelta(0)}, id="no period"),
+    ],
+)
+async def test_options_that_do_not_go_together_are_refused(
+    url: str, options: dict[str, Any]
+) -> None:
+    async with DurableFleet(url) as fleet:
+        with pytest.raises(ValueError, match=r"."):
+            await fleet.submit("nightly", [1], **options)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"rate": 0},
+        {"concurrency": 0},
+        {"wait_timeout": 0},
+        {"start_within": -1},
+        {"create_again_after": -1},
+        {"unknown_for": float("nan")},
+        {"backoff": 7},
+    ],
+)
+def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(limits))):
+        Limits(**limits)
+
+
+# --- Outcomes ------------------------------------------------------------------------------------
+
+
+async def test_each_server_has_an_outcome_whatever_became_of_it(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.fails = {2}
+    real_fake.quota = 0
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [2], description="Nightly")
+        real_fake.quota = 10
+        await fleet.submit("other", [1, 99], description="Nightly")
+        await fleet.work(until_done=True)
+        outcomes = {
+            one.server_id: one
+            for run in ("nightly", "other")
+            for one in [two async for two in fleet.results(run)]
+        }
+    assert outcomes[1].ok
+    assert outcomes[1].backup is not None
+    assert outcomes[1].backup_id == outcomes[1].backup.id
+    assert outcomes[2].state is ItemState.FAILED
+    assert outcomes[2].error == "BackupFailedError"
+    assert outcomes[2].backup_id is not None
+    assert outcomes[99].state is ItemState.FAILED
+    assert outcomes[99].error == "NotFoundError"
+    assert outcomes[99].detail is not None
+
+
+async def test_an_outcome_that_stays_unknown_ends_the_run(url: str, real_fake: FakeVPS) -> None:
+    real_fake.inject(Latency(3600.0, method="POST"))
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1])
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert outcome.state is ItemState.UNKNOWN
+    assert outcome.error == "CreateOutcomeUnknownError"
+
+
+async def test_a_retry_serves_those_that_failed_once_more(url: str, real_fake: FakeVPS) -> None:
+    real_fake.fails = {1, 2}
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2, 3])
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == {1: "failed", 2: "failed", 3: "completed"}
+        real_fake.fails = {2}
+        assert await fleet.retry("nightly") == 2
+        await fleet.work(until_done=True)
+        outcomes = {one.server_id: one async for one in fleet.results("nightly")}
+    assert {server: one.state.value for server, one in outcomes.items()} == {
+        1: "completed",
+        2: "failed",
+        3: "completed",
+    }
+    assert (outcomes[1].retry, outcomes[3].retry) == (1, 0)
+    assert sorted(posts(real_fake)) == [1, 1, 2, 2, 3]
+
+
+async def test_a_retry_of_a_wait_that_timed_out_waits_for_the_same_backup(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    short = Limits(backoff=ConstantBackoff(0.1), wait_timeout=0.3)
+    async with fleet_on(url, real_fake, short) as fleet:
+        await fleet.submit("nightly", [1])
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+        assert (outcome.state, outcome.error) == ("failed", "WaitTimeoutError")
+        assert outcome.backup_id is not None
+        real_fake.finish(outcome.backup_id)
+        await fleet.retry("nightly")
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == {1: "completed"}
+    assert posts(real_fake) == [1]
+
+
+async def test_ensure_creates_only_where_no_recent_backup_is(url: str, real_fake: FakeVPS) -> None:
+    there = real_fake.add_backup(1, description="Nightly", backup_type="manual")
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2], description="Nightly", ensure=timedelta(hours=20))
+        await fleet.work(until_done=True)
+        outcomes = {one.server_id: one async for one in fleet.results("nightly")}
+    assert (outcomes[1].existing, outcomes[1].backup_id) == (True, there["id"])
+    assert not outcomes[2].existing
+    assert outcomes[2].ok
+    assert posts(real_fake) == [2]
+
+
+async def test_a_rotation_names_what_it_deleted(url: str, real_fake: FakeVPS) -> None:
+    old = real_fake.add_backup(1, description="[job:nightly]", backup_type="manual", size_mb=4000)
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1], rotate=Retention(last=1, job="nightly"))
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert outcome.detail is None
+    assert outcome.deleted == (old["id"],)
+
+
+# --- Cancel and forget ---------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_cancelled_starts_nothing_and_takes_no_more_servers(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2])
+        assert await fleet.cancel("nightly") == 2
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == {1: "cancelled", 2: "cancelled"}
+        with pytest.raises(RunError, match="cancelled"):
+            await fleet.submit("nightly", [3])
+    assert posts(real_fake) == []
+
+
+async def test_a_run_that_is_not_over_is_not_forgotten(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1])
+        with pytest.raises(RunError, match="not over"):
+            await fleet.forget("nightly")
+
+
+async def test_the_name_of_a_forgotten_run_never_adopts_its_backups(
+    url: str, real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        for _ in range(2):
+            assert await fleet.submit("nightly", [1, 2], description="Nightly") == 2
+            await fleet.work(until_done=True)
+            assert await by_server(fleet) == {1: "completed", 2: "completed"}
+            assert await fleet.forget_older_than(timedelta(seconds=0.001)) == ["nightly"]
+            with pytest.raises(RunError, match="no run"):
+                await fleet.progress("nightly")
+    assert sorted(posts(real_fake)) == [1, 1, 2, 2]
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+        for table in ("fleet_runs", "fleet_items", "workflow_status", "workflow_input"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+# --- Whose database it is ------------------------------------------------------------------------
+
+
+async def test_a_worker_of_another_account_is_refused(url: str, real_fake: FakeVPS) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.work(until_done=True)
+        real_fake.account_reply = {"account": {"email": "other@example.org"}, "token": {}}
+        await fleet.submit("nightly", [1])
+        with pytest.raises(ConfigurationError, match=r"other@example\.org"):
+            await fleet.work(until_done=True)
+    assert posts(real_fake) == []
+
+
+async def test_where_the_api_tells_no_account_it_must_be_named(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.account_calls = "missing"
+    async with fleet_on(url, real_fake) as fleet:
+        with pytest.raises(ConfigurationError, match="give the account a name"):
+            await fleet.work(until_done=True)
+    async with fleet_on(url, real_fake, account="ours") as fleet:
+        await fleet.work(until_done=True)
+    async with fleet_on(url, real_fake, account="theirs") as fleet:
+        with pytest.raises(ConfigurationError, match="'ours'"):
+            await fleet.work(until_done=True)
+
+
+async def test_a_refused_token_ends_the_worker_and_leaves_the_servers_to_a_better_one(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2])
+        real_fake.inject(Reply(401, b'{"detail": "no"}', method="POST"))
+        with pytest.raises(AuthenticationError):
+            await fleet.work(until_done=True)
+        real_fake.clear_faults()
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == {1: "completed", 2: "completed"}
+
+
+def cells_of(url: str) -> list[str]:
+    """All that the database holds, as texts."""
+    with contextlib.ExitStack() as stack:
+        if url.startswith("sqlite"):
+            connection: Any = stack.enter_context(
+                contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///")))
+            )
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        else:
+            connection = stack.enter_context(psycopg.connect(url))
+            tables = connection.execute(
+                "SELECT schemaname || '.' || tablename FROM pg_tables "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            )
+        return [
+            str(cell)
+            for (table,) in tables.fetchall()
+            for row in connection.execute(f"SELECT * FROM {table}").fetchall()
+            for cell in row
+        ]
+
+
+async def test_no_token_is_ever_in_the_database(durable_url: str, real_fake: FakeVPS) -> None:
+    real_fake.inject(
+        Reply(400, f'{{"detail": "bad token {CANARY}"}}'.encode(), method="POST", times=1)
+    )
+    async with fleet_on(durable_url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2, 3], description="Nightly")
+        await fleet.work(until_done=True)
+        assert sorted((await by_server(fleet)).values()) == ["completed", "completed", "failed"]
+    cells = cells_of(durable_url)
+    assert any("Nightly" in cell for cell in cells)
+    assert not [cell for cell in cells if CANARY in cell]
+
+
+# --- The worker and the database -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_worker_that_is_asked_to_stop_ends_its_creates_and_leaves_the_rest(
+    url: str, real_fake: FakeVPS, number: int
+) -> None:
+    real_fake.inject(Latency(0.5, method="POST", path="/backups/"))
+    real_fake.backup_seconds = 3600.0
+    async with workers_of(url, real_fake) as workers, fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", range(1, 6))
+        worker = await workers.start(until_done=False)
+        await until(lambda: len(posts(real_fake)) == 5)
+        worker.signal(number)
+        assert await worker.ended() == 0
+        assert sorted(posts(real_fake)) == [1, 2, 3, 4, 5]
+        for backup in real_fake.backups:
+            real_fake.finish(backup["id"])
+        before = looks(real_fake)
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == dict.fromkeys(range(1, 6), "completed")
+        assert looks(real_fake) - before < 5  # the ids were known: no server was looked at for them
+    assert sorted(posts(real_fake)) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("postgresql://vps:canary-pw@127.0.0.1:1/runs", id="nobody listens"),
+        pytest.param("sqlite:////proc/none/runs.sqlite", id="no such folder"),
+    ],
+)
+async def test_a_database_that_cannot_be_reached_is_one_clear_error(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        with pytest.raises(ConfigurationError, match="cannot be used") as raised:
+            await fleet.submit("nightly", [1])
+    assert "canary-pw" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://a/b", "runs.sqlite", "sqlite://", "sqlite:///:memory:"])
+def test_a_url_that_is_no_database_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="database"):
+        DurableFleet(url)
+
+
+async def test_a_database_of_another_version_is_refused(url: str, tmp_path: Path) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1])
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+        connection.execute("UPDATE fleet_facts SET value = '2' WHERE name = 'version'")
+        connection.commit()
+    async with DurableFleet(url) as fleet:
+        with pytest.raises(ConfigurationError, match="version 2"):
+            await fleet.runs()
+
+
+async def test_creates_start_no_faster_than_the_rate(url: str, real_fake: FakeVPS) -> None:
+    async with fleet_on(url, real_fake, Limits(rate=10.0, backoff=ConstantBackoff(0.1))) as fleet:
+        await fleet.submit("nightly", range(1, 6))
+        await fleet.work(until_done=True)
+    times = sorted(seen.at for seen in real_fake.requests if seen.method == "POST")
+    assert len(times) == 5
+    assert times[-1] - times[0] >= 0.35
