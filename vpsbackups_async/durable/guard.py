@@ -39,6 +39,8 @@ _LEAST_PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 120.0
 _MOST_POSTS: Final = 10
 """How many creates of an item may be intended before it is given up as unknown."""
+_LATE: Final = 0.05
+"""Seconds by which a create may miss its turn."""
 _MOST_TURNS: Final = 10
 """How often a create takes another turn because the limiter held it for too long."""
 
@@ -99,7 +101,7 @@ class Guard:
         task, before = asyncio.current_task(), item.posts
         self._sending.add(task)
         try:
-            made = await self._send(item, labelled, read_before=read_before)
+            made = await self._send(item, labelled, before + 1, read_before=read_before)
             await self._items.note_started(item, made.id)
         except CreateOutcomeUnknownError:
             raise
@@ -146,13 +148,13 @@ class Guard:
             pause = min(2 * pause, _MAX_PAUSE)
             now = await self._items.now()
 
-    async def _send(self, item: Item, labelled: str, *, read_before: bool) -> Backup:
+    async def _send(self, item: Item, labelled: str, posts: int, *, read_before: bool) -> Backup:
         """Send the create at its turn, or at a later one where the limiter held it for too long.
 
         Raises `_StoppedError` if the worker is stopped before it is sent.
         """
         for turn in range(1, _MOST_TURNS + 1):
-            window = await self._window(item)
+            window = await self._window(item, posts)
             try:
                 return await self._client.begin(
                     item.server_id,
@@ -171,13 +173,23 @@ class Guard:
                 break
         raise _StoppedError
 
-    async def _window(self, item: Item) -> "_Window":
-        """The time within which the create may be sent, once it has begun."""
-        began, began_utc = time.monotonic(), time.time()
-        turn = await self._items.intend(item, self._limits.start_within)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), turn.starts_in)
-        return _Window(began + turn.ends_in, began_utc + turn.ends_in, self._stopped)
+    async def _window(self, item: Item, posts: int) -> "_Window":
+        """The time within which the create may be sent, once it has begun.
+
+        A process that is busy may come too late to its turn, when others have theirs: then it takes
+        another one.
+        """
+        turns = 0
+        while True:
+            turns += 1
+            began, began_utc = time.monotonic(), time.time()
+            turn = await self._items.intend(item, self._limits.start_within, posts)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
+            is_late = turn.is_paced and time.monotonic() - turn.starts_at > _LATE
+            if not is_late or turns == _MOST_TURNS:
+                end, end_utc = began + turn.ends_in, began_utc + turn.ends_in
+                return _Window(end, end_utc, self._stopped)
 
     async def _learn(self, item: Item, backup: Backup) -> None:
         """Note if the API is seen to keep a marker, so that looks for one tell something."""

@@ -5,9 +5,10 @@ What workers ask is tried again while the database is away.
 
 import json
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from attrs import define
@@ -76,10 +77,15 @@ class Item:
 
 
 class Turn(NamedTuple):
-    """When a create may be sent, in seconds from now, and until when."""
+    """When a create may be sent: `starts_at` by `time.monotonic()`, and for how many seconds.
 
-    starts_in: float
+    `ends_in` counts from the question. `is_paced` is whether the turns of others follow closely, so
+    that it must not be late.
+    """
+
+    starts_at: float
     ends_in: float
+    is_paced: bool
 
 
 class Items:
@@ -121,40 +127,40 @@ class Items:
             self._runs[nonce] = Run(row.name, nonce, task_from_json(row.task))
         return self._runs[nonce]
 
-    async def intend(self, item: Item, start_within: float) -> Turn:
-        """Note that a create is about to be sent; when it may be.
+    async def intend(self, item: Item, start_within: float, posts: int) -> Turn:
+        """Note that a create is about to be sent, the one of this number; when it may be.
 
         Raises `SupersededError`, as all that follow here.
         """
         now = self._database.now
+        begins = sa.case((pace.c.next_at > now, pace.c.next_at), else_=now)
+        reserve = (
+            sa.update(pace)
+            .values(next_at=begins + sa.func.coalesce(1.0 / pace.c.rate, 0.0))
+            .returning(pace.c.next_at, pace.c.rate, now)
+        )
 
-        def work(connection: sa.Connection) -> tuple[Any, float, float]:
-            begins = sa.case((pace.c.next_at > now, pace.c.next_at), else_=now)
-            reserve = (
-                sa.update(pace)
-                .values(next_at=begins + sa.func.coalesce(1.0 / pace.c.rate, 0.0))
-                .returning(pace.c.next_at, pace.c.rate, now)
-            )
+        def work(connection: sa.Connection) -> Turn:
             after, rate, at = connection.execute(reserve).one()
-            paused = 0.0 if rate is None else 1.0 / rate
-            turn = max(after - paused, at)
+            seen = time.monotonic()
+            turn = max(after - (0.0 if rate is None else 1.0 / rate), at)
             update = (
                 sa.update(items)
                 .where(*self._owned(item))
                 .values(
-                    posts=items.c.posts + 1,
+                    posts=posts,
                     sent_at=sa.func.coalesce(items.c.sent_at, at),
                     not_after=turn + start_within,
                 )
                 .returning(items.c.posts, items.c.sent_at, items.c.not_after)
             )
-            return connection.execute(update).first(), turn, at
+            row = connection.execute(update).first()
+            if row is None:
+                raise SupersededError
+            item.posts, item.sent_at, item.not_after = row
+            return Turn(seen + turn - at, turn - at + start_within, rate is not None)
 
-        row, turn, at = await self._run(work)
-        if row is None:
-            raise SupersededError
-        item.posts, item.sent_at, item.not_after = row
-        return Turn(turn - at, turn - at + start_within)
+        return await self._run(work)
 
     async def note_started(self, item: Item, backup_id: int) -> None:
         """Note the backup that was started, or found."""

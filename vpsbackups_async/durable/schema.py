@@ -117,11 +117,10 @@ def bind_account(connection: sa.Connection, account: str, database: Database) ->
 
 def _keep(connection: sa.Connection, name: str, value: str) -> str:
     """The value of a fact, which is from now on this one if there was none."""
-    seen = connection.scalar(sa.select(facts.c.value).where(facts.c.name == name))
-    if seen is not None:
-        return str(seen)
-    connection.execute(sa.insert(facts).values(name=name, value=value))
-    return value
+    insert = insert_into(connection, facts).values(name=name, value=value)
+    connection.execute(insert.on_conflict_do_nothing())
+    query = sa.select(facts.c.value).where(facts.c.name == name)
+    return str(connection.execute(query).scalar_one())
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":

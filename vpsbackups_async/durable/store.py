@@ -52,20 +52,16 @@ class Store:
         text = task_to_json(task)
 
         def work(connection: sa.Connection) -> Run:
-            row = connection.execute(sa.select(runs).where(runs.c.name == name)).first()
-            if row is None:
-                nonce = os.urandom(_NONCE_BYTES).hex()
-                connection.execute(
-                    sa.insert(runs).values(
-                        nonce=nonce,
-                        name=name,
-                        task=text,
-                        version=VERSION,
-                        submitted_at=self._database.now,
-                        cancelled=False,
-                    )
-                )
-                return Run(name, nonce, task)
+            new = insert_into(connection, runs).values(
+                nonce=os.urandom(_NONCE_BYTES).hex(),
+                name=name,
+                task=text,
+                version=VERSION,
+                submitted_at=self._database.now,
+                cancelled=False,
+            )
+            connection.execute(new.on_conflict_do_nothing())
+            row = connection.execute(sa.select(runs).where(runs.c.name == name)).one()
             if row.version != VERSION:
                 raise RunError(f"run {name!r} was submitted by another version of this library")
             if row.task != text:
