@@ -26,8 +26,9 @@ CONSOLE = ROOT / "cli" / "console" / "vpsbackups_console.py"
 CANARY = "vps_canary0123456789abcdef"
 COMMANDS = (
     "list", "servers", "show", "create", "wait", "delete", "restore", "prune", "rotate", "audit",
-    "report", "doctor", "units", "demo", "fake", "completion",
+    "report", "doctor", "units", "run", "demo", "fake", "completion",
 )  # fmt: skip
+RUN_COMMANDS = ("submit", "work", "status", "results", "retry", "cancel", "forget", "list")
 
 
 @pytest.fixture
@@ -41,9 +42,9 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
 # --- Help ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS, *(f"run {name}" for name in RUN_COMMANDS)])
 def test_help_fits_a_screen_and_has_examples(command: str, capfd: pytest.CaptureFixture) -> None:
-    assert main([*([command] if command else []), "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     said = capfd.readouterr()
     lines = said.out.splitlines()
     assert len(lines) <= (24 if command else 32)
@@ -63,6 +64,8 @@ def test_help_names_each_command_and_the_exit_codes(capfd: pytest.CaptureFixture
 
 def test_each_module_of_the_commands_is_a_command() -> None:
     assert {module.name for module in pkgutil.iter_modules(commands.__path__)} == set(COMMANDS)
+    below = pkgutil.iter_modules([f"{commands.__path__[0]}/run"])
+    assert {module.name for module in below} == set(RUN_COMMANDS)
 
 
 async def test_without_sources_the_commands_run_and_help_lacks_what_they_say(

@@ -58,6 +58,7 @@ _COMMANDS: Final = {
     "report": Exit.FINE,
     "doctor": Exit.FINE,
     "units": Exit.FINE,
+    "run": Exit.FINE,
     "demo": Exit.FINE,
     "fake": Exit.FINE,
     "completion": Exit.FINE,
@@ -68,8 +69,38 @@ A command that only reads is fine then; one that changes something has left work
 audit nobody read to its end must not pass for a good one.
 """
 
+_RUN_COMMANDS: Final = (
+    "submit", "work", "status", "results", "retry", "cancel", "forget", "list",
+)  # fmt: skip
+"""The commands below `run`, in the order of its help."""
+
+
+def _runs(place: int) -> App:
+    texts = help_of("run/__init__")
+    runs = App(
+        name="run",
+        help=texts.get("help", ""),
+        usage=texts.get("usage"),
+        help_epilogue=texts.get("help_epilogue"),
+        sort_key=place,
+        help_format="plaintext",
+        help_formatter=Help(),
+        group_parameters=app.group_parameters,
+        group_arguments=app.group_arguments,
+        version_flags=(),
+    )
+    for number, name in enumerate(_RUN_COMMANDS):
+        module = f"{PACKAGE}.run.{name}:run"
+        runs.command(module, name=name, sort_key=number, **help_of(f"run/{name}"))
+    runs["--help"].help = "this, or a command's own help"
+    return runs
+
+
 for _place, _name in enumerate(_COMMANDS):
-    app.command(f"{PACKAGE}.{_name}:run", name=_name, sort_key=_place, **help_of(_name))
+    if _name == "run":
+        app.command(_runs(_place))
+    else:
+        app.command(f"{PACKAGE}.{_name}:run", name=_name, sort_key=_place, **help_of(_name))
 app["--help"].help = "this, or a command's own help"
 app["--version"].help = "which version this is"
 

@@ -12,7 +12,7 @@ from vpsbackups_async.cli.options import All, check_all, duration_of
 from vpsbackups_async.models import ALL_SERVERS, AllServers
 from vpsbackups_async.retention import Retention
 
-__all__ = ["KEEP", "SERVERS", "Chosen", "Keep"]
+__all__ = ["KEEP", "SERVERS", "Chosen", "Keep", "policy_of"]
 
 _RULES: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
@@ -86,6 +86,20 @@ class Keep:
             return Retention(**rules, tz=self.tz, job=self.job)
         except (ValueError, OverflowError) as error:
             raise UsageError(f"this policy cannot be: {error}") from None
+
+
+def policy_of(rules: str, *, tz: str, job: str) -> Retention:
+    """The policy of a text such as `daily=4,weekly=4`; raises `UsageError` if it makes none."""
+    counts: dict[str, Any] = {}
+    for rule in rules.split(","):
+        name, _, count = rule.strip().partition("=")
+        if name not in _RULES or not count.isascii() or not count.isdigit():
+            raise UsageError(f"--rotate {rules!r} is no policy: give daily=4,weekly=4, for example")
+        counts[name] = int(count)
+    try:
+        return Retention(**counts, tz=tz, job=job)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(str(error)) from None
 
 
 SERVERS = Chosen()

@@ -21,7 +21,7 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.events import Event, OnEvent
 
-__all__ = ["Session", "token_source", "url_source"]
+__all__ = ["Session", "token_of", "token_source", "url_of", "url_source"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def url_source(common: Common) -> str:
     return "VPS_API_URL" if "VPS_API_URL" in os.environ else "the default"
 
 
-def _token(common: Common) -> str:
+def token_of(common: Common) -> str:
     """The token, wrapped so that no traceback shows it; raises `UsageError` if there is none."""
     if common.token_file is None:
         if "VPS_API_TOKEN" not in os.environ:
@@ -63,7 +63,7 @@ def _read(file: Path) -> Secret:
         raise UsageError(f"cannot read the token file {str(file)!r}: {why}") from None
 
 
-def _url(common: Common) -> str | None:
+def url_of(common: Common) -> str | None:
     """The URL that is given, None for the environment's; raises `UsageError` for an empty one.
 
     An empty one would send the token to the provider, where another server is meant.
@@ -114,7 +114,7 @@ class Session:
         self._outage = Outage()
         self._hearers: list[OnEvent] = [self._outage.on_event]
         self.client: BackupsClient = BackupsClient(
-            _token(common), base_url=_url(common), on_event=self._on_event
+            token_of(common), base_url=url_of(common), on_event=self._on_event
         )
 
     def hear(self, hearer: OnEvent) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from attrs import evolve
 
 from vpsbackups_async._creating.looks import Look
-from vpsbackups_async._lists.sources import Servers, read_server_ids
+from vpsbackups_async._lists.sources import Servers, read_servers
 from vpsbackups_async._pruning.rotation import RotateOptions
 from vpsbackups_async._pruning.rotator import Create, Rotator
 from vpsbackups_async._transport.retry import RetryPolicy
@@ -68,7 +68,7 @@ class WorkerClient(BackupsClient):
 
     async def server_ids(self, servers: Servers) -> list[int]:
         """The ids of the servers; those of the account for `ALL_SERVERS`."""
-        return await read_server_ids(servers, self._lists)
+        return list(await read_servers(servers, self._lists))
 
     async def account_name(self) -> str | None:
         """The e-mail address of the token's account; None where the API does not tell it."""

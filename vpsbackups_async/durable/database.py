@@ -61,13 +61,16 @@ class Database:
     @property
     def name(self) -> str:
         """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        return self._plain.render_as_string(hide_password=True)
 
     @property
     def full_url(self) -> str:
         """The URL with its password, as the engine takes it."""
-        plain = self.url if self.is_sqlite else self.url.set(drivername="postgresql")
-        return plain.render_as_string(hide_password=False)
+        return self._plain.render_as_string(hide_password=False)
+
+    @property
+    def _plain(self) -> sa.URL:
+        return self.url if self.is_sqlite else self.url.set(drivername="postgresql")
 
     @property
     def path(self) -> Path:

@@ -82,6 +82,11 @@ class DurableFleet:
     def __repr__(self) -> str:
         return f"<DurableFleet {self._database.name}>"
 
+    @property
+    def name(self) -> str:
+        """The URL of the database, without its password."""
+        return self._database.name
+
     # --- Submit ----------------------------------------------------------------------------------
 
     async def submit(

@@ -1,0 +1,131 @@
+"""`vpsbackups run`: durable runs from the shell."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from helpers_cli import Here, run
+
+from vpsbackups_async.testing import FakeVPS
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=3, backups=0, backup_seconds=0.2) as fake:
+        yield fake
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
+    return Here(monkeypatch, capfd)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+
+
+async def test_a_run_from_its_submission_to_its_end(
+    here: Here, real_fake: FakeVPS, database: str, tmp_path: Path
+) -> None:
+    (tmp_path / "fleet.txt").write_text("1 2\n99\n")
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    submit = ("run", "submit", "nightly", "--servers-from", str(tmp_path / "fleet.txt"))
+    said = await here(*submit, **place)
+    assert (said.code, said.err) == (0, "3 servers added to run nightly\n")
+    said = await here("run", "status", "nightly", **place)
+    assert (said.code, said.out) == (0, "nightly: 3 waiting; 3 in all\n")
+    said = await run("run", "work", "--until-done", **place)
+    assert (said.code, said.out) == (0, "")
+    assert "worker 0 of sqlite:///" in said.err
+    said = await here("run", "status", "nightly", "--json", **place)
+    assert said.code == 1
+    assert json.loads(said.out) == {
+        "run": "nightly",
+        "waiting": 0,
+        "running": 0,
+        "completed": 2,
+        "failed": 1,
+        "unknown": 0,
+        "cancelled": 0,
+        "total": 3,
+        "is_over": True,
+    }
+    said = await here("run", "results", "nightly", "--ndjson", **place)
+    outcomes = [json.loads(line) for line in said.lines]
+    assert [(one["server_id"], one["state"]) for one in outcomes] == [
+        (1, "completed"),
+        (2, "completed"),
+        (99, "failed"),
+    ]
+    assert outcomes[0]["backup"]["server"]["id"] == 1
+    said = await here("run", "results", "nightly", **place)
+    assert [line.split()[:2] for line in said.lines] == [
+        ["1", "completed"],
+        ["2", "completed"],
+        ["99", "failed"],
+    ]
+    assert (await here("run", "retry", "nightly", **place)).code == 0
+    said = await here("run", "cancel", "nightly", **place)
+    assert said.err == "1 servers of run nightly were cancelled\n"
+    said = await here("run", "list", **place)
+    assert said.out.split()[0] == "nightly"
+    assert "3 of 3 ended" in said.out
+    said = await here("run", "forget", "nightly", **place)
+    assert (said.code, said.out) == (0, "nightly\n")
+    assert (await here("run", "list", **place)).out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit", "n"], "no server is named"),
+        (["submit", "n", "-s", "1", "--all"], "--all is every server"),
+        (["submit", " n", "-s", "1"], "a run is named"),
+        (["submit", "n", "-s", "1", "--rotate", "daily=4"], "--job NAME is needed"),
+        (["submit", "n", "-s", "1", "--rotate", "dayly=4", "--job", "a"], "is no policy"),
+        (["submit", "n", "-s", "1", "--rotate", "daily=4", "--job", "a b"], "job must be"),
+        (["submit", "n", "-s", "1", "--ensure", "24"], "is no time"),
+        (["submit", "n", "-s", "1", "--ensure", "24h", "--job", "a"], "job is for plain"),
+        (["submit", "n", "-s", "1", "--make-room"], "make_room needs rotate"),
+        (["work", "--rate", "0"], "--rate must be"),
+        (["work", "--concurrency", "0"], "--concurrency must be"),
+        (["forget"], "give the NAME"),
+        (["forget", "n", "--older-than", "3d"], "give the NAME"),
+        (["list", "--database", "mysql://a/b"], "a database is"),
+    ],
+)
+async def test_usage_that_cannot_be_is_refused(
+    here: Here,
+    real_fake: FakeVPS,
+    database: str,
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    said = await here("run", *arguments, fake=real_fake, VPSBACKUPS_DATABASE=database)
+    assert said.code == 2
+    assert words in said.err
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240  # a folder of the test's own
+
+
+async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:
+    said = await here("run", "status", "lost", VPSBACKUPS_DATABASE=database)
+    assert said.code == 1
+    assert said.err.startswith("error: no run is called 'lost'\n")
+
+
+async def test_a_worker_needs_a_token(here: Here, database: str) -> None:
+    said = await here("run", "work", VPSBACKUPS_DATABASE=database)
+    assert said.code == 2
+    assert "there is no token" in said.err
+
+
+async def test_a_database_that_is_away_is_one_clear_line(here: Here) -> None:
+    said = await here("run", "list", "--database", "postgresql://vps:canary-pw@127.0.0.1:1/runs")
+    assert said.code == 2
+    assert said.err.startswith("error: the database postgresql://vps:***@127.0.0.1:1/runs")
+    assert "canary-pw" not in said.err
+    assert len(said.err.splitlines()) == 1

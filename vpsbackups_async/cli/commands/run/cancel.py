@@ -1,0 +1,29 @@
+"""Cancel what still waits; backups that were started go on.
+
+Usage: vpsbackups run cancel [OPTIONS] NAME
+
+  vpsbackups run cancel nightly
+"""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import Exit
+from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.options import DEFAULTS, Common
+
+__all__ = ["run"]
+
+
+def run(
+    name: Annotated[str, Parameter(metavar="NAME", help="of the run")],
+    *,
+    database: Database = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    with Fleets(common, database) as fleets:
+        count = fleets.do(fleets.fleet.cancel(name))
+        fleets.screen.summary(f"{count:,} servers of run {name} were cancelled")
+    return Exit.FINE

@@ -1,0 +1,41 @@
+"""Delete what is kept of runs that are over; their backups stay.
+
+Usage: vpsbackups run forget [OPTIONS] [NAME]
+
+  vpsbackups run forget --older-than 30d
+"""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.options import DEFAULTS, Common, duration_of
+
+__all__ = ["run"]
+
+
+def run(
+    name: Annotated[str | None, Parameter(metavar="NAME", help="of the run")] = None,
+    *,
+    older_than: Annotated[
+        str | None, Parameter(metavar="TIME", help="all that were submitted so long ago")
+    ] = None,
+    database: Database = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    if (name is None) == (older_than is None):
+        raise UsageError("give the NAME of a run, or --older-than TIME")
+    with Fleets(common, database) as fleets:
+        if name is not None:
+            fleets.do(fleets.fleet.forget(name))
+            forgotten = [name]
+        else:
+            age = duration_of("--older-than", older_than or "")
+            forgotten = fleets.do(fleets.fleet.forget_older_than(age))
+        for one in forgotten:
+            fleets.screen.result(one)
+        fleets.screen.summary(f"{len(forgotten):,} runs forgotten")
+    return Exit.FINE

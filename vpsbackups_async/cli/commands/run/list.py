@@ -1,0 +1,31 @@
+"""List the runs of the database in the order of their submission.
+
+Usage: vpsbackups run list [OPTIONS]
+
+  vpsbackups run list
+"""
+
+from vpsbackups_async.cli.ends import Exit
+from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.options import DEFAULTS, Common
+from vpsbackups_async.cli.text import moment, safe
+
+__all__ = ["run"]
+
+
+def run(*, database: Database = None, common: Common = DEFAULTS) -> int:
+    """The exit code of the command, once it has ended."""
+    with Fleets(common, database) as fleets:
+
+        async def write() -> None:
+            for info in await fleets.fleet.runs():
+                now = await fleets.fleet.progress(info.run)
+                failed = now.failed + now.unknown
+                how = "over" if now.is_over else "cancelled" if info.cancelled else "under way"
+                fleets.screen.result(
+                    f"{safe(info.run):<20} {moment(info.submitted_at)}  {how:<9} "
+                    f"{now.ended:,} of {now.total:,} ended, {failed:,} failed"
+                )
+
+        fleets.do(write())
+    return Exit.FINE

@@ -1,0 +1,79 @@
+"""Say how far a run is; exit 1 once it is over and some failed.
+
+Usage: vpsbackups run status [OPTIONS] NAME
+
+  vpsbackups run status nightly --watch
+"""
+
+import asyncio
+import json
+from typing import Annotated, Final
+
+from attrs import asdict
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import Exit
+from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.client import ClientStats
+from vpsbackups_async.durable import RunProgress
+from vpsbackups_async.models import Progress
+
+__all__ = ["run"]
+
+_EVERY: Final = 1.0
+"""Seconds between two looks at the database."""
+_STATES: Final = ("waiting", "running", "completed", "failed", "unknown", "cancelled")
+
+
+def run(
+    name: Annotated[str, Parameter(metavar="NAME", help="of the run")],
+    *,
+    watch: Annotated[Flag, Parameter(help="show it live until it is over")] = False,
+    as_json: Annotated[Flag, Parameter("--json", help="one JSON object")] = False,
+    database: Database = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    with Fleets(common, database) as fleets:
+        progress = fleets.do(_watched(fleets, name) if watch else fleets.fleet.progress(name))
+        if as_json:
+            said = {**asdict(progress), "total": progress.total, "is_over": progress.is_over}
+            fleets.screen.raw(json.dumps(said).encode() + b"\n")
+        else:
+            fleets.screen.result(_line(progress))
+    failed = progress.failed or progress.unknown
+    return Exit.SOME_FAILED if progress.is_over and failed else Exit.FINE
+
+
+async def _watched(fleets: Fleets, name: str) -> RunProgress:
+    """The progress of the run once it is over, shown until then."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with Display(fleets.screen, name, ClientStats, after=0.0) as display:
+        first = now = await fleets.fleet.progress(name)
+        while not now.is_over:
+            display.update(_shown(now, first, loop.time() - began))
+            await asyncio.sleep(_EVERY)
+            now = await fleets.fleet.progress(name)
+    return now
+
+
+def _shown(now: RunProgress, first: RunProgress, seconds: float) -> Progress:
+    failed = now.failed + now.unknown + now.cancelled
+    return Progress(
+        now.ended,
+        now.completed,
+        failed,
+        now.running,
+        now.total,
+        seconds * now.ended / max(1, now.ended - first.ended),
+    )
+
+
+def _line(progress: RunProgress) -> str:
+    counts = [f"{count:,} {state}" for state in _STATES if (count := getattr(progress, state))] or [
+        "no servers"
+    ]
+    return f"{progress.run}: {', '.join(counts)}; {progress.total:,} in all"

@@ -1,0 +1,72 @@
+"""Add servers to a run; nothing starts before a worker runs.
+
+Repeating it adds what is missing. Workers create a backup of each, unless
+--ensure or --rotate say otherwise.
+
+Usage: vpsbackups run submit [OPTIONS] NAME
+
+  vpsbackups run submit night-1 --all --rotate daily=4,weekly=4 --job nightly
+"""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, duration_of
+from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
+from vpsbackups_async.models import AllServers
+from vpsbackups_async.retention import Retention
+
+__all__ = ["run"]
+
+
+def run(
+    name: Annotated[str, Parameter(metavar="NAME", help="of the run")],
+    *,
+    servers: Chosen = SERVERS,
+    description: Annotated[
+        str | None, Parameter(("--description", "-d"), metavar="TEXT", help="of the new backups")
+    ] = None,
+    ensure: Annotated[
+        str | None, Parameter(metavar="TIME", help="only where none so described is younger")
+    ] = None,
+    rotate: Annotated[
+        str | None, Parameter(metavar="RULES", help="then delete all but these: daily=4,weekly=4")
+    ] = None,
+    job: Annotated[str | None, Parameter(metavar="NAME", help="the label, [job:NAME]")] = None,
+    tz: Annotated[str, Parameter(metavar="ZONE", help="of the periods of --rotate")] = "UTC",
+    make_room: Annotated[Flag, Parameter(show=False)] = False,
+    database: Database = None,
+    common: Common = DEFAULTS,
+) -> int:
+    """The exit code of the command, once it has ended."""
+    ids = servers.ids()
+    policy, within = None, None
+    if rotate is not None:
+        policy, job = _policy(rotate, tz, job), None
+    if ensure is not None:
+        within = duration_of("--ensure", ensure)
+    with Fleets(common, database, needs_token=isinstance(ids, AllServers)) as fleets:
+        try:
+            work = fleets.fleet.submit(
+                name,
+                ids,
+                description=description,
+                job=job,
+                ensure=within,
+                rotate=policy,
+                make_room=make_room,
+            )
+            added = fleets.do(work)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        fleets.screen.summary(f"{added:,} servers added to run {name}")
+    return Exit.FINE
+
+
+def _policy(rules: str, tz: str, job: str | None) -> Retention:
+    if job is None:
+        raise UsageError("--job NAME is needed: it labels what is made, and only that is deleted")
+    return policy_of(rules, tz=tz, job=job)
