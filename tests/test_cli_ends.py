@@ -28,7 +28,9 @@ COMMANDS = (
     "list", "servers", "show", "create", "wait", "delete", "restore", "prune", "rotate", "audit",
     "report", "doctor", "units", "run", "demo", "fake", "completion",
 )  # fmt: skip
-RUN_COMMANDS = ("submit", "work", "status", "results", "retry", "cancel", "forget", "list")
+RUN_COMMANDS = (
+    "submit", "work", "status", "results", "retry", "cancel", "forget", "list", "schedule",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -93,6 +93,9 @@ async def test_a_run_from_its_submission_to_its_end(
         (["work", "--concurrency", "0"], "--concurrency must be"),
         (["forget"], "give the NAME"),
         (["forget", "n", "--older-than", "3d"], "give the NAME"),
+        (["schedule", "0 3 * * *"], "no server is named"),
+        (["schedule", "0 3 * * *", "--delete"], "--delete takes no CRON"),
+        (["schedule", "0 3 * * *", "--all", "--ping", "ftp://a"], "http or https"),
         (["list", "--database", "mysql://a/b"], "a database is"),
     ],
 )
@@ -109,6 +112,32 @@ async def test_usage_that_cannot_be_is_refused(
     assert words in said.err
     assert said.out == ""
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240  # a folder of the test's own
+
+
+async def test_a_schedule_is_made_listed_and_deleted(here: Here, database: str) -> None:
+    place = {"VPSBACKUPS_DATABASE": database}
+    zone = ("--tz", "Europe/Berlin")
+    said = await here(
+        "run", "schedule", "0 3 * * *", *zone, "--all", "--rotate", "daily=4,weekly=4", **place
+    )
+    assert (said.code, said.out) == (0, "")
+    assert said.err.startswith("nightly is due at 0 3 * * * (Europe/Berlin)")
+    said = await here("run", "schedule", **place)
+    assert said.out.split() == [
+        "nightly",
+        *["0", "3", "*", "*", "*"],
+        "Europe/Berlin",
+        "all",
+        "servers",
+    ]
+    said = await here("run", "schedule", "often", "-s", "1", "--name", "other", **place)
+    assert (said.code, said.err.splitlines()[0]) == (
+        2,
+        "error: 'often' in 'UTC' is no schedule of cron and a time zone",
+    )
+    assert (await here("run", "schedule", "--delete", **place)).code == 0
+    assert (await here("run", "schedule", **place)).out == ""
+    assert (await here("run", "schedule", "--delete", **place)).code == 1
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:

@@ -24,6 +24,7 @@ PLUGIN = Path(pytest_vpsbackups.__file__)
 LAYERS: dict[str, int] = {
     "_checks": 0,
     "_version": 0,
+    "_ping": 0,
     "_pydantic": 0,
     "models": 0,
     "backoff": 0,
@@ -65,6 +66,7 @@ def below(layer: int) -> set[str]:
 MAY: dict[str, set[str]] = {
     "_checks": set(),
     "_version": set(),
+    "_ping": set(),
     "_pydantic": set(),
     "models": {"_pydantic"},
     "backoff": {"models"},

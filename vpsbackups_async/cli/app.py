@@ -70,7 +70,7 @@ audit nobody read to its end must not pass for a good one.
 """
 
 _RUN_COMMANDS: Final = (
-    "submit", "work", "status", "results", "retry", "cancel", "forget", "list",
+    "submit", "work", "status", "results", "retry", "cancel", "forget", "list", "schedule",
 )  # fmt: skip
 """The commands below `run`, in the order of its help."""
 

@@ -4,23 +4,15 @@
 why. What goes wrong with that is a note, and never breaks the run.
 """
 
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from types import TracebackType
-from typing import Final, Self
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from typing import Self
+from urllib.parse import SplitResult
 
+from vpsbackups_async._ping import check_ping, ping
 from vpsbackups_async.cli.ends import UsageError, explain
 from vpsbackups_async.cli.screen import Screen
 
 __all__ = ["Pings"]
-
-_SECONDS: Final = 10.0
-"""The timeout of a ping."""
-_TRIES: Final = 2
-_MOST: Final = 10_000
-"""The most bytes that are sent; the convention's own limit is 100,000."""
 
 
 class Pings:
@@ -58,28 +50,15 @@ class Pings:
     def _ping(self, ending: str, text: str) -> None:
         if self._parts is None:
             return
-        path = self._parts.path.rstrip("/") + ending
-        url = urlunsplit(self._parts._replace(path=path, fragment=""))
-        body = text.encode("utf-8", "replace")[:_MOST]
-        for number in range(1, _TRIES + 1):
-            try:
-                request = urllib.request.Request(url, body, method="POST")  # noqa: S310  # http(s) only, see above
-                with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310  # likewise
-                    return
-            except (OSError, ValueError, HTTPException) as error:
-                if isinstance(error, urllib.error.HTTPError):
-                    error.close()
-                if number == _TRIES:
-                    # Not the URL itself: whoever has it can report success.
-                    what = f"the ping{ending and f' {ending}'} to {self._parts.hostname}"
-                    self._screen.note(f"{what} failed: {explain(error)}")
+        failure = ping(self._parts, ending, text)
+        if failure is not None:
+            # Not the URL itself: whoever has it can report success.
+            what = f"the ping{ending and f' {ending}'} to {self._parts.hostname}"
+            self._screen.note(f"{what} failed: {explain(failure)}")
 
 
 def _checked(url: str) -> SplitResult:
     try:
-        parts = urlsplit(url)
-        if parts.scheme in {"http", "https"} and parts.hostname:
-            return parts
-    except ValueError:  # a broken IPv6 address
-        pass
-    raise UsageError("--ping takes an http or https URL")
+        return check_ping(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

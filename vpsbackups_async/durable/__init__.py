@@ -13,6 +13,7 @@ except ImportError as _missing:
     ) from _missing
 
 from vpsbackups_async.durable.runs import DurableFleet
+from vpsbackups_async.durable.schedules import Schedule
 from vpsbackups_async.durable.values import (
     BackupTask,
     EnsureTask,
@@ -34,4 +35,5 @@ __all__ = [
     "RunInfo",
     "RunOutcome",
     "RunProgress",
+    "Schedule",
 ]

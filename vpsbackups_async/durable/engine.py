@@ -7,23 +7,28 @@ start, and hands out again what a worker left behind. What was done is in our ow
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, NamedTuple, TypedDict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, NamedTuple, TypedDict
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
+from croniter import croniter
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+from dbos import error as engine_error
 
 from vpsbackups_async.durable.database import SCHEMA, Database
 from vpsbackups_async.durable.schema import VERSION
 
-__all__ = ["EngineClient", "EngineWorker", "Entry", "migrate"]
+__all__ = ["EngineClient", "EngineWorker", "Entry", "Night", "is_superseded", "migrate"]
 
 _APPLICATION: Final = "vpsbackups"
 _APP_VERSION: Final = f"vpsbackups-{VERSION}"
 """Only entries of the same version are handed out; by default it would be a hash of the source."""
 _WORKFLOW: Final = "vpsbackups.item"
+_NIGHT: Final = "vpsbackups.night"
 _QUEUE: Final = "vpsbackups"
 _RESUMED: Final = "vpsbackups-resumed"
 """Without limits: what was started already does not take another start."""
@@ -32,6 +37,13 @@ _BATCH: Final = 1000
 _STOP_WITHIN: Final = 15.0
 _QUIET: Final = "CRITICAL"
 """The engine logs each moment in which the database is away; we say what follows from it."""
+
+
+class Night(NamedTuple):
+    """A time at which a schedule is due, and what was given with the schedule."""
+
+    at: datetime
+    context: Mapping[str, Any]
 
 
 class _Limiter(TypedDict):
@@ -116,6 +128,47 @@ class EngineClient:
             self._client.resume_workflows(ids, queue_name=_RESUMED)
             count += len(begun)
 
+    def add_schedule(self, name: str, cron: str, tz: str, context: Mapping[str, Any]) -> None:
+        """Have workers handed the context whenever this line of cron is due in the time zone.
+
+        Raises `ValueError` for a line or a zone that is none, and for a name that is taken.
+        """
+        if any(one["schedule_name"] == name for one in self._client.list_schedules()):
+            raise ValueError(f"a schedule is called {name!r} already")
+        try:
+            self._client.create_schedule(
+                schedule_name=name,
+                workflow_name=_NIGHT,
+                schedule=cron,
+                context=dict(context),
+                cron_timezone=tz,
+                queue_name=_RESUMED,
+            )
+        except engine_error.DBOSException:
+            raise ValueError(f"{cron!r} in {tz!r} is no schedule of cron and a time zone") from None
+
+    def schedules(self) -> list[Mapping[str, Any]]:
+        """The contexts of all schedules, by their names."""
+        found = sorted(self._client.list_schedules(), key=lambda one: one["schedule_name"])
+        return [one["context"] for one in found]
+
+    def delete_schedule(self, name: str) -> bool:
+        """Delete a schedule; whether there was one."""
+        there = any(one["schedule_name"] == name for one in self._client.list_schedules())
+        if there:
+            self._client.delete_schedule(name)
+        return there
+
+    def catch_up(self) -> None:
+        """Hand out the last night of each schedule, if it was missed while no worker was there."""
+        now = datetime.now(UTC)
+        for one in self._client.list_schedules():
+            seen = datetime.fromisoformat(one["last_fired_at"] or one["context"]["since"])
+            last = _due(one["schedule"], one["cron_timezone"], now, -1)
+            if last > seen:
+                before = last - timedelta(seconds=1)
+                self._client.backfill_schedule(one["schedule_name"], before, now)
+
     def set_limits(self, *, rate: float | None, concurrency: int) -> None:
         """Set how many entries may start a second, and be worked on, over all workers."""
         self._client.register_queue(
@@ -134,10 +187,18 @@ class EngineClient:
 class EngineWorker:
     """Takes entries off the queue and awaits `work` for each, in the event loop of the caller.
 
+    `night` is awaited for each time at which a schedule is due.
+
     There is one in a process at a time: the engine is global.
     """
 
-    def __init__(self, database: Database, slot: int, work: Callable[[Entry], Awaitable[None]]):
+    def __init__(
+        self,
+        database: Database,
+        slot: int,
+        work: Callable[[Entry], Awaitable[None]],
+        night: Callable[[Night], Awaitable[None]],
+    ) -> None:
         DBOS(
             config={
                 "name": _APPLICATION,
@@ -156,6 +217,10 @@ class EngineWorker:
         @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
         async def item(run: str, server_id: int, retry: int) -> None:
             await work(Entry(run, server_id, retry))
+
+        @DBOS.workflow(name=_NIGHT, max_recovery_attempts=None)
+        async def due(at: str, context: dict[str, Any]) -> None:
+            await night(Night(datetime.fromisoformat(at), context))
 
     def start(self) -> None:
         """Begin to take entries; it blocks for a moment, and must be called in the loop."""
@@ -177,6 +242,19 @@ class EngineWorker:
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), _STOP_WITHIN)
         loop.set_default_executor(ThreadPoolExecutor())  # the engine's own one is shut down
+
+
+def is_superseded(night: Night) -> bool:
+    """Whether the schedule was due once more since."""
+    context = night.context
+    return _due(context["cron"], context["tz"], night.at, 1) <= datetime.now(UTC)
+
+
+def _due(cron: str, tz: str | None, when: datetime, step: Literal[-1, 1]) -> datetime:
+    """The last (-1) or next time at which a line of cron is due, before or after another."""
+    lines = croniter(cron, when.astimezone(ZoneInfo(tz or "UTC")), second_at_beginning=True)
+    found: datetime = (lines.get_prev if step < 0 else lines.get_next)(datetime)
+    return found
 
 
 def _limiter(rate: float) -> _Limiter:

@@ -10,10 +10,12 @@ from typing import Any, Final, Literal, Self
 
 from vpsbackups_async._checks import check_duration, check_int
 from vpsbackups_async._lists.sources import Servers, check_servers
+from vpsbackups_async._ping import check_ping
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database, default_url
 from vpsbackups_async.durable.engine import EngineClient, migrate
 from vpsbackups_async.durable.items import Run
+from vpsbackups_async.durable.schedules import Schedule
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import (
@@ -140,6 +142,54 @@ class DurableFleet:
         ids = (_id_of(server) for server in servers)
         while batch := list(islice(ids, _BATCH)):
             yield batch
+
+    async def schedule(
+        self,
+        name: str,
+        cron: str,
+        servers: Iterable[int | Server] | AllServers,
+        *,
+        tz: str = "UTC",
+        description: str | None = None,
+        job: str | None = None,
+        ensure: timedelta | None = None,
+        rotate: Retention | None = None,
+        make_room: bool = False,
+        ping: str | None = None,
+    ) -> None:
+        """Have workers submit a run whenever this line of cron is due in the time zone `tz`.
+
+        The run is called `NAME@2026-11-29T02:00Z`, by its time in UTC. Times that are missed while
+        no worker runs are caught up with one run, for the last of them. A server that another run
+        still works on is passed over: it ends as cancelled, and its `detail` names that run.
+        `servers` are kept as ids; `ALL_SERVERS` is read at each time. The rest is as for `submit`.
+
+        `ping` is a URL that is told of the start of each run and of its end, with `/fail` if any
+        server failed, as healthchecks.io has it. It is kept in the database.
+
+        Raises `ValueError` for bad arguments, and for a name that is taken.
+        """
+        task = _task(description, job, ensure, rotate, make_room=make_room)
+        _check_name(name)
+        if ping is not None:
+            check_ping(ping)
+        check_servers(servers)
+        ids = None if isinstance(servers, AllServers) else tuple(_id_of(one) for one in servers)
+        schedule = Schedule(name, cron, tz, task, ids, ping, datetime.now(UTC))
+        engine = await self._open()
+        context = schedule.to_context()
+        await self._database.call(lambda: engine.add_schedule(name, cron, tz, context))
+
+    async def schedules(self) -> list[Schedule]:
+        """All schedules of the database, by their names."""
+        engine = await self._open()
+        return [Schedule.from_context(one) for one in await self._database.call(engine.schedules)]
+
+    async def unschedule(self, name: str) -> None:
+        """Delete a schedule; its runs stay. Raises `RunError` if there is no such schedule."""
+        engine = await self._open()
+        if not await self._database.call(lambda: engine.delete_schedule(name)):
+            raise RunError(f"no schedule is called {name!r}")
 
     # --- Work ------------------------------------------------------------------------------------
 

@@ -91,6 +91,33 @@ class Store:
 
         return await self._database.run(work)
 
+    async def pass_over(self, run: Run, server_ids: Sequence[int]) -> int:
+        """Give those of the servers that another run works on their outcome; how many."""
+        busy = (
+            sa.select(items.c.server, sa.func.min(runs.c.name))
+            .join(runs, runs.c.nonce == items.c.run)
+            .where(items.c.server.in_(server_ids), items.c.run != run.nonce)
+            .where(items.c.state.in_([str(state) for state in UNDER_WAY]))
+            .group_by(items.c.server)
+        )
+
+        def work(connection: sa.Connection) -> int:
+            rows = [
+                {
+                    "run": run.nonce,
+                    "server": server,
+                    "state": str(ItemState.CANCELLED),
+                    "outcome": json.dumps({"detail": f"run {other!r} still works on it"}),
+                }
+                for server, other in connection.execute(busy)
+            ]
+            if not rows:
+                return 0
+            insert = insert_into(connection, items).values(rows).on_conflict_do_nothing()
+            return len(connection.execute(insert.returning(items.c.server)).all())
+
+        return await self._database.run(work)
+
     async def find(self, name: str) -> Run:
         """The run of this name; raises `RunError` if there is none."""
 

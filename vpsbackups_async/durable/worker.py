@@ -15,8 +15,10 @@ from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, EngineWorker
 from vpsbackups_async.durable.items import Items
+from vpsbackups_async.durable.schedules import Nights
 from vpsbackups_async.durable.schema import bind_account
 from vpsbackups_async.durable.slots import Slots, open_slots
+from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.durable.work import Work
 from vpsbackups_async.errors import ConfigurationError, WorkerStoppedError
@@ -60,6 +62,7 @@ class Worker:
         """
         await self._bind()
         work = Work(self._client, self._items, self._limits, self._fail)
+        nights = Nights(self._client, Store(self._database), self._engine)
         slot = await self._take()
         try:
             await self._database.call(lambda: self._engine.hand_out_again(slot))
@@ -68,13 +71,15 @@ class Worker:
             await self._database.call(
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
             )
-            engine = EngineWorker(self._database, slot, work.do)
+            engine = EngineWorker(self._database, slot, work.do, nights.do)
             try:
                 engine.start()
+                await self._database.call(self._engine.catch_up)
                 if on_start is not None:
                     on_start(slot)
                 await self._until_end(until_done=until_done)
             finally:
+                await nights.stop()
                 await work.stop()
                 await engine.stop()
         finally:

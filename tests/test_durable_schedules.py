@@ -1,0 +1,222 @@
+"""Schedules of durable runs: what is due is submitted once, and what was missed is caught up."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from helpers_durable import until
+
+from vpsbackups_async import ALL_SERVERS, Retention
+from vpsbackups_async.backoff import ConstantBackoff
+from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
+from vpsbackups_async.durable.engine import Night, is_superseded
+from vpsbackups_async.errors import RunError
+from vpsbackups_async.testing import FakeVPS
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=3, backups=0, backup_seconds=0.2) as fake:
+        yield fake
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "runs.sqlite"
+
+
+def fleet_on(file: Path, fake: FakeVPS) -> DurableFleet:
+    return DurableFleet(
+        f"sqlite:///{file}",
+        client_options={"token": fake.token, "base_url": fake.url},
+        limits=Limits(backoff=ConstantBackoff(0.1)),
+    )
+
+
+def execute(file: Path, statement: str, *values: object) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement, values)
+        connection.commit()
+
+
+def fired_at(file: Path, when: datetime) -> None:
+    """Let the database look as if the schedule was last due then, and nothing ran since."""
+    execute(file, "UPDATE workflow_schedules SET last_fired_at = ?", when.isoformat())
+
+
+@contextlib.asynccontextmanager
+async def working(fleet: DurableFleet) -> AsyncIterator[None]:
+    """A worker during the block."""
+    begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    work = asyncio.create_task(fleet.work(on_start=begun.set_result))
+    try:
+        await asyncio.wait([begun, work], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert begun.done(), work
+        yield
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def until_over(fleet: DurableFleet, count: int = 1) -> list[str]:
+    """The names of all runs, once there are so many and all are over."""
+    async with asyncio.timeout(30):
+        while True:
+            names = [info.run for info in await fleet.runs()]
+            over = [(await fleet.progress(name)).is_over for name in names]
+            if len(names) >= count and all(over):
+                return names
+            await asyncio.sleep(0.1)
+
+
+async def test_three_nights_that_were_missed_are_caught_up_with_one_run(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    now = datetime.now(UTC)
+    # Due once a day, the last time between one and two hours ago.
+    due = (now - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    async with fleet_on(file, real_fake) as fleet:
+        await fleet.schedule("nightly", f"0 {due.hour} * * *", ALL_SERVERS, description="Nightly")
+        fired_at(file, due - timedelta(days=3))
+        for _ in range(2):  # a worker that comes later catches up with nothing
+            async with working(fleet):
+                names = await until_over(fleet)
+                await asyncio.sleep(0.6)
+        assert names == [f"nightly@{due:%Y-%m-%dT%H:%MZ}"]
+        assert (await fleet.progress(names[0])).completed == 3
+    assert real_fake.count("POST") == 3
+
+
+async def test_what_was_due_before_the_first_worker_came_is_caught_up(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    async with fleet_on(file, real_fake) as fleet:
+        await fleet.schedule("nightly", f"0 {due.hour} * * *", [1])
+        before = (due - timedelta(hours=1)).isoformat()
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            (context,) = connection.execute("SELECT context FROM workflow_schedules").fetchone()
+        since = (await fleet.schedules())[0].since.isoformat()
+        execute(file, "UPDATE workflow_schedules SET context = ?", context.replace(since, before))
+        async with working(fleet):
+            assert await until_over(fleet) == [f"nightly@{due:%Y-%m-%dT%H:%MZ}"]
+
+
+async def test_a_server_that_another_run_works_on_is_passed_over_and_named(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    async with fleet_on(file, real_fake) as fleet:
+        await fleet.submit("yesterday", [2])
+        # Some worker has it.
+        execute(file, "UPDATE fleet_items SET state = 'running'")
+        execute(file, "UPDATE workflow_status SET status = 'PENDING', executor_id = 'slot-63'")
+        await fleet.schedule("nightly", f"0 {due.hour} * * *", [1, 2, 3])
+        fired_at(file, due - timedelta(days=1))
+        name = f"nightly@{due:%Y-%m-%dT%H:%MZ}"
+        async with working(fleet), asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(RunError):
+                    if (await fleet.progress(name)).ended == 3:
+                        break
+                await asyncio.sleep(0.1)
+        outcomes: dict[int, RunOutcome] = {one.server_id: one async for one in fleet.results(name)}
+    assert {server: one.state.value for server, one in outcomes.items()} == {
+        1: "completed",
+        2: "cancelled",
+        3: "completed",
+    }
+    assert outcomes[2].detail == "run 'yesterday' still works on it"
+
+
+@contextlib.contextmanager
+def monitor() -> Any:
+    """A monitor, and what it was told: paths and texts."""
+    told: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            told.append((self.path, body.decode()))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/check", told
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+async def test_a_night_with_failures_is_told_to_the_monitor(file: Path, real_fake: FakeVPS) -> None:
+    real_fake.fails = {2}
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", f"0 {due.hour} * * *", [1, 2], ping=url)
+            fired_at(file, due - timedelta(days=1))
+            async with working(fleet):
+                await until(lambda: len(told) == 2)
+    name = f"nightly@{due:%Y-%m-%dT%H:%MZ}"
+    assert told == [
+        ("/check/start", name),
+        ("/check/fail", f"{name}: 1 completed, 1 failed"),
+    ]
+
+
+@pytest.mark.parametrize(("days", "due_again"), [(2, True), (0, False)])
+def test_a_night_after_which_another_one_was_due_is_superseded(days: int, due_again: bool) -> None:
+    at = datetime.now(UTC) - timedelta(days=days, minutes=1)
+    night = Night(at, {"cron": f"{at.minute} {at.hour} * * *", "tz": "UTC"})
+    assert is_superseded(night) == due_again
+
+
+async def test_a_schedule_is_kept_as_it_was_given_until_it_is_deleted(file: Path) -> None:
+    policy = Retention(daily=4, weekly=4, job="nightly", tz="Europe/Berlin")
+    async with DurableFleet(f"sqlite:///{file}") as fleet:
+        await fleet.schedule("nightly", "0 3 * * *", [1, 2], tz="Europe/Berlin", rotate=policy)
+        (schedule,) = await fleet.schedules()
+        assert (schedule.cron, schedule.tz, schedule.servers) == (
+            "0 3 * * *",
+            "Europe/Berlin",
+            (1, 2),
+        )
+        assert getattr(schedule.task, "retention", None) == policy
+        with pytest.raises(ValueError, match="nightly"):
+            await fleet.schedule("nightly", "0 4 * * *", [1])
+        await fleet.unschedule("nightly")
+        assert await fleet.schedules() == []
+        with pytest.raises(RunError, match="no schedule"):
+            await fleet.unschedule("nightly")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"cron": "every night"}, id="no cron"),
+        pytest.param({"tz": "Mars/North"}, id="no zone"),
+        pytest.param({"servers": [0]}, id="no server"),
+        pytest.param({"ping": "ftp://a"}, id="no ping"),
+        pytest.param({"name": ""}, id="no name"),
+        pytest.param({"make_room": True}, id="no rotation"),
+    ],
+)
+async def test_a_schedule_that_cannot_be_is_refused(file: Path, wrong: dict[str, Any]) -> None:
+    given = {"name": "nightly", "cron": "0 3 * * *", "servers": [1], "tz": "UTC"} | wrong
+    async with DurableFleet(f"sqlite:///{file}") as fleet:
+        with pytest.raises(ValueError, match=r"."):
+            await fleet.schedule(**given)
+        assert await fleet.schedules() == []
