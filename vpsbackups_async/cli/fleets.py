@@ -13,13 +13,14 @@ from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.session import token_of, url_of
 from vpsbackups_async.cli.signals import run_in
+from vpsbackups_async.cli.text import safe
 
 try:
-    from vpsbackups_async.durable import DurableFleet, Limits
+    from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
 except ImportError as _missing:
     raise UsageError(str(_missing)) from None
 
-__all__ = ["Database", "Fleets"]
+__all__ = ["Database", "Fleets", "outcome_line"]
 
 T = TypeVar("T")
 
@@ -72,3 +73,17 @@ class Fleets:
             self.do(self.fleet.close())
         finally:
             self._runner.close()
+
+
+def outcome_line(outcome: RunOutcome) -> str:
+    """The server, its state and its backup, one word each, then what is to be said."""
+    said = [outcome.detail or ""]
+    if outcome.candidates:
+        said.append(f"may be {', '.join(map(str, outcome.candidates))}")
+    if outcome.twins:
+        said.append(f"made twice: {', '.join(map(str, outcome.twins))}")
+    if outcome.deleted:
+        said.append(f"deleted {', '.join(map(str, outcome.deleted))}")
+    text = safe("; ".join(filter(None, said)))
+    backup = "-" if outcome.backup_id is None else str(outcome.backup_id)
+    return f"{outcome.server_id:<10} {outcome.state:<10} {backup:<10} {text}".rstrip()

@@ -201,11 +201,6 @@ class Items:
             items.c.state == str(ItemState.RUNNING),
         )
 
-    async def is_idle(self) -> bool:
-        """Whether no server of any run waits or is worked on."""
-        query = sa.select(items.c.server).where(items.c.state.in_(_UNDER_WAY)).limit(1)
-        return await self._run(lambda connection: connection.execute(query).first()) is None
-
     # --- The whole database ----------------------------------------------------------------------
 
     async def now(self) -> float:

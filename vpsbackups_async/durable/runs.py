@@ -29,7 +29,7 @@ from vpsbackups_async.durable.values import (
     RunProgress,
     Task,
 )
-from vpsbackups_async.durable.worker import Worker
+from vpsbackups_async.durable.worker import IsDone, Worker
 from vpsbackups_async.errors import RunError
 from vpsbackups_async.models import AllServers, Server
 from vpsbackups_async.retention import Retention
@@ -194,13 +194,14 @@ class DurableFleet:
     # --- Work ------------------------------------------------------------------------------------
 
     async def work(
-        self, *, until_done: bool = False, on_start: Callable[[int], object] | None = None
+        self, *, until_done: bool | str = False, on_start: Callable[[int], object] | None = None
     ) -> None:
         """Work on all runs of the database until SIGTERM or SIGINT arrives.
 
-        With `until_done` it also ends once no server of any run waits or is worked on. At its end
-        nothing more is started, creates that are on the wire end, and what is waited for is left to
-        another worker. `on_start` is called with the number of this worker's slot.
+        With `until_done` it also ends once no server waits or is worked on: of any run, or of the
+        run of that name. At its end nothing more is started, creates that are on the wire end, and
+        what is waited for is left to another worker. `on_start` is called with the number of this
+        worker's slot.
 
         There is one worker in a process at a time, and the process should be its own: the engine is
         global, and takes the event loop's default executor.
@@ -211,7 +212,21 @@ class DurableFleet:
         async with WorkerClient(**self._options) as client:
             engine = await self._open()
             worker = Worker(self._database, engine, client, self._limits, self._account)
-            await worker.run(until_done=until_done, on_start=on_start)
+            is_done = await self._end_of(until_done)
+            await worker.run(is_done=is_done, on_start=on_start)
+
+    async def _end_of(self, until_done: bool | str) -> IsDone | None:
+        """What tells whether the work is done; None if it never is."""
+        if until_done is False:
+            return None
+        if until_done is True:
+            return self._store.is_idle
+        run = await self._find(until_done)
+
+        async def is_over() -> bool:
+            return (await self._store.progress(run)).is_over
+
+        return is_over
 
     # --- Look ------------------------------------------------------------------------------------
 

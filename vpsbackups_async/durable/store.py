@@ -246,6 +246,13 @@ class Store:
 
         await self._database.run(work)
 
+    async def is_idle(self) -> bool:
+        """Whether no server of any run waits or is worked on."""
+        under_way = items.c.state.in_([str(state) for state in UNDER_WAY])
+        query = sa.select(items.c.server).where(under_way).limit(1)
+        found = await self._database.run(lambda connection: connection.execute(query).first())
+        return found is None
+
     async def outcomes(self, run: Run, after: int, limit: int) -> list[RunOutcome]:
         """The outcomes of the servers after this id, in the order of ids."""
         query = (

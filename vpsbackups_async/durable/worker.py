@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 from sqlalchemy import exc
 
@@ -23,7 +24,10 @@ from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.durable.work import Work
 from vpsbackups_async.errors import ConfigurationError, WorkerStoppedError
 
-__all__ = ["Worker"]
+__all__ = ["IsDone", "Worker"]
+
+IsDone: TypeAlias = Callable[[], Awaitable[bool]]
+"""Says whether nothing is left to do."""
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -53,8 +57,10 @@ class Worker:
         self._slots = open_slots(database)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def run(self, *, until_done: bool, on_start: Callable[[int], object] | None) -> None:
-        """Work until SIGTERM or SIGINT, or with `until_done` until nothing is left to do.
+    async def run(
+        self, *, is_done: IsDone | None, on_start: Callable[[int], object] | None
+    ) -> None:
+        """Work until SIGTERM or SIGINT, or until `is_done` says so.
 
         `on_start` is called with the number of the slot once it begins. Raises
         `AuthenticationError` if the token is refused, `WorkerStoppedError` once it no longer holds
@@ -77,7 +83,7 @@ class Worker:
                 await self._database.call(self._engine.catch_up)
                 if on_start is not None:
                     on_start(slot)
-                await self._until_end(until_done=until_done)
+                await self._until_end(is_done)
             finally:
                 await nights.stop()
                 await work.stop()
@@ -110,8 +116,10 @@ class Worker:
         if not self._end.done():
             self._end.set_result(None)
 
-    async def _until_end(self, *, until_done: bool) -> None:
-        loops = [self._beat, self._take_over, *([self._watch] if until_done else [])]
+    async def _until_end(self, is_done: IsDone | None) -> None:
+        loops: list[Callable[[], Awaitable[None]]] = [self._beat, self._take_over]
+        if is_done is not None:
+            loops.append(partial(self._watch, is_done))
         tasks = [asyncio.create_task(self._guarded(one)) for one in loops]
         try:
             with _signals(self._stop):
@@ -134,11 +142,11 @@ class Worker:
             if not await self._database.call(self._slots.is_held):
                 raise WorkerStoppedError("this worker lost its slot in the database")
 
-    async def _watch(self) -> None:
+    async def _watch(self, is_done: IsDone) -> None:
         """End the worker once nothing is left to do."""
         while True:
             await asyncio.sleep(_IDLE)
-            if await self._items.is_idle():
+            if await is_done():
                 return self._stop()
 
     async def _take_over(self) -> None:

@@ -33,7 +33,7 @@ from vpsbackups_async.cli.selection import PAGE
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.tracker import Tracker
 from vpsbackups_async.fleet import Fleet
-from vpsbackups_async.models import Backup, Outcome, Progress
+from vpsbackups_async.models import ALL_SERVERS, Backup, Outcome, Progress
 
 __all__ = ["run"]
 
@@ -66,6 +66,7 @@ def run(
     timeout: Timeout = None,
     as_outcomes: AsOutcomes = False,
     not_made_to: NotMadeTo = None,
+    durable: Annotated[Flag, Parameter(help="wait; the same again goes on after a crash")] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
@@ -76,6 +77,10 @@ def run(
     wanted = _Wanted.of(
         description, unless_newer_than, timeout, concurrency, max_running, wait=wait
     )
+    if durable:
+        if as_outcomes or not_made_to is not None or max_running is not None:
+            raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
+        return _durably(common, ids, wanted)
     if all_servers and not_made_to is not None:
         ids = _all_ids(common)
     tracker = Tracker(
@@ -164,6 +169,13 @@ class _Wanted:
             max_running=self.max_running,
             on_progress=report,
         )
+
+
+def _durably(common: Common, ids: list[int], wanted: _Wanted) -> int:
+    """Create them as a run in a database; all servers if no ids are given."""
+    from vpsbackups_async.cli.durably import create  # noqa: PLC0415  # it needs an extra
+
+    return create(common, ids or ALL_SERVERS, wanted.description, wanted.within)
 
 
 def _all_ids(common: Common) -> list[int]:
