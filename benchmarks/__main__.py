@@ -11,6 +11,7 @@ from benchmarks import (
     audits,
     creates,
     decoding,
+    durable,
     fleet,
     fleet_waits,
     imports,
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "limits": limits.run,
     "redis_limit": redis_limit.run,
+    "durable": durable.run,
     "sizes": sizes.run,
     "soak": soak.run,
 }

@@ -1,7 +1,7 @@
 """The Python examples of the README by kind.
 
-`APPS` define a web application, `SYNC` are for code that is not async, `SCRIPTS` and `TESTS` run as
-they are, and `SNIPPETS` stand inside of `async with BackupsClient() as client:`.
+`APPS` define a web application, `SYNC` are for code that is not async, `DURABLE` use a database,
+`SCRIPTS` and `TESTS` run as they are, and `SNIPPETS` stand inside of `async with BackupsClient() as client:`.
 """
 
 import re
@@ -13,4 +13,5 @@ APPS = [block for block in BLOCKS if re.search(r"^app = ", block, re.MULTILINE)]
 SYNC = [block for block in BLOCKS if "start_blocking_portal(" in block]
 SCRIPTS = [block for block in BLOCKS if "asyncio.run(" in block]
 TESTS = [block for block in BLOCKS if re.search(r"^(async )?def test_", block, re.MULTILINE)]
-SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS + TESTS + SYNC]
+DURABLE = [block for block in BLOCKS if "vpsbackups_async.durable" in block]
+SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS + TESTS + SYNC + DURABLE]

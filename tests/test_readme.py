@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_readme import APPS, README, SCRIPTS, SNIPPETS, SYNC, TESTS
+from helpers_readme import APPS, DURABLE, README, SCRIPTS, SNIPPETS, SYNC, TESTS
 
 from benchmarks.report import markdown
 from vpsbackups_async import BackupsClient
@@ -42,6 +42,7 @@ def fake(fake: FakeVPS) -> FakeVPS:
 
 def test_the_readme_has_code_of_each_kind() -> None:
     assert (len(SCRIPTS), len(APPS), len(TESTS), len(SYNC)) == (1, 4, 2, 1)
+    assert len(DURABLE) == 1
     assert len(SNIPPETS) >= 9
 
 
@@ -88,6 +89,14 @@ async def test_the_snippets_run_in_their_order(fake: FakeVPS) -> None:
             await run(snippet, names)
     assert fake.count("POST", "restore") == 1
     assert fake.count("DELETE", status=204) == 1
+
+
+async def test_the_durable_run_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await run(DURABLE[0], {})
+    assert capsys.readouterr().out == "2\n"
 
 
 def test_the_table_of_figures_is_the_one_that_was_measured() -> None:

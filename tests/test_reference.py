@@ -10,7 +10,7 @@ import pytest
 from helpers_readme import README
 
 import vpsbackups_async
-from vpsbackups_async import limiters
+from vpsbackups_async import durable, limiters
 
 (MODULES,) = re.findall(
     r"`\.venv/bin/python -m pdoc -o build/reference ([\w. ]+)`", README.read_text("utf-8")
@@ -47,6 +47,7 @@ def test_the_reference_has_a_page_for_every_module_that_the_command_names(refere
     pages = [reference / f"{module.replace('.', '/')}.html" for module in MODULES.split()]
     assert [page for page in pages if not page.is_file()] == []
     assert entries(reference / "vpsbackups_async/limiters.html") == set(limiters.__all__)
+    assert entries(reference / "vpsbackups_async/durable.html") == set(durable.__all__)
 
 
 def test_no_page_shows_a_private_module(reference: Path) -> None:
