@@ -69,7 +69,7 @@ async def test_a_survivor_takes_over_what_a_killed_worker_leaves(durable_url: st
     ):
         fake.inject(held_posts(HELD))
         await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
-        first = await workers.start(attempt=2.0)
+        first = await workers.start()
         await until(lambda: len(posts(fake)) == SERVERS)
         survivor = await workers.start(attempt=2.0)
         await first.kill()

@@ -37,6 +37,8 @@ logger = logging.getLogger("vpsbackups_async")
 
 _RUNNING_WITHIN: Final = timedelta(hours=6)
 """For how long a backup that runs counts for `ensure`, as for `BackupsClient.ensure`."""
+_NOTED_WITHIN: Final = 5.0
+"""Seconds in which a create that has ended must be noted in the database, once it is stopped."""
 _LONGEST_DETAIL: Final = 2000
 
 
@@ -82,6 +84,10 @@ class Work:
             if not self._guard.is_sending(task):
                 task.cancel()
         await self._client.close()
+        if left:
+            await asyncio.wait(left, timeout=_NOTED_WITHIN)
+        for task in left:  # the database is away
+            task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _do(self, entry: Entry) -> None:

@@ -6,9 +6,10 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from sqlalchemy import exc
 
@@ -25,6 +26,8 @@ from vpsbackups_async.durable.work import Work
 from vpsbackups_async.errors import ConfigurationError, WorkerStoppedError
 
 __all__ = ["IsDone", "Worker"]
+
+T = TypeVar("T")
 
 IsDone: TypeAlias = Callable[[], Awaitable[bool]]
 """Says whether nothing is left to do."""
@@ -55,6 +58,8 @@ class Worker:
         self._account = account
         self._items = Items(database)
         self._slots = open_slots(database)
+        # Of its own, so that nothing holds up the sign of life; and one, as its connection is.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpsbackups-slot")
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(
@@ -89,7 +94,11 @@ class Worker:
                 await work.stop()
                 await engine.stop()
         finally:
-            await self._database.call(self._slots.release)
+            await self._in_thread(self._slots.release)
+            self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _bind(self) -> None:
         """Refuse the token of another account."""
@@ -104,7 +113,7 @@ class Worker:
 
     async def _take(self) -> int:
         try:
-            return await self._database.call(self._slots.take)
+            return await self._in_thread(self._slots.take)
         except exc.DBAPIError as error:
             raise self._database.unreachable(error) from None
 
@@ -139,22 +148,24 @@ class Worker:
         """End the worker once its slot is lost."""
         while True:
             await asyncio.sleep(_BEAT)
-            if not await self._database.call(self._slots.is_held):
+            if not await self._in_thread(self._slots.is_held):
                 raise WorkerStoppedError("this worker lost its slot in the database")
 
     async def _watch(self, is_done: IsDone) -> None:
         """End the worker once nothing is left to do."""
         while True:
             await asyncio.sleep(_IDLE)
-            if await is_done():
-                return self._stop()
+            # While the database is away, it is the slot that ends the worker.
+            with suppress(ConfigurationError):
+                if await is_done():
+                    return self._stop()
 
     async def _take_over(self) -> None:
         """Hand out again what dead workers left behind."""
         while True:
             await asyncio.sleep(_TAKEOVER)
             try:
-                count = await self._database.call(lambda: _taken_over(self._slots, self._engine))
+                count = await self._in_thread(partial(_taken_over, self._slots, self._engine))
             except exc.DBAPIError as error:
                 logger.debug("no look for dead workers: %s", error)
             else:
