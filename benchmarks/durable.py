@@ -25,7 +25,6 @@ from vpsbackups_async.durable import DurableFleet
 from vpsbackups_async.testing import FakeVPS
 
 WORKERS = 3
-BACKUP_SECONDS = 60.0
 
 
 class _Workers:
@@ -74,21 +73,23 @@ def _memory_of(pid: int) -> float:
 
 
 @contextmanager
-def _fake(servers: int) -> Iterator[FakeVPS]:
-    with FakeVPS(servers=servers, backups=0, backup_seconds=BACKUP_SECONDS).in_thread() as fake:
+def _fake(servers: int, seconds: float) -> Iterator[FakeVPS]:
+    with FakeVPS(servers=servers, backups=0, backup_seconds=seconds).in_thread() as fake:
         yield fake
 
 
-async def _at_a_rate(verdict: Verdict, postgres: Postgres, servers: int, rate: float) -> None:
+async def _at_a_rate(
+    verdict: Verdict, postgres: Postgres, servers: int, rate: float, seconds: float
+) -> None:
     url = postgres.new_database()
-    with _fake(servers) as fake:
+    with _fake(servers, seconds) as fake:
         async with DurableFleet(url) as fleet:
             await fleet.submit("nightly", range(1, servers + 1), description="Nightly")
             workers = _Workers(url, fake, rate)
             began = time.monotonic()
             try:
                 await workers.start(WORKERS)
-                await workers.run(servers / rate + BACKUP_SECONDS + 240)
+                await workers.run(servers / rate + seconds + 240)
             finally:
                 await workers.end()
             took = time.monotonic() - began
@@ -120,7 +121,7 @@ async def _at_a_rate(verdict: Verdict, postgres: Postgres, servers: int, rate: f
 
 async def _million(verdict: Verdict, postgres: Postgres, servers: int, seconds: float) -> None:
     url = postgres.new_database()
-    with _fake(servers) as fake:
+    with _fake(servers, 60.0) as fake:
         async with DurableFleet(url) as fleet:
             began = time.monotonic()
             await fleet.submit("all", range(1, servers + 1), description="Nightly")
@@ -166,10 +167,10 @@ def _size_of(url: str) -> int:
 
 async def _measure(verdict: Verdict, postgres: Postgres) -> None:
     if verdict.smoke:
-        await _at_a_rate(verdict, postgres, 100, 50.0)
+        await _at_a_rate(verdict, postgres, 100, 50.0, 1.0)
         await _million(verdict, postgres, 2000, 3.0)
     else:
-        await _at_a_rate(verdict, postgres, 10_000, 100.0)
+        await _at_a_rate(verdict, postgres, 10_000, 100.0, 60.0)
         await _million(verdict, postgres, 1_000_000, 180.0)
 
 
