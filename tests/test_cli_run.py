@@ -1,5 +1,6 @@
 """`vpsbackups run`: durable runs from the shell."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers_cli import Here, run, start
 from helpers_durable import created, held_posts, posts, until
+from helpers_postgres import Postgres
 
 from vpsbackups_async.testing import FakeVPS
 
@@ -53,6 +55,8 @@ async def test_a_run_from_its_submission_to_its_end(
         "total": 3,
         "is_over": True,
     }
+    said = await here("run", "status", "nightly", "--watch", **place)
+    assert (said.code, said.out) == (1, "nightly: 2 completed, 1 failed; 3 in all\n")
     said = await here("run", "results", "nightly", "--ndjson", **place)
     outcomes = [json.loads(line) for line in said.lines]
     assert [(one["server_id"], one["state"]) for one in outcomes] == [
@@ -184,3 +188,33 @@ async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: 
     assert len(said.lines) == 1
     assert said.err.startswith("99 ")
     assert said.err.endswith("1 completed, 1 failed\n")
+
+
+async def test_a_run_that_is_watched_is_shown_until_it_is_over(
+    real_fake: FakeVPS, database: str, here: Here
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "nightly", "-s", "1", **place)).code == 0
+    watching = await start("run", "status", "nightly", "--watch", **place)
+    assert (await run("run", "work", "--until-done", **place)).code == 0
+    out, _ = await asyncio.wait_for(watching.communicate(), 30)
+    assert out == b"nightly: 1 completed; 1 in all\n"
+
+
+@pytest.mark.durable
+async def test_a_worker_whose_slot_is_taken_ends_with_one_clear_line(
+    real_fake: FakeVPS, postgres: Postgres
+) -> None:
+    url = postgres.new_database()
+    worker = await start("run", "work", "--database", url, fake=real_fake)
+    assert worker.stderr is not None
+    assert b"worker 0 of postgresql://" in await asyncio.wait_for(worker.stderr.readline(), 30)
+    await asyncio.to_thread(
+        postgres.execute,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'vpsbackups slot' AND datname = current_database()",
+        url.rpartition("/")[2],
+    )
+    _, err = await asyncio.wait_for(worker.communicate(), 30)
+    assert worker.returncode == 1
+    assert err.startswith(b"error: this worker lost its slot in the database\nStart it again")

@@ -242,6 +242,22 @@ async def test_twins_are_named_and_the_first_of_them_is_taken(
     assert found.twins == (twin["id"],)
 
 
+async def test_a_create_that_lands_after_another_one_was_sent_is_named_as_a_twin(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        await made.items.note_markers()
+        await made.items.intend(await made.claimed(), LIMITS.start_within, 1)
+        item = await made.claimed()
+        guard = made.guard()
+        found = await guard.create(item, "Nightly")
+        assert await guard.twins(item, found.backup.id) == ()
+        late = real_fake.add_backup(
+            SERVER, description=f"Nightly [vb:{item.marker}]", backup_type="manual"
+        )
+        assert await guard.twins(item, found.backup.id) == (late["id"],)
+
+
 async def test_a_retry_of_an_unknown_outcome_adopts_the_backup_of_the_first_try(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:

@@ -92,6 +92,21 @@ class Guard:
         await self._items.note_started(item, found.backup.id)
         return found
 
+    async def twins(self, item: Item, backup_id: int) -> tuple[int, ...]:
+        """The ids of other backups with a marker of the item, where it had more than one create.
+
+        Empty where the server cannot be looked at: they are only to be told of.
+        """
+        if item.posts < 2:
+            return ()
+        try:
+            look = await self._client.look(item.server_id)
+        except VPSBackupsError as error:
+            logger.debug("no look for twins of backup %s: %s", backup_id, error)
+            return ()
+        found = (one.id for one in look.backups if _is_of(item, one))
+        return tuple(sorted(one for one in found if one != backup_id))
+
     def is_sending(self, task: asyncio.Task[Any]) -> bool:
         """Whether the task has a create under way, which ends soon once the worker is stopped."""
         return task in self._sending

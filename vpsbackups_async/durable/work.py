@@ -139,11 +139,18 @@ class Work:
         self, item: Item, description: str | None, job: str | None, ended: RunOutcome
     ) -> RunOutcome:
         """Create a backup, unless it is known already, and wait for its end."""
+        ref: Backup | BackupRef
+        twins: tuple[int, ...] = ()
         if item.backup_id is not None:
             ref = BackupRef(item.backup_id, item.server_id)
-            return evolve(ended, backup=await self._wait(ref))
-        found = await self._guard.create(item, description, job=job)
-        return evolve(ended, backup=await self._wait(found.backup), twins=found.twins)
+        else:
+            found = await self._guard.create(item, description, job=job)
+            ref, twins = found.backup, found.twins
+        backup = await self._wait(ref)
+        return evolve(ended, backup=backup, twins=twins or await self._twins(item, backup))
+
+    async def _twins(self, item: Item, backup: Backup | None) -> tuple[int, ...]:
+        return () if backup is None else await self._guard.twins(item, backup.id)
 
     async def _wait(self, backup: Backup | BackupRef) -> Backup:
         if self._stopped.is_set():
@@ -194,11 +201,12 @@ class Work:
         if self._stopped.is_set():
             raise asyncio.CancelledError
         rotation = await rotator.finish(rotation)
+        twins = create.twins if begun is None else begun.twins
         return evolve(
             ended,
             backup=rotation.backup,
             deleted=tuple(one.id for one in rotation.deleted),
-            twins=create.twins if begun is None else begun.twins,
+            twins=twins or await self._twins(item, rotation.backup),
         )
 
     async def _begun(self, item: Item, labelled: str) -> Found | None:
