@@ -1,7 +1,8 @@
 """The Python examples of the README by kind.
 
 `APPS` define a web application, `SYNC` are for code that is not async, `DURABLE` use a database,
-`SCRIPTS` and `TESTS` run as they are, and `SNIPPETS` stand inside of `async with BackupsClient() as client:`.
+`SCRIPTS` and `TESTS` run as they are, and `SNIPPETS` stand inside of
+`async with BackupsClient() as client:`.
 """
 
 import re
