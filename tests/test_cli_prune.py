@@ -101,8 +101,8 @@ async def test_prune_says_which_deletions_failed(fake: FakeVPS, run: Here) -> No
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
-        (("--max-deletions", "1"), "max_deletions=1"),
-        (("--max-fraction", "0.4"), "max_fraction=0.4"),
+        (("--max-deletions", "1"), "more than --max-deletions 1 allows"),
+        (("--max-fraction", "0.4"), "more than --max-fraction 0.4 allows"),
     ],
 )
 async def test_prune_says_without_apply_too_that_its_limits_would_refuse(
@@ -132,8 +132,8 @@ async def test_prune_refuses_limits_that_cannot_be_before_it_reads(
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
-        (("--max-deletions", "1"), "max_deletions=1"),
-        (("--max-fraction", "0.4"), "max_fraction=0.4"),
+        (("--max-deletions", "1"), "more than --max-deletions 1 allows"),
+        (("--max-fraction", "0.4"), "more than --max-fraction 0.4 allows"),
     ],
 )
 async def test_prune_refuses_beyond_its_limits(

@@ -613,10 +613,26 @@ class NotRestorableError(VPSBackupsError):
 
 
 class PruneRefusedError(VPSBackupsError):
-    """Nothing was deleted, because a limit, the quota or a failed check forbids it."""
+    """Nothing was deleted, because a limit, the quota or a failed check forbids it.
+
+    `limit` is the argument that was exceeded, `max_deletions` or `max_fraction`, and `most` its
+    value; empty and None where it was none of these.
+    """
 
     hint = "Look at the plan: change the policy or the limits if that is what you want"
     gateway_status = 409
+
+    def __init__(self, message: str = "", limit: str = "", most: float | None = None) -> None:
+        super().__init__(message, limit, most)
+        self.message = message
+        self.limit = limit
+        self.most = most
+
+    def describe(self) -> str:
+        """What was to be deleted, or what failed, and which limit forbids it."""
+        if not self.limit:
+            return self.message or type(self).__name__
+        return f"{self.message}, more than {self.limit}={self.most} allows: nothing was deleted"
 
 
 class StalePlanError(VPSBackupsError):

@@ -138,13 +138,13 @@ class Caps:
             total += count
             if count > self.fraction * own:
                 raise PruneRefusedError(
-                    f"{count} of the {own} backups of server {server.server_id} were to be "
-                    f"deleted, more than max_fraction={self.fraction:g} allows: nothing was deleted"
+                    f"{count} of the {own} backups of server {server.server_id} were to be deleted",
+                    "max_fraction",
+                    self.fraction,
                 )
         if self.deletions is not None and total > self.deletions:
             raise PruneRefusedError(
-                f"{total} backups were to be deleted, more than max_deletions={self.deletions} "
-                "allows: nothing was deleted"
+                f"{total} backups were to be deleted", "max_deletions", self.deletions
             )
 
 

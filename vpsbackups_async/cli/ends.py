@@ -11,6 +11,7 @@ from vpsbackups_async.errors import (
     CreateOutcomeUnknownError,
     DeadlineExceededError,
     NotAttemptedError,
+    PruneRefusedError,
     RateLimitedError,
     RequestTimeoutError,
     ResponseTooLargeError,
@@ -73,6 +74,9 @@ def explain(error: BaseException) -> str:
     """What happened, in one line that is safe for a terminal."""
     if isinstance(error, ConfigurationError) and error.setting == "base_url":
         return safe(f"the URL (VPS_API_URL or --url) {error.message}")
+    if isinstance(error, PruneRefusedError) and error.limit:
+        option = f"--{error.limit.replace('_', '-')} {error.most}"
+        return safe(f"{error.message}, more than {option} allows: nothing was deleted")
     if isinstance(error, VPSBackupsError):
         return safe(error.describe())
     if isinstance(error, OSError) and error.strerror is not None:

@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async._pruning.plan import Caps, PrunePlan
-from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.ends import Exit, UsageError, explain
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
@@ -81,7 +81,7 @@ def _show(session: Session, plan: PrunePlan, caps: Caps, *, as_outcomes: bool) -
     try:
         caps.check(plan.servers, plan.retention.job)
     except PruneRefusedError as refusal:
-        session.screen.note(f"--apply would refuse this: {refusal}", "red")
+        session.screen.note(f"--apply would refuse this: {explain(refusal)}", "red")
         return Exit.SOME_FAILED
     count = f"{len(plan.deleted):,} would be deleted, {plan.mb_freed:,} MB"
     session.screen.summary(f"{count}; nothing was deleted: --apply does it")
