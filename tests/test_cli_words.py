@@ -36,12 +36,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
     return Here(monkeypatch, capfd)
 
 
-async def one_line(run: Here, fake: FakeVPS, url: str) -> str:
-    """What a restore says with this URL; a restore is not sent again, so that it ends at once."""
-    ended = await run("restore", "1", "1", "-y", fake=fake, VPS_API_URL=url)
-    assert (ended.out, ended.code) == ("", 1)
-    assert not PYTHON.search(ended.err), ended.err
-    return ended.err
+async def doctor(run: Here, fake: FakeVPS, url: str) -> str:
+    """What doctor says of this URL, for it makes one attempt only."""
+    ended = await run("doctor", fake=fake, VPS_API_URL=url)
+    assert (ended.code, ended.err) == (1, "")
+    assert not PYTHON.search(ended.out), ended.out
+    return ended.out
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_hint_about_python_is_not_shown(error: Exception) -> None:
 
 
 async def test_an_https_url_of_an_http_server_is_told_plainly(fake: FakeVPS, run: Here) -> None:
-    said = await one_line(run, fake, fake.url.replace("http", "https"))
+    said = await doctor(run, fake, fake.url.replace("http", "https"))
     assert "no connection to 127.0.0.1:" in said
     assert "wrong version number" in said or "record layer failure" in said
 
@@ -111,7 +111,7 @@ async def test_a_certificate_of_an_unknown_authority_is_told_with_what_to_do(
     server = await asyncio.start_server(closes, "127.0.0.1", 0, ssl=context)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        said = await one_line(run, fake, f"https://127.0.0.1:{port}")
+        said = await doctor(run, fake, f"https://127.0.0.1:{port}")
     assert "the certificate of 127.0.0.1 is not trusted: " in said
     assert "SSL_CERT_FILE=ca.pem" in said
 
