@@ -1,4 +1,4 @@
-"""The Python examples of the README by kind.
+"""The Python examples of the README and of the reference, by kind.
 
 `APPS` define a web application, `SYNC` are for code that is not async, `DURABLE` use a database,
 `SCRIPTS` and `TESTS` run as they are, and `SNIPPETS` stand inside of
@@ -8,11 +8,25 @@
 import re
 from pathlib import Path
 
+import vpsbackups_async
+from vpsbackups_async import audit, durable, events, testing
+
 README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-APPS = [block for block in BLOCKS if re.search(r"^app = ", block, re.MULTILINE)]
-SYNC = [block for block in BLOCKS if "start_blocking_portal(" in block]
-SCRIPTS = [block for block in BLOCKS if "asyncio.run(" in block]
-TESTS = [block for block in BLOCKS if re.search(r"^(async )?def test_", block, re.MULTILINE)]
-DURABLE = [block for block in BLOCKS if "vpsbackups_async.durable" in block]
-SNIPPETS = [block for block in BLOCKS if block not in APPS + SCRIPTS + TESTS + SYNC + DURABLE]
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = blocks(README.read_text("utf-8"))
+EXAMPLES = BLOCKS + [
+    block
+    for module in (vpsbackups_async, audit, durable, events, testing)
+    for block in blocks(module.__doc__ or "")
+]
+APPS = [block for block in EXAMPLES if re.search(r"^app = ", block, re.MULTILINE)]
+SYNC = [block for block in EXAMPLES if "start_blocking_portal(" in block]
+SCRIPTS = [block for block in EXAMPLES if "asyncio.run(" in block]
+TESTS = [block for block in EXAMPLES if re.search(r"^(async )?def test_", block, re.MULTILINE)]
+DURABLE = [block for block in EXAMPLES if "vpsbackups_async.durable" in block]
+SNIPPETS = [block for block in EXAMPLES if block not in APPS + SCRIPTS + TESTS + SYNC + DURABLE]

@@ -1,4 +1,113 @@
-"""Asyncio client for the VPS.org backups API; start from `BackupsClient`."""
+"""Asyncio client for the VPS.org backups API; start from `BackupsClient`.
+
+## Web applications
+
+One client for each application, opened and closed with it; all handlers share its limiter, so that
+200 calls at once are 64 requests at a time. `BackupStream.ndjson` is a streamed body, and
+`gateway_status` of an error the status to answer with. `BackupsClient.background` keeps work that goes on after
+the answer. The README has this for FastAPI. What must end when its client leaves goes into a
+streamed body there: a plain handler is not cancelled.
+
+**Starlette** has the same lifespan and the same handler of errors, given as
+`exception_handlers={VPSBackupsError: failed}`.
+
+```python
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from vpsbackups_async import BackupsClient
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+    async with BackupsClient() as app.state.backups:
+        yield
+
+
+async def listing(request: Request) -> StreamingResponse:
+    stream = request.app.state.backups.list(server_id=request.path_params["server_id"])
+    return StreamingResponse(await stream.ndjson(), media_type="application/x-ndjson")
+
+
+app = Starlette(routes=[Route("/servers/{server_id:int}/backups", listing)], lifespan=lifespan)
+```
+
+**aiohttp.web** cancels no handler by itself: run it by
+`web.run_app(app, handler_cancellation=True)`, or give that to `AppRunner`; without it a handler
+notices at its next write that its client has left.
+
+```python
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from vpsbackups_async import BackupsClient, VPSBackupsError, to_json
+
+CLIENT = web.AppKey("backups", BackupsClient)
+
+
+async def backups(app: web.Application) -> AsyncIterator[None]:
+    async with BackupsClient() as app[CLIENT]:
+        yield
+
+
+@web.middleware
+async def failures(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except VPSBackupsError as error:
+        return web.json_response({"detail": str(error)}, status=error.gateway_status)
+
+
+async def listing(request: web.Request) -> web.Response:
+    stream = request.app[CLIENT].list(server_id=int(request.match_info["server_id"]))
+    return web.Response(body=await stream.ndjson(), content_type="application/x-ndjson")
+
+
+async def create(request: web.Request) -> web.Response:
+    client = request.app[CLIENT]
+    backup = await client.create(int(request.match_info["server_id"]))
+    client.background(client.wait(backup), name=f"wait for {backup.id}")
+    return web.Response(body=to_json(backup.ref), status=202, content_type="application/json")
+
+
+app = web.Application(middlewares=[failures])
+app.cleanup_ctx.append(backups)
+app.router.add_get("/servers/{server_id}/backups", listing)
+app.router.add_post("/servers/{server_id}/backups", create)
+```
+
+**Django** under ASGI (`uvicorn recipe:app`; `runserver` has no event loop that lasts): it cancels a
+view whose client leaves, and knows no lifespan, so the client brings one. In a project, the parts
+go to their files.
+
+```python
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.http import HttpRequest, StreamingHttpResponse
+from django.urls import path
+
+from vpsbackups_async import BackupsClient
+
+backups = BackupsClient()  # opens its connections on first use
+
+
+async def listing(request: HttpRequest, server_id: int) -> StreamingHttpResponse:
+    lines = await backups.list(server_id=server_id).ndjson()
+    return StreamingHttpResponse(lines, content_type="application/x-ndjson")
+
+
+urlpatterns = [path("servers/<int:server_id>/backups", listing)]
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["127.0.0.1"])
+app = backups.asgi_lifespan(get_asgi_application())
+```
+"""
 
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._durations import DurationHistory

@@ -2,7 +2,46 @@
 
 Import them from this module; more kinds may come, so a callback must pass over those it does not
 know. Times are in seconds. `kind` is the kind of request: `list`, `create`, `delete`, `restore` or
-`account`. No event holds the token; backups are as the server sent them.
+`account`. No event holds the token; backups are as the server sent them. The callback is called in
+the event loop and must return at once; what it raises is logged and breaks nothing. While nobody
+listens, no event is made.
+
+```python
+from vpsbackups_async import BackupsClient, events
+
+
+def on_event(event: events.Event) -> None:
+    match event:
+        case events.RetryScheduled(kind=kind, error=error, pause=pause):
+            print(f"{kind} again in {pause:.1f} s, after {type(error).__name__}")
+        case events.GateClosed(seconds=seconds):
+            print(f"the server asks to slow down: nothing is sent for {seconds:.0f} s")
+        case events.CreateEnded(backup=backup, existing=False) if backup is not None:
+            print(f"backup {backup.id} was started")
+        case _:  # the others, and those that are yet to come
+            pass
+
+
+async with BackupsClient(on_event=on_event) as client:
+    await client.create(12345)
+```
+
+## Metrics
+
+Where the application has set an OpenTelemetry meter provider before a client's first request
+(extra `otel`), there are these metrics, with `server.address` and `server.port`:
+
+- `http.client.request.duration`: a histogram (s) of attempts, with the attributes of OpenTelemetry's
+  convention for HTTP clients.
+- `vpsbackups.client.retries`: a counter, by `vpsbackups.request.kind` and `error.type`.
+- `vpsbackups.client.rate_limited`: a counter of the 429s, by `vpsbackups.request.kind`.
+- `vpsbackups.client.limiter.wait.duration`: a histogram (s) of the calls that had to wait, by
+  `vpsbackups.request.kind`.
+- `vpsbackups.client.limiter.limit`: a gauge of the limit now, added up over limiters.
+- `vpsbackups.client.waits`: an up-down counter of the waits that run now.
+
+The aiohttp instrumentation may record `http.client.request.duration` too, under its own scope: pick
+one of the two.
 """
 
 import logging
