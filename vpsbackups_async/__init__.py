@@ -1,12 +1,27 @@
 """Asyncio client for the VPS.org backups API; start from `BackupsClient`.
 
+```python
+import asyncio
+
+from vpsbackups_async import BackupsClient
+
+
+async def main() -> None:
+    async with BackupsClient() as client:
+        async for backup in client.list(backup_type="manual"):
+            print(backup.id, backup.server.name, backup.status, backup.size_mb)
+
+
+asyncio.run(main())
+```
+
 ## Web applications
 
 One client for each application, opened and closed with it; all handlers share its limiter, so that
 200 calls at once are 64 requests at a time. `BackupStream.ndjson` is a streamed body, and
-`gateway_status` of an error the status to answer with. `BackupsClient.background` keeps work that goes on after
-the answer. The README has this for FastAPI. What must end when its client leaves goes into a
-streamed body there: a plain handler is not cancelled.
+`gateway_status` of an error the status to answer with. `BackupsClient.background` keeps work that
+goes on after the answer. The README has this for FastAPI. What must end when its client leaves goes
+into a streamed body there: a plain handler is not cancelled.
 
 **Starlette** has the same lifespan and the same handler of errors, given as
 `exception_handlers={VPSBackupsError: failed}`.

@@ -31,8 +31,8 @@ async with BackupsClient(on_event=on_event) as client:
 Where the application has set an OpenTelemetry meter provider before a client's first request
 (extra `otel`), there are these metrics, with `server.address` and `server.port`:
 
-- `http.client.request.duration`: a histogram (s) of attempts, with the attributes of OpenTelemetry's
-  convention for HTTP clients.
+- `http.client.request.duration`: a histogram (s) of attempts, with the attributes of
+  OpenTelemetry's convention for HTTP clients.
 - `vpsbackups.client.retries`: a counter, by `vpsbackups.request.kind` and `error.type`.
 - `vpsbackups.client.rate_limited`: a counter of the 429s, by `vpsbackups.request.kind`.
 - `vpsbackups.client.limiter.wait.duration`: a histogram (s) of the calls that had to wait, by
