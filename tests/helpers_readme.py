@@ -5,25 +5,32 @@
 `async with BackupsClient() as client:`.
 """
 
+import ast
 import re
 from pathlib import Path
 
 import vpsbackups_async
-from vpsbackups_async import audit, durable, events, testing
 
 README = Path(__file__).parent.parent / "README.md"
+PACKAGE = Path(vpsbackups_async.__file__).parent
 
 
 def blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def docstring(file: str) -> str:
+    """That of a module, without importing it, as it may need an extra."""
+    return ast.get_docstring(ast.parse((PACKAGE / file).read_text("utf-8"))) or ""
+
+
 BLOCKS = blocks(README.read_text("utf-8"))
 EXAMPLES = BLOCKS + [
     block
-    for module in (vpsbackups_async, audit, durable, events, testing)
-    for block in blocks(module.__doc__ or "")
+    for folder in ("", "audit/", "durable/", "testing/")
+    for block in blocks(docstring(f"{folder}__init__.py"))
 ]
+EXAMPLES += blocks(docstring("events.py"))
 APPS = [block for block in EXAMPLES if re.search(r"^app = ", block, re.MULTILINE)]
 SYNC = [block for block in EXAMPLES if "start_blocking_portal(" in block]
 SCRIPTS = [block for block in EXAMPLES if "asyncio.run(" in block]

@@ -363,7 +363,7 @@ async def test_a_server_with_a_recent_backup_gets_none(fake: FakeVPS, run: Here)
     ended = await run("create", "1", "2", *options, fake=fake)
     assert ended.code == 0
     assert first.lines[0] in ended.lines
-    assert ended.err.startswith("1 started, 1 were there, in ")
+    assert ended.err.startswith("1 started, 1 there already, in ")
     waited = await run("create", "1", "2", *options, "-w", "--ndjson", fake=fake)
     assert {key: one["backup"]["status"] for key, one in outcomes(waited).items()} == {
         1: "completed", 2: "completed",

@@ -146,7 +146,7 @@ class Tracker:
         """Say what became of them all; the exit code."""
         code = self._failures.close()
         done = f"{self._completed:,} completed" if self._waits else f"{self._started:,} started"
-        there = f", {self._existing:,} were there" if self._existing else ""
+        there = f", {self._existing:,} there already" if self._existing else ""
         failed = f", {self._failures.count:,} failed" if self._failures.count else ""
         took = clock(self.session.elapsed)
         self._screen.summary(f"{done}{there}{failed}, in {took}")
