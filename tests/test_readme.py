@@ -94,6 +94,7 @@ async def test_the_snippets_run_in_their_order(fake: FakeVPS) -> None:
 async def test_the_durable_run_is_submitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("dbos", reason="it comes with the extra durable")
     monkeypatch.chdir(tmp_path)
     await run(DURABLE[0], {})
     assert capsys.readouterr().out == "2\n"

@@ -1,6 +1,55 @@
 """Runs over many servers that survive whatever dies meanwhile; start from `DurableFleet`.
 
 Needs the `durable` extra: `pip install 'vpsbackups-async[durable]'`.
+
+From Python:
+
+```python
+from datetime import timedelta
+
+from vpsbackups_async.durable import DurableFleet, Limits
+
+async with DurableFleet("sqlite:///runs.sqlite", limits=Limits(rate=20)) as runs:
+    await runs.submit("nightly", [12345, 12346], description="Nightly", ensure=timedelta(hours=20))
+    print((await runs.progress("nightly")).waiting)
+    # In a process of its own, as many as you like: await runs.work()
+    async for outcome in runs.results("nightly"):
+        print(outcome.server_id, outcome.state, outcome.backup_id, outcome.error)
+```
+
+`submit` creates a backup of each server; `ensure=` only where no recent one is, `rotate=` (a
+`Retention`) deletes what the policy lets go. It may be repeated: a run takes each server once. A
+name with other options is refused. `cancel` stops what waits, `forget` deletes a run that is over
+(`vpsbackups run forget --older-than 30d`; nothing else does), and a new run of that name never
+takes a backup of the old one for its own.
+
+- **No second create.** Before a create is sent, its intent is in the database, and each bears a
+  marker that no other one has (`[vb:14214a5643ee.12345.0]`). Who takes over from a dead worker
+  looks for it, and sends another create only after complete looks over
+  `Limits.create_again_after` (120 s) have shown nothing that may be it, when no request of the
+  dead one can be on the wire any more, and if the API was seen to keep markers. After a timeout
+  or a 504 nothing is sent again. What stays unknown is looked for during an hour (`unknown_for`),
+  and then is an outcome: `unknown`, with the ids that may be it. One window is left: a process
+  that is frozen after it checked whether its create may still be sent, and before the socket
+  takes it. A twin made so would be named in the outcome, if it is there when the server is looked
+  at.
+- **Dead workers.** A worker holds a lock while it lives. Started again it takes the lock of the
+  dead one; otherwise another worker takes over within seconds. PostgreSQL takes the lock from a
+  worker that is silent for 30 s; on SQLite a frozen one keeps it until it is killed. A worker
+  that loses its lock (PostgreSQL was restarted, say) ends with exit code 1: run it under
+  something that starts it again, such as systemd with `Restart=always`. SIGTERM and Ctrl-C end a
+  worker in order.
+- **Schedules** need a worker at their time. What was missed is caught up with one run, and a
+  server that another run still works on is passed over and named. The ping URL is kept in the
+  database; the token never is, nor any other secret.
+- **Whose database.** It belongs to the account of the first worker's token; others are refused.
+  Where the API does not tell the account, name it: `--account`.
+- **Traps.** The database of a SQLite run must be on a local disk, and is safe against a power cut
+  (`synchronous=FULL`). All workers of a database run the same version of this library: another
+  one is refused if it works differently. One worker in a process: the engine beneath, [DBOS
+  Transact](https://github.com/dbos-inc/dbos-transact-py), is global, and a program that uses it
+  itself wants ours in another process. On Python 3.12 and newer the engine wants SQLite 3.42;
+  with an older one, as Debian 12 has, this library gives it what it lacks.
 """
 
 try:
