@@ -28,7 +28,7 @@ class KnownBackups:
     """
 
     def __init__(self) -> None:
-        self.asked = AskedDescriptions()
+        self.asked: AskedDescriptions = AskedDescriptions()
         self._listed: OrderedDict[int, frozenset[int]] = OrderedDict()
         self._given = SeenIds(rising=True)
         self._deleted: OrderedDict[int, None] = OrderedDict()

@@ -26,7 +26,7 @@ class Finder:
     """
 
     def __init__(self, lists: Lists, limit: Callable[[], int | None] = lambda: None) -> None:
-        self.search = Search(lists, limit)
+        self.search: Search = Search(lists, limit)
         self._lists = lists
 
     async def read_server(

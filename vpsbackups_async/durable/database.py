@@ -18,7 +18,7 @@ from vpsbackups_async.errors import ConfigurationError
 
 __all__ = ["SCHEMA", "Database", "default_url"]
 
-logger = logging.getLogger("vpsbackups_async")
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 T = TypeVar("T")
 
@@ -43,15 +43,15 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = _checked(url)
-        self.is_sqlite = self.url.drivername == "sqlite"
-        self.engine = _open(self.url)
+        self.url: sa.URL = _checked(url)
+        self.is_sqlite: bool = self.url.drivername == "sqlite"
+        self.engine: sa.Engine = _open(self.url)
         clock = (
             "((julianday('now') - 2440587.5) * 86400.0)"
             if self.is_sqlite
             else "extract(epoch from clock_timestamp())::double precision"
         )
-        self.now = sa.literal_column(clock, sa.Float(53))
+        self.now: sa.ColumnClause[float] = sa.literal_column(clock, sa.Float(53))
         """The database's clock, in seconds since 1970."""
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpsbackups-db")
 

@@ -32,7 +32,7 @@ from vpsbackups_async.models import Backup
 
 __all__ = ["Found", "Guard"]
 
-logger = logging.getLogger("vpsbackups_async")
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _FIRST_PAUSE: Final = 0.5
 _LEAST_PAUSE: Final = 0.1

@@ -18,7 +18,7 @@ from vpsbackups_async.models import ALL_SERVERS
 
 __all__ = ["Nights", "Schedule"]
 
-logger = logging.getLogger("vpsbackups_async")
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _BATCH: Final = 500
 _EVERY: Final = 2.0

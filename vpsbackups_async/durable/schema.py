@@ -25,7 +25,7 @@ VERSION: Final = 1
 
 _metadata = sa.MetaData(schema=SCHEMA)
 
-facts = sa.Table(
+facts: sa.Table = sa.Table(
     "fleet_facts",
     _metadata,
     sa.Column("name", sa.Text, primary_key=True),
@@ -33,7 +33,7 @@ facts = sa.Table(
 )
 """What holds for the whole database: `version`, `account`, and `markers` once they are kept."""
 
-pace = sa.Table(
+pace: sa.Table = sa.Table(
     "fleet_pace",
     _metadata,
     sa.Column("id", sa.Integer, primary_key=True),
@@ -42,7 +42,7 @@ pace = sa.Table(
 )
 """One row: how many creates may start a second, and when the next one may."""
 
-runs = sa.Table(
+runs: sa.Table = sa.Table(
     "fleet_runs",
     _metadata,
     sa.Column("nonce", sa.Text, primary_key=True),
@@ -53,7 +53,7 @@ runs = sa.Table(
     sa.Column("cancelled", sa.Boolean, nullable=False),
 )
 
-items = sa.Table(
+items: sa.Table = sa.Table(
     "fleet_items",
     _metadata,
     sa.Column("run", sa.Text, primary_key=True),

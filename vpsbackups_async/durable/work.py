@@ -33,7 +33,7 @@ from vpsbackups_async.models import Backup, BackupRef
 
 __all__ = ["Work"]
 
-logger = logging.getLogger("vpsbackups_async")
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _RUNNING_WITHIN: Final = timedelta(hours=6)
 """For how long a backup that runs counts for `ensure`, as for `BackupsClient.ensure`."""

@@ -32,7 +32,7 @@ T = TypeVar("T")
 IsDone: TypeAlias = Callable[[], Awaitable[bool]]
 """Says whether nothing is left to do."""
 
-logger = logging.getLogger("vpsbackups_async")
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _BEAT: Final = 1.0
 """Seconds between two looks whether the slot is held; PostgreSQL takes it after 30 s of silence."""
