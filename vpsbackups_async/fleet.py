@@ -1,21 +1,15 @@
 """The verbs over many servers at once."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sized
+from collections.abc import AsyncGenerator, Callable, Sized
 from contextlib import aclosing
 from datetime import date, timedelta
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 from vpsbackups_async._bulk.fan_out import FanOut, OnError
 from vpsbackups_async._bulk.meter import Meter, OnProgress
 from vpsbackups_async._bulk.source import Source
-from vpsbackups_async._checks import (
-    check_callable,
-    check_description,
-    check_duration,
-    check_int,
-    check_number,
-)
+from vpsbackups_async._checks import check_description, check_duration, check_int
 from vpsbackups_async._creating.creation import IfRunning, check_if_running
 from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.servers import ServersReader
@@ -23,48 +17,16 @@ from vpsbackups_async._lists.sources import Servers, check_servers, open_servers
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation, Verify
 from vpsbackups_async._pruning.rotator import Rotator
 from vpsbackups_async._tags import check_marker, with_labels
+from vpsbackups_async._verbs import Verbs, refuses_all, waiting
 from vpsbackups_async._wire import check_backup_type
 from vpsbackups_async.backoff import Backoff
-from vpsbackups_async.errors import (
-    AuthenticationError,
-    FleetError,
-    WaitError,
-)
+from vpsbackups_async.errors import FleetError
 from vpsbackups_async.models import AllServers, Backup, BackupType, Outcome
 from vpsbackups_async.retention import Retention
 
 __all__ = ["Fleet"]
 
 DEFAULT_CONCURRENCY = 64
-
-
-class Verbs(Protocol):
-    """What a fleet needs of a client."""
-
-    async def create(
-        self,
-        server_id: int,
-        *,
-        description: str | None = None,
-        if_running: IfRunning = "raise",
-        timeout: float | None = None,
-        marker: bool | str = False,
-        keep: bool | date | None = None,
-        job: str | None = None,
-    ) -> Backup: ...
-
-    async def ensure(
-        self,
-        server_id: int,
-        *,
-        within: timedelta,
-        description: str | None = None,
-        running_within: timedelta = timedelta(hours=6),
-    ) -> Backup: ...
-
-    async def wait(
-        self, backup: Backup, *, backoff: Backoff | None = None, timeout: float | None = 3600.0
-    ) -> Backup: ...
 
 
 class Fleet:
@@ -190,7 +152,7 @@ class Fleet:
             check_marker(marker)
         with_labels(description, keep=keep, job=job)  # refuses labels that cannot be
         waits = wait or if_running == "wait"
-        follow = self._follow(wait, backoff, timeout, max_running, waits=waits)
+        follow = waiting(self._client, wait, backoff, timeout, max_running, waits=waits)
         return FanOut(
             partial(
                 self._client.create,
@@ -207,7 +169,7 @@ class Fleet:
             on_error=on_error,
             follow=follow,
             max_running=max_running,
-            halts=_refuses_all,
+            halts=refuses_all,
             leaves_places=True,
         ).outcomes()
 
@@ -234,7 +196,7 @@ class Fleet:
         check_description(description)
         check_duration("within", within)
         check_duration("running_within", running_within)
-        follow = self._follow(wait, backoff, timeout, max_running, waits=wait)
+        follow = waiting(self._client, wait, backoff, timeout, max_running, waits=wait)
         return FanOut(
             partial(
                 self._client.ensure,
@@ -248,43 +210,8 @@ class Fleet:
             on_error=on_error,
             follow=follow,
             max_running=max_running,
-            halts=_refuses_all,
+            halts=refuses_all,
         ).outcomes()
-
-    def _follow(
-        self,
-        wait: bool,
-        backoff: Backoff | None,
-        timeout: float | None,
-        max_running: int | None,
-        *,
-        waits: bool,
-    ) -> Callable[[Backup], Awaitable[Backup]] | None:
-        """What waits for a backup; None without `wait`. Raises `ValueError` for bad arguments.
-
-        `waits` says whether any backup is waited for, and `max_running` so has a meaning.
-        """
-        if backoff is not None:
-            check_callable("backoff", backoff)
-        if timeout is not None:
-            check_number("timeout", timeout)
-        if max_running is not None and not waits:
-            raise ValueError(
-                "max_running needs wait=True (or if_running='wait' of create): without, no backup "
-                "is waited for"
-            )
-        if max_running is not None:
-            check_int("max_running", max_running)
-
-        async def completed(backup: Backup) -> Backup:
-            try:
-                return await self._client.wait(backup, backoff=backoff, timeout=timeout)
-            except Exception as error:
-                if not isinstance(error, WaitError):
-                    error.add_note(f"backup {backup.id} of server {backup.server.id} was started")
-                raise
-
-        return completed if wait else None
 
     def rotate(
         self,
@@ -328,15 +255,8 @@ class Fleet:
             on_error=on_error,
             follow=rotator.finish,
             max_running=max_running,
-            halts=_refuses_all,
+            halts=refuses_all,
         ).outcomes()
-
-
-def _refuses_all(error: Exception) -> bool:
-    """Whether the token was refused; after a lost answer the error's cause tells."""
-    return isinstance(error, AuthenticationError) or isinstance(
-        error.__cause__, AuthenticationError
-    )
 
 
 async def _flat(reader: ServersReader) -> AsyncGenerator[Backup]:

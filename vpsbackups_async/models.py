@@ -7,11 +7,13 @@ I/O. All datetimes are timezone-aware and in UTC.
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from enum import Enum
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar
 
 from attrs import field, frozen
 
-from vpsbackups_async._pydantic import PydanticText, PydanticValue
+from vpsbackups_async._outcomes import Outcome, Progress
+from vpsbackups_async._pydantic import PydanticValue
+from vpsbackups_async._statuses import BackupStatus, BackupType
 
 __all__ = [
     "ALL_SERVERS",
@@ -30,76 +32,7 @@ __all__ = [
     "Sweep",
 ]
 
-K = TypeVar("K")
 T = TypeVar("T")
-V = TypeVar("V")
-
-
-class _OpenEnum(PydanticText):
-    """A string enum that accepts unknown values and keeps their text.
-
-    The API's documentation names only some statuses and types; a new one must not break this
-    version of the library.
-    """
-
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        if not isinstance(value, str):
-            return None
-        member = str.__new__(cls, value)
-        member._name_ = member._value_ = value
-        return member
-
-    def __repr__(self) -> str:
-        # Enum's own shows the name as it is, and an unknown value's name is the server's text.
-        if self.is_known:
-            return super().__repr__()
-        return f"<{type(self).__name__}: {self._value_!r}>"
-
-    @property
-    def is_known(self) -> bool:
-        """Whether this library knows the value; an unknown value keeps the server's text."""
-        # Compare the member itself: the unknown text "COMPLETED" has the name of a known member.
-        return type(self).__members__.get(self._name_) is self
-
-
-class BackupType(_OpenEnum):
-    """Who asked for a backup: a user (`MANUAL`) or the server's plan (`AUTOMATIC`).
-
-    Manual backups never expire; the plan keeps automatic ones for 7 to 30 days. Any other text is
-    kept as an unknown value, for which `is_known` is False.
-    """
-
-    MANUAL = "manual"
-    AUTOMATIC = "automatic"
-
-
-class BackupStatus(_OpenEnum):
-    """The status of a backup.
-
-    The API documents `completed` and `in_progress`. It does not document a failed status, so
-    `is_failed` accepts all the usual words for one. Any other text is kept as an unknown value, for
-    which `is_known` is False.
-    """
-
-    COMPLETED = "completed"
-    IN_PROGRESS = "in_progress"
-    FAILED = "failed"
-
-    @property
-    def is_completed(self) -> bool:
-        """Whether the backup is completed, so that it can be restored."""
-        return self.casefold() == "completed"
-
-    @property
-    def is_failed(self) -> bool:
-        """Whether the backup ended without becoming usable."""
-        return self.casefold() in _FAILED_STATUSES
-
-
-_FAILED_STATUSES = frozenset({
-    "failed", "failure", "error", "errored", "cancelled", "canceled", "aborted",
-})  # fmt: skip
 
 
 def as_utc(when: datetime) -> datetime:
@@ -354,61 +287,3 @@ class Restore:
     status: int
     message: str | None = None
     data: Any = field(default=None, hash=False)
-
-
-@frozen
-class Outcome(Generic[K, V]):
-    """How the work on one item of a bulk job ended.
-
-    `key` is the item. `value` is the result of the work, None if the work failed; `error` is then
-    the exception. The type of `value` is that after `if outcome.ok:`, as type checkers do not all
-    narrow an attribute by another one, so look at `ok` or `error` first.
-    """
-
-    key: K
-    value: V = field(default=cast("Any", None))
-    error: Exception | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the work succeeded."""
-        return self.error is None
-
-    def unwrap(self) -> V:
-        """The value; raises `error` if the work failed."""
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-@frozen
-class Progress:
-    """How far a bulk job has got, in items.
-
-    `done` is the number of items that ended, `ok` and `failed` how many of them succeeded and
-    failed; items that were not attempted count as failed. `running` is the number of items being
-    worked on. `total` is the number of all items, None if the input has no length. `elapsed` is the
-    time since the job began, in seconds.
-    """
-
-    done: int
-    ok: int
-    failed: int
-    running: int
-    total: int | None
-    elapsed: float
-
-    @property
-    def rate(self) -> float:
-        """Items done per second so far, on average; 0 at the very beginning."""
-        return self.done / self.elapsed if self.elapsed > 0 else 0.0
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds to the end at this rate; None if the total or the rate is not known."""
-        if self.total is None:
-            return None
-        left = max(0, self.total - self.done)
-        if not left:
-            return 0.0
-        return left / self.rate if self.rate else None

@@ -12,11 +12,11 @@ from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offse
 from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._tags import with_labels, with_marker
 from vpsbackups_async._transport.calls import SendState
-from vpsbackups_async._wire import create_request
-from vpsbackups_async.errors import CreateOutcomeUnknownError
+from vpsbackups_async._wire import API_ROOT, create_request
+from vpsbackups_async.errors import CreateOutcomeUnknownError, DeadlineExceededError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Creation", "IfRunning", "check_if_running", "first_of"]
+__all__ = ["Creation", "IfRunning", "check_if_running", "first_of", "late"]
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -174,3 +174,10 @@ def first_of(server_id: int, backups: Iterable[Backup]) -> Backup:
             [first.id, *(backup.id for backup in others)],
         )
     return first
+
+
+def late(creation: Creation, where: str) -> DeadlineExceededError:
+    """The error that its time passed before anything was sent."""
+    request = creation.request
+    words = f"the time for this create passed {where}"
+    return DeadlineExceededError(words, False, request.method, API_ROOT + request.path)

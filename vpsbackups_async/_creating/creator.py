@@ -8,10 +8,10 @@ from datetime import date, timedelta
 from functools import partial
 from typing import Final
 
-from vpsbackups_async import _tags, _wire
+from vpsbackups_async import _tags
 from vpsbackups_async._bulk.places import without_place
 from vpsbackups_async._creating.creates import Creates
-from vpsbackups_async._creating.creation import Creation, IfRunning, first_of
+from vpsbackups_async._creating.creation import Creation, IfRunning, first_of, late
 from vpsbackups_async._creating.ensuring import Need
 from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._creating.maker import Maker
@@ -26,7 +26,6 @@ from vpsbackups_async.errors import (
     BackupFailedError,
     BackupInProgressError,
     CreateOutcomeUnknownError,
-    DeadlineExceededError,
     ManualBackupLimitError,
     PaginationError,
     WaitError,
@@ -162,7 +161,7 @@ class Creator:
             async with self._creates.preparing(creation, in_line):
                 await lock.acquire()
         except TimeoutError:
-            raise _late(creation, "in line behind another create on this server") from None
+            raise late(creation, "in line behind another create on this server") from None
         reading: asyncio.Timeout | None = None
         try:
             async with self._creates.preparing(creation, creation.end) as reading:
@@ -170,7 +169,7 @@ class Creator:
         except BaseException as error:
             lock.release()
             if isinstance(error, TimeoutError) and reading is not None and reading.expired():
-                raise _late(creation, "while the server's backups were read") from None
+                raise late(creation, "while the server's backups were read") from None
             raise
 
     async def _read(self, creation: Creation) -> Sequence[Backup]:
@@ -297,9 +296,3 @@ class Creator:
     def _time_left(self, creation: Creation) -> float:
         """The seconds for which the create may wait for other backups."""
         return max(0.0, creation.wait_until - asyncio.get_running_loop().time())
-
-
-def _late(creation: Creation, where: str) -> DeadlineExceededError:
-    request = creation.request
-    words = f"the time for this create passed {where}"
-    return DeadlineExceededError(words, False, request.method, _wire.API_ROOT + request.path)

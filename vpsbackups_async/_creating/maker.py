@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from vpsbackups_async import _tags, _wire
+from vpsbackups_async import _wire
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
 from vpsbackups_async._creating.known import KnownBackups
@@ -19,6 +19,7 @@ from vpsbackups_async._creating.settling import (
     search,
     told,
 )
+from vpsbackups_async._creating.tags import warn_of_lost_tags
 from vpsbackups_async._creating.twins import first_of_twins, warn_of_twins
 from vpsbackups_async._transport.attempts import is_ambiguous, without_budget
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
@@ -73,12 +74,12 @@ class Maker:
                 found = await self._after(creation, failure)
                 if found is not None:
                     if not creation.sought:  # that may be another caller's, with its own labels
-                        self._check_tags(creation, found)
+                        warn_of_lost_tags(creation, found)
                     return await self._given(creation, found)
                 self._transport.note_retry(creation.request, creation.attempts, failure, 0.0)
             else:
                 self._known.asked.note(made, creation.description)
-                self._check_tags(creation, made)
+                warn_of_lost_tags(creation, made)
                 if creation.unanswered and creation.need is None:
                     await warn_of_twins(creation, made, self._looks, self._known.is_given)
                 return await self._given(creation, made)
@@ -238,33 +239,6 @@ class Maker:
         emit = self._transport.session.monitor.emit
         if emit is not None:
             emit(CreateSettled(backup.server.id, backup, certain))
-
-    def _check_tags(self, creation: Creation, made: Backup) -> None:
-        """Log if the server does not keep labels, or markers by which a create might be found."""
-        if not _tags.keeps_labels(creation.description, made.description):
-            logger.warning(
-                "backup %s of server %s was made without the label that says what job it is of or "
-                "that it is to be kept, for the server changes descriptions",
-                made.id,
-                made.server.id,
-            )
-        if _tags.same(_tags.marker_of(made.description), creation.marker) or not creation.marker:
-            return
-        if creation.need is not None and not creation.need.is_named(made.description):
-            logger.warning(
-                "backup %s of server %s was made with another description than was asked for, for "
-                "the server changes descriptions: another process cannot tell what it is, and "
-                "`ensure` makes a second one there",
-                made.id,
-                made.server.id,
-            )
-        else:
-            logger.warning(
-                "backup %s of server %s was made without its marker, for the server changes "
-                "descriptions: a marker makes nothing certain here",
-                made.id,
-                made.server.id,
-            )
 
     async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
         """The backup of a create that failed so, by one look now; raises the error anew."""
