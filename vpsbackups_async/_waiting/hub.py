@@ -11,6 +11,7 @@ from typing import Final
 from vpsbackups_async._lists.planner import Finding
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._waiting.calendar import TOGETHER, Calendar
+from vpsbackups_async._waiting.limits import TICK, Limits
 from vpsbackups_async._waiting.looks import Looks, Searches
 from vpsbackups_async._waiting.waiter import Batch, Look, Waiter
 from vpsbackups_async._waiting.warnings import Warnings
@@ -25,10 +26,6 @@ from vpsbackups_async.models import Backup
 
 __all__ = ["WaitHub"]
 
-_TICK: Final = 0.001
-"""Seconds by which a timer of the event loop may be early; shorter times are not slept."""
-_MOMENT: Final = 0.25
-"""Seconds in which a look gets a request on its way, or shows what an answer says."""
 _REQUESTS_PER_SECOND: Final = 2.0
 """The average rate of a hub's requests: a look of many is followed by a longer rest."""
 _FATAL: Final = (AuthenticationError, ConfigurationError, WrongEventLoopError)
@@ -37,9 +34,8 @@ _FATAL: Final = (AuthenticationError, ConfigurationError, WrongEventLoopError)
 class WaitHub:
     """Looks for the backups of all waiters of one client.
 
-    `search` carries out looks. `patience` is the time in seconds that one request may take: a wait
-    whose time is up while a request is under way ends that much later at most. `closed_for` gives
-    the seconds for which no request is sent at all. `monitor` is told of looks and of waits.
+    `search` carries out looks. `patience` and `closed_for` are those of `Limits`. `monitor` is told
+    of looks and of waits.
     """
 
     def __init__(
@@ -51,8 +47,6 @@ class WaitHub:
         monitor: Monitor | None = None,
     ) -> None:
         self._monitor = Monitor() if monitor is None else monitor
-        self._patience = patience
-        self._closed_for = closed_for
         self._waiters: dict[int, dict[Waiter, None]] = {}
         self._looks = Looks(
             search,
@@ -64,11 +58,7 @@ class WaitHub:
         )
         self._warnings = Warnings(self._all)
         self._due = Calendar(operator.attrgetter("due"))
-        self._limits = Calendar(operator.attrgetter("limit"))
-        self._over: dict[Waiter, None] = {}  # whose time is up but for a request
-        self._answered: set[Waiter] = set()  # those of them whose request was answered
-        self._guard: asyncio.TimerHandle | None = None
-        self._guard_at = math.inf
+        self._limits = Limits(patience, closed_for)
         self._task: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._alarm = asyncio.Event()
@@ -85,9 +75,7 @@ class WaitHub:
         self._monitor.waits += 1
         try:
             self._plan(waiter, waiter.started)
-            if waiter.limit < math.inf:
-                self._limits.add(waiter)
-                self._guard_from(waiter.limit)
+            self._limits.add(waiter)
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="vpsbackups-wait-hub")
             return await waiter.future
@@ -122,8 +110,6 @@ class WaitHub:
         waiter.look = None
         self._due.discard(waiter)
         self._limits.discard(waiter)
-        self._over.pop(waiter, None)
-        self._answered.discard(waiter)
         if waiter.future.done() and not waiter.future.cancelled():
             waiter.future.exception()  # retrieved, for its caller may have been cancelled
         peers = self._waiters[waiter.ref.id]
@@ -134,9 +120,7 @@ class WaitHub:
             self._stop()
 
     def _stop(self) -> None:
-        if self._guard is not None:
-            self._guard.cancel()
-            self._guard, self._guard_at = None, math.inf
+        self._limits.stop()
         self._warnings.stop()
         tasks = self._looks.stop()
         if self._task is not None:
@@ -146,56 +130,6 @@ class WaitHub:
         for task in tasks:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
-
-    # --- Deadlines -----------------------------------------------------------------------------
-
-    def _guard_from(self, when: float) -> None:
-        """Set the one timer for all deadlines to ring no later than `when`."""
-        if when < self._guard_at:
-            if self._guard is not None:
-                self._guard.cancel()
-            self._guard_at = when
-            self._guard = asyncio.get_running_loop().call_at(when, self._time_is_up)
-
-    def _time_is_up(self) -> None:
-        """End waits whose time is up, or give them the time of the request that is under way."""
-        now = asyncio.get_running_loop().time() + _TICK
-        self._guard, self._guard_at = None, math.inf
-        for waiter in self._limits.take(now):
-            limit = self._extended(waiter)
-            if limit <= waiter.limit:
-                waiter.expire()
-            else:
-                waiter.limit = limit
-                self._limits.add(waiter)
-                self._over[waiter] = None
-        self._guard_from(min((one.limit for one in self._limits.upcoming()), default=math.inf))
-
-    def _extended(self, waiter: Waiter) -> float:
-        """The time at which a wait must end whose limit has come.
-
-        A look that begins at the deadline has a moment to send its request. A look whose last
-        attempt failed gets no more time, nor one that would have to wait in line.
-        """
-        look = waiter.look
-        if look is not None and look.error is not None:
-            return waiter.limit
-        if look is not None and look.send.on_the_wire:
-            began = look.send.began[-1]
-            is_last = began <= waiter.deadline + _MOMENT and waiter not in self._answered
-            return waiter.deadline + self._patience if is_last else waiter.limit
-        return waiter.limit if self._closed_for() > 0 else waiter.deadline + _MOMENT
-
-    def _answer(self, look: Look) -> None:
-        """Let waits whose time is up end with the request that was just answered."""
-        now = asyncio.get_running_loop().time()
-        for waiter in [waiter for waiter in self._over if waiter.look is look]:
-            if waiter not in self._answered:
-                self._answered.add(waiter)
-                self._limits.discard(waiter)
-                waiter.limit = now + _MOMENT
-                self._limits.add(waiter)
-                self._guard_from(waiter.limit)
 
     # --- The hub's own task --------------------------------------------------------------------
 
@@ -218,7 +152,7 @@ class WaitHub:
         """Sleep until a waiter is due; lets other tasks run in any case."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
-        while (when := self._when()) > loop.time() + _TICK:
+        while (when := self._when()) > loop.time() + TICK:
             self._alarm.clear()
             self._wake_at = when
             timer = None if when == math.inf else loop.call_at(when, self._alarm.set)
@@ -254,13 +188,13 @@ class WaitHub:
         """Note that an attempt of a look got an answer, or failed and is followed by another."""
         look.error = error
         if error is None:
-            self._answer(look)
+            self._limits.answer(look)
             return
         self._warnings.attempt_failed(error)
         now = asyncio.get_running_loop().time()
         for waiter in look.concerned():
             waiter.error = error
-            if now >= waiter.deadline - _TICK:
+            if now >= waiter.deadline - TICK:
                 waiter.expire()
         if look.server_id is None:
             self._free(look)
@@ -277,7 +211,7 @@ class WaitHub:
     def _end(self, look: Look, finding: Finding) -> None:
         """Plan the next look of the waiters that a look was for, and of those that it met."""
         now = asyncio.get_running_loop().time()
-        self._answer(look)  # also for what it leaves to other lists
+        self._limits.answer(look)  # also for what it leaves to other lists
         shown = list(look.met)
         due: set[Waiter] = set()
         for key, waiters in look.waiters.items():
@@ -294,7 +228,7 @@ class WaitHub:
             self._absorb(look, finding.error)
         for waiter in look.met:
             waiter.report()
-            if now >= waiter.deadline - _TICK:
+            if now >= waiter.deadline - TICK:
                 waiter.expire()
             if not waiter.future.done():
                 self._plan(waiter, now, was_due=waiter in due or waiter.look is not None)
