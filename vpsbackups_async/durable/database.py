@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 SCHEMA: Final = "vpsbackups"
 """The schema of all tables on PostgreSQL, those of the engine included."""
+_SQLITE_CLOCK: Final = "((julianday('now') - 2440587.5) * 86400.0)"
+_POSTGRES_CLOCK: Final = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 _THREADS: Final = 8
 _POOL: Final = 12
 _FIRST_PAUSE: Final = 0.1
@@ -46,13 +48,15 @@ class Database:
         self.url: sa.URL = _checked(url)
         self.is_sqlite: bool = self.url.drivername == "sqlite"
         self.engine: sa.Engine = _open(self.url)
-        clock = (
-            "((julianday('now') - 2440587.5) * 86400.0)"
+        self.clock: str = _SQLITE_CLOCK if self.is_sqlite else _POSTGRES_CLOCK
+        """What asks for the database's time, in seconds since 1970."""
+        self.now: sa.ColumnClause[float] = sa.literal_column(self.clock, sa.Float(53))
+        # SQLAlchemy would set a SQLite connection up anew for it.
+        self._by_statement = (
+            self.engine
             if self.is_sqlite
-            else "extract(epoch from clock_timestamp())::double precision"
+            else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
-        self.now: sa.ColumnClause[float] = sa.literal_column(clock, sa.Float(53))
-        """The database's clock, in seconds since 1970."""
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpsbackups-db")
 
     def __repr__(self) -> str:
@@ -81,21 +85,36 @@ class Database:
         """What the function returns, run in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def run(self, work: Callable[[sa.Connection], T], *, keep_trying: bool = False) -> T:
+    def name_of(self, table: sa.Table) -> str:
+        """The name of a table in plain SQL."""
+        return table.name if self.is_sqlite else f"{SCHEMA}.{table.name}"
+
+    async def run(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        keep_trying: bool = False,
+        by_statement: bool = False,
+    ) -> T:
         """What the function returns, run in a thread and in a transaction.
 
+        With `by_statement`, PostgreSQL commits each of its statements at once, which takes fewer
+        round trips.
         With `keep_trying` it is run again while the database cannot be reached; so it must do no
         harm if its commit went through before. Otherwise `ConfigurationError` is raised.
         """
-        pause = _FIRST_PAUSE
+        engine = self._by_statement if by_statement else self.engine
+        pause, is_first = _FIRST_PAUSE, True
         while True:
             try:
-                return await self.call(lambda: self._in_transaction(work))
+                return await self.call(lambda: _in_transaction(engine, work))
             except exc.DBAPIError as error:
                 if not self._may_pass(error):
                     raise
-                if not keep_trying:
+                # A connection that was kept may be broken, and the next one good.
+                if not (keep_trying or (is_first and error.connection_invalidated)):
                     raise self.unreachable(error) from None
+                is_first = False
                 logger.debug("%s fails, and is tried again: %s", self, error.orig)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE)
@@ -105,10 +124,6 @@ class Database:
         if self.is_sqlite:  # it raises the same error for bad statements
             return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
         return isinstance(error, exc.OperationalError) or error.connection_invalidated
-
-    def _in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        with self.engine.begin() as connection:
-            return work(connection)
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -144,6 +159,11 @@ class Database:
         self.engine.dispose()
 
 
+def _in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    with engine.begin() as connection:
+        return work(connection)
+
+
 def _checked(url: str) -> sa.URL:
     try:
         made = sa.make_url(url)
@@ -172,7 +192,6 @@ def _open(url: sa.URL) -> sa.Engine:
             pool_size=_POOL,
             max_overflow=0,
             pool_timeout=60,
-            pool_pre_ping=True,
             connect_args=arguments,
         )
     names = {SCHEMA: None} if url.drivername == "sqlite" else {}

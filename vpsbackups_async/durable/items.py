@@ -17,8 +17,6 @@ from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.schema import facts, insert_into, items, pace, runs
 from vpsbackups_async.durable.values import (
-    UNDER_WAY,
-    ItemState,
     RunOutcome,
     Task,
     task_from_json,
@@ -27,8 +25,6 @@ from vpsbackups_async.durable.values import (
 __all__ = ["Item", "Items", "Run", "SupersededError", "Turn"]
 
 T = TypeVar("T")
-
-_UNDER_WAY: Final = [str(state) for state in UNDER_WAY]
 
 
 class SupersededError(Exception):
@@ -88,36 +84,60 @@ class Turn(NamedTuple):
     is_paced: bool
 
 
+# Plain SQL: these run for each server, and building an expression takes longer than it runs.
+_CLAIM: Final = """
+UPDATE {items} SET owner = :owner, state = 'running'
+WHERE run = :run AND server = :server AND retry = :retry AND state IN ('waiting', 'running')
+RETURNING posts, sent_at, not_after, may_repeat, unknown_since, backup
+"""
+_TAKE_TURN: Final = """
+UPDATE {pace} SET next_at = CASE WHEN next_at > {now} THEN next_at ELSE {now} END
+    + coalesce(1.0 / rate, 0.0)
+RETURNING next_at, rate, {now}
+"""
+_OWNED: Final = (
+    "run = :run AND server = :server AND retry = :retry AND owner = :owner AND state = 'running'"
+)
+_INTEND: Final = """
+UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(sent_at, :at)
+WHERE {owned} RETURNING sent_at
+"""
+_NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
+_NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
+_NOTE_UNANSWERED: Final = "UPDATE {items} SET may_repeat = FALSE WHERE {owned}"
+_END: Final = """
+UPDATE {items} SET state = :state, outcome = :outcome, error = :error WHERE {owned}
+"""
+_NOW: Final = "SELECT {now}"
+
+
 class Items:
     """The servers of all runs of a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._runs: dict[str, Run] = {}
+        self._texts: dict[str, sa.TextClause] = {}
 
     async def claim(self, entry: Entry) -> Item | None:
         """The item, which no other execution may write from now on; None if it has ended."""
         owner = os.urandom(8).hex()
-        update = (
-            sa.update(items)
-            .where(*_is(entry), items.c.state.in_(_UNDER_WAY))
-            .values(owner=owner, state=str(ItemState.RUNNING))
-            .returning(items)
-        )
-        row = await self._run(lambda connection: connection.execute(update).first())
+        claim, values = self._text(_CLAIM), {**_key(entry), "owner": owner}
+        row = await self._run(lambda connection: connection.execute(claim, values).first())
         if row is None:
             return None
+        posts, sent_at, not_after, may_repeat, unknown_since, backup = row
         return Item(
             await self._run_of(entry.run),
-            row.server,
-            row.retry,
+            entry.server_id,
+            entry.retry,
             owner,
-            row.posts,
-            row.sent_at,
-            row.not_after,
-            row.may_repeat,
-            row.unknown_since,
-            row.backup,
+            posts,
+            sent_at,
+            not_after,
+            bool(may_repeat),
+            unknown_since,
+            backup,
         )
 
     async def _run_of(self, nonce: str) -> Run:
@@ -132,80 +152,54 @@ class Items:
 
         Raises `SupersededError`, as all that follow here.
         """
-        now = self._database.now
-        begins = sa.case((pace.c.next_at > now, pace.c.next_at), else_=now)
-        reserve = (
-            sa.update(pace)
-            .values(next_at=begins + sa.func.coalesce(1.0 / pace.c.rate, 0.0))
-            .returning(pace.c.next_at, pace.c.rate, now)
-        )
+        take, intend = self._text(_TAKE_TURN), self._text(_INTEND)
+        owned = _owned(item)
 
         def work(connection: sa.Connection) -> Turn:
-            after, rate, at = connection.execute(reserve).one()
+            after, rate, at = connection.execute(take).one()
             seen = time.monotonic()
             turn = max(after - (0.0 if rate is None else 1.0 / rate), at)
-            update = (
-                sa.update(items)
-                .where(*self._owned(item))
-                .values(
-                    posts=posts,
-                    sent_at=sa.func.coalesce(items.c.sent_at, at),
-                    not_after=turn + start_within,
-                )
-                .returning(items.c.posts, items.c.sent_at, items.c.not_after)
-            )
-            row = connection.execute(update).first()
+            not_after = turn + start_within
+            values = {**owned, "posts": posts, "not_after": not_after, "at": at}
+            row = connection.execute(intend, values).first()
             if row is None:
                 raise SupersededError
-            item.posts, item.sent_at, item.not_after = row
-            return Turn(seen + turn - at, turn - at + start_within, rate is not None)
+            item.posts, item.sent_at, item.not_after = posts, row[0], not_after
+            return Turn(seen + turn - at, not_after - at, rate is not None)
 
         return await self._run(work)
 
     async def note_started(self, item: Item, backup_id: int) -> None:
         """Note the backup that was started, or found."""
-        await self._write(item, backup=backup_id)
+        await self._write(item, _NOTE_BACKUP, backup=backup_id)
         item.backup_id = backup_id
 
     async def note_not_made(self, item: Item, posts: int) -> None:
         """Note that the creates beyond so many were refused, or never sent."""
-        await self._write(item, posts=posts)
+        await self._write(item, _NOTE_POSTS, posts=posts)
         item.posts = posts
 
     async def note_unanswered(self, item: Item) -> None:
         """Note that the server may still work on the create, so that it is never sent again."""
-        await self._write(item, may_repeat=False)
+        await self._write(item, _NOTE_UNANSWERED)
         item.may_repeat = False
 
     async def end(self, item: Item, outcome: RunOutcome) -> None:
         """Note how the item ended."""
         text = json.dumps(outcome.to_dict() | {"ended_at": datetime.now(UTC).isoformat()})
-        await self._write(
-            item,
-            state=str(outcome.state),
-            outcome=text,
-            error=outcome.error,
-        )
+        state = str(outcome.state)
+        await self._write(item, _END, state=state, outcome=text, error=outcome.error)
 
-    async def _write(self, item: Item, **values: object) -> None:
-        update = sa.update(items).where(*self._owned(item)).values(**values)
-        if await self._run(lambda connection: connection.execute(update).rowcount) == 0:
+    async def _write(self, item: Item, statement: str, **more: object) -> None:
+        update, values = self._text(statement), {**_owned(item), **more}
+        if await self._run(lambda connection: connection.execute(update, values).rowcount) == 0:
             raise SupersededError
-
-    @staticmethod
-    def _owned(item: Item) -> tuple[sa.ColumnElement[bool], ...]:
-        entry = Entry(item.run.nonce, item.server_id, item.retry)
-        return (
-            *_is(entry),
-            items.c.owner == item.owner,
-            items.c.state == str(ItemState.RUNNING),
-        )
 
     # --- The whole database ----------------------------------------------------------------------
 
     async def now(self) -> float:
         """The time by the clock of the database, in seconds since 1970."""
-        query = sa.select(self._database.now)
+        query = self._text(_NOW)
         return await self._run(lambda connection: float(connection.execute(query).scalar_one()))
 
     async def set_rate(self, rate: float | None) -> float | None:
@@ -233,13 +227,26 @@ class Items:
 
         await self._run(work)
 
+    def _text(self, statement: str) -> sa.TextClause:
+        """The statement in the dialect of the database."""
+        if statement not in self._texts:
+            names = {
+                "items": self._database.name_of(items),
+                "pace": self._database.name_of(pace),
+                "now": self._database.clock,
+                "owned": _OWNED,
+            }
+            self._texts[statement] = sa.text(statement.format_map(names))
+        return self._texts[statement]
+
     async def _run(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._database.run(work, keep_trying=True)
+        return await self._database.run(work, keep_trying=True, by_statement=True)
 
 
-def _is(entry: Entry) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        items.c.run == entry.run,
-        items.c.server == entry.server_id,
-        items.c.retry == entry.retry,
-    )
+def _key(entry: Entry) -> dict[str, object]:
+    return {"run": entry.run, "server": entry.server_id, "retry": entry.retry}
+
+
+def _owned(item: Item) -> dict[str, object]:
+    key = _key(Entry(item.run.nonce, item.server_id, item.retry))
+    return {**key, "owner": item.owner}
