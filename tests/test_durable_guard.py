@@ -332,6 +332,21 @@ async def test_a_create_that_the_limiter_held_for_too_long_takes_another_turn(
     assert sent <= item.not_after
 
 
+async def test_a_paced_create_that_misses_its_turn_takes_another_one(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    limiter = _SlowOnce(0.15)
+    patient = evolve(LIMITS, start_within=60.0)
+    async with setting(tmp_path, real_fake, patient, limiter=limiter) as made:
+        await made.items.set_rate(20.0)
+        item = await made.claimed()
+        await made.guard().create(item, "Nightly")
+        (sent,) = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+    assert item.not_after is not None
+    # The turn at which it was sent is that of the last intent.
+    assert sent <= item.not_after - patient.start_within + 0.1
+
+
 async def test_a_worker_that_is_stopped_sends_nothing_more_and_takes_its_intent_back(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:

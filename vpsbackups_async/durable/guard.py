@@ -41,8 +41,10 @@ _MOST_POSTS: Final = 10
 """How many creates of an item may be intended before it is given up as unknown."""
 _LATE: Final = 0.05
 """Seconds by which a create may miss its turn."""
+_TURNS_IN_TIME: Final = 5
+"""At how many turns a create must be in time; a process that is always late sends it late."""
 _MOST_TURNS: Final = 10
-"""How often a create takes another turn because the limiter held it for too long."""
+"""How many turns a create takes, before it fails because the limiter held it each time."""
 
 
 @define
@@ -164,12 +166,12 @@ class Guard:
             now = await self._items.now()
 
     async def _send(self, item: Item, labelled: str, posts: int, *, read_before: bool) -> Backup:
-        """Send the create at its turn, or at a later one where the limiter held it for too long.
+        """Send the create at its turn, or at a later one where it comes too late to it.
 
         Raises `_StoppedError` if the worker is stopped before it is sent.
         """
         for turn in range(1, _MOST_TURNS + 1):
-            window = await self._window(item, posts)
+            window = await self._window(item, posts, in_time=turn <= _TURNS_IN_TIME)
             try:
                 return await self._client.begin(
                     item.server_id,
@@ -188,23 +190,20 @@ class Guard:
                 break
         raise _StoppedError
 
-    async def _window(self, item: Item, posts: int) -> "_Window":
+    async def _window(self, item: Item, posts: int, *, in_time: bool) -> "_Window":
         """The time within which the create may be sent, once it has begun.
 
-        A process that is busy may come too late to its turn, when others have theirs: then it takes
-        another one.
+        Where others have their turns right after it, it must be sent `in_time`, at its turn: a
+        process that is busy would send several at once.
         """
-        turns = 0
-        while True:
-            turns += 1
-            began, began_utc = time.monotonic(), time.time()
-            turn = await self._items.intend(item, self._limits.start_within, posts)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
-            is_late = turn.is_paced and time.monotonic() - turn.starts_at > _LATE
-            if not is_late or turns == _MOST_TURNS:
-                end, end_utc = began + turn.ends_in, began_utc + turn.ends_in
-                return _Window(end, end_utc, self._stopped)
+        began, began_utc = time.monotonic(), time.time()
+        turn = await self._items.intend(item, self._limits.start_within, posts)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
+        end = began + turn.ends_in
+        if in_time and turn.is_paced:
+            end = min(end, turn.starts_at + _LATE)
+        return _Window(end, began_utc + turn.ends_in, self._stopped)
 
     async def _learn(self, item: Item, backup: Backup) -> None:
         """Note if the API is seen to keep a marker, so that looks for one tell something."""
