@@ -6,6 +6,7 @@ start, and hands out again what a worker left behind. What was done is in our ow
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ _NIGHT: Final = "vpsbackups.night"
 _QUEUE: Final = "vpsbackups"
 _RESUMED: Final = "vpsbackups-resumed"
 """Without limits: what was started already does not take another start."""
+_AHEAD: Final = 1.5
 _POLL: Final = 0.25
 _BATCH: Final = 1000
 _STOP_WITHIN: Final = 15.0
@@ -258,8 +260,12 @@ def _due(cron: str, tz: str | None, when: datetime, step: Literal[-1, 1]) -> dat
 
 
 def _limiter(rate: float) -> _Limiter:
+    """More than the rate, which the turns of creates keep exactly: workers look now and then only.
+
+    Without it, one worker would take all that waits.
+    """
     period = max(1.0, 1.0 / rate)
-    return {"limit": round(rate * period), "period": period}
+    return {"limit": math.ceil(_AHEAD * rate * period), "period": period}
 
 
 def _executor(slot: int) -> str:

@@ -6,6 +6,7 @@ intent looks at the server's backups first: each create has a marker that no oth
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,6 +42,8 @@ _MOST_POSTS: Final = 10
 """How many creates of an item may be intended before it is given up as unknown."""
 _LATE: Final = 0.05
 """Seconds by which a create may miss its turn."""
+_MOST_AHEAD: Final = 1000
+"""How many creates of a worker may wait for their turns at once, without a rate."""
 _TURNS_IN_TIME: Final = 5
 """At how many turns a create must be in time; a process that is always late sends it late."""
 _MOST_TURNS: Final = 10
@@ -56,11 +59,21 @@ class Found:
 
 
 class Guard:
-    """Makes the backups of a worker's items, until `stopped` is set: then nothing more is sent."""
+    """Makes the backups of a worker's items, until `stopped` is set: then nothing more is sent.
+
+    `rate` is how many creates may start a second, over all workers.
+    """
 
     def __init__(
-        self, client: WorkerClient, items: Items, limits: Limits, stopped: asyncio.Event
+        self,
+        client: WorkerClient,
+        items: Items,
+        limits: Limits,
+        stopped: asyncio.Event,
+        rate: float | None = None,
     ) -> None:
+        # So many turns are reserved ahead: those of a worker that is killed pass unused.
+        self._turns = asyncio.Semaphore(_MOST_AHEAD if rate is None else math.ceil(rate))
         self._client = client
         self._items = items
         self._limits = limits
@@ -196,10 +209,13 @@ class Guard:
         Where others have their turns right after it, it must be sent `in_time`, at its turn: a
         process that is busy would send several at once.
         """
-        began, began_utc = time.monotonic(), time.time()
-        turn = await self._items.intend(item, self._limits.start_within, posts)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
+        async with self._turns:
+            if self._stopped.is_set():
+                raise _StoppedError
+            began, began_utc = time.monotonic(), time.time()
+            turn = await self._items.intend(item, self._limits.start_within, posts)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
         end = began + turn.ends_in
         if in_time and turn.is_paced:
             end = min(end, turn.starts_at + _LATE)

@@ -47,6 +47,7 @@ class Work:
 
     Once `stop` was called, nothing more is sent; what is under way is left to another worker.
     `fail` is called with an error that ends the worker: a refused token, or one of the database.
+    `rate` is how many creates may start a second, over all workers.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Work:
         items: Items,
         limits: Limits,
         fail: Callable[[Exception], None],
+        rate: float | None,
     ) -> None:
         self._client = client
         self._items = items
@@ -62,7 +64,7 @@ class Work:
         self._fail = fail
         self._stopped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._guard = Guard(client, items, limits, self._stopped)
+        self._guard = Guard(client, items, limits, self._stopped, rate)
 
     async def do(self, entry: Entry) -> None:
         """Do what the run asks for; cancelled if it is left to another worker."""

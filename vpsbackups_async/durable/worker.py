@@ -72,12 +72,12 @@ class Worker:
         its slot, `ConfigurationError` for another account's token.
         """
         await self._bind()
-        work = Work(self._client, self._items, self._limits, self._fail)
+        rate = await self._items.set_rate(self._limits.rate)
+        work = Work(self._client, self._items, self._limits, self._fail, rate)
         nights = Nights(self._client, Store(self._database), self._engine)
         slot = await self._take()
         try:
             await self._database.call(lambda: self._engine.hand_out_again(slot))
-            rate = await self._items.set_rate(self._limits.rate)
             concurrency = self._limits.concurrency
             await self._database.call(
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
