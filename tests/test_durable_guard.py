@@ -288,6 +288,17 @@ async def test_a_retry_of_a_failure_never_adopts_the_backup_of_the_first_try(
     assert found.backup.id != backup.id
 
 
+async def test_a_second_try_that_was_cut_off_never_adopts_the_backup_of_the_first_one(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        await made.items.note_markers()
+        _, backup = await made.begun()
+        await made.items.intend(await made.retried(ItemState.FAILED), LIMITS.start_within, 1)
+        found = await made.guard().create(await made.claimed(1), "Nightly")
+    assert found.backup.id != backup.id
+
+
 async def test_an_execution_that_was_superseded_sends_nothing(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
@@ -353,6 +364,24 @@ async def test_a_worker_that_is_stopped_sends_nothing_more_and_takes_its_intent_
     async with setting(tmp_path, real_fake) as made:
         with pytest.raises(asyncio.CancelledError):
             await made.guard(stopped=True).create(await made.claimed(), "Nightly")
+        assert (await made.claimed()).posts == 0
+    assert posts(real_fake) == []
+
+
+async def test_a_create_that_waits_for_its_turn_when_the_worker_is_stopped_was_never_sent(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    stopped = asyncio.Event()
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.set_rate(0.01)
+        item = await made.claimed()
+        await made.items.intend(item, 0.0, 0)  # the next turn is in a hundred seconds
+        guard = Guard(made.client, made.items, LIMITS, stopped)
+        task = asyncio.create_task(guard.create(item, "Nightly"))
+        await until(lambda: item.posts == 1)
+        stopped.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
         assert (await made.claimed()).posts == 0
     assert posts(real_fake) == []
 

@@ -164,7 +164,6 @@ class Guard:
                 raise
             except VPSBackupsError as error:
                 failure = error
-                search.clear_since = None
             else:
                 if (found := search.take(look, now, self._client.is_given)) is not None:
                     await self._learn(item, found.backup)
