@@ -15,6 +15,7 @@ BLOCKS = re.findall(r"^```(?:text|console)\n(\$ .*?)^```", TEXT, re.DOTALL | re.
 STEPS = [step for block in BLOCKS for step in steps_of(block)]
 
 
+@pytest.mark.timeout(300)  # a process for each command
 @pytest.mark.fake_vps(
     servers={12345: "web-01", 12346: "web-02", 12347: "db-01"}, backups=2, backup_seconds=1.5
 )
