@@ -319,7 +319,7 @@ def test_decoding_and_retrying_do_no_io() -> None:
     assert modules.isdisjoint(IO)
 
 
-@pytest.mark.parametrize("file", ["attempts.py", "calls.py"])
+@pytest.mark.parametrize("file", ["attempts.py", "calls.py", "failures.py"])
 def test_what_follows_from_an_attempt_is_decided_without_io_a_clock_or_chance(file: str) -> None:
     modules = {found.module for found in IMPORTS if found.file == f"_transport/{file}"}
     assert f"{PACKAGE}._wire" in modules
@@ -327,7 +327,8 @@ def test_what_follows_from_an_attempt_is_decided_without_io_a_clock_or_chance(fi
         IO | {"time", "random", "datetime"}
     )
     sideways = {module for module in modules if module.startswith(f"{PACKAGE}._transport")}
-    assert sideways <= {f"{PACKAGE}._transport.{name}" for name in ("calls", "retry", "timeouts")}
+    pure = ("calls", "failures", "retry", "timeouts")
+    assert sideways <= {f"{PACKAGE}._transport.{name}" for name in pure}
 
 
 ENDPOINT_WORDS = {"list", "create", "delete", "restore", "GET", "POST", "DELETE"}

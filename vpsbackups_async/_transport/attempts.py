@@ -3,7 +3,6 @@
 Pure rules over values: no I/O, no event loop, no clock; only `RetryPolicy.pause` is random.
 """
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from vpsbackups_async._transport.calls import (
@@ -12,20 +11,17 @@ from vpsbackups_async._transport.calls import (
     Call,
     Situation,
     is_for_pace,
-    proxy_failure,
 )
+from vpsbackups_async._transport.failures import deadline_error, error_of
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
 from vpsbackups_async._transport.timeouts import Timeouts
-from vpsbackups_async._wire import API_ROOT, Mask, Policy, Response, decipher, unmasked
+from vpsbackups_async._wire import API_ROOT, Mask, Policy, Response, unmasked
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
     ApiError,
-    ConfigurationError,
     DeadlineExceededError,
-    InvalidResponseError,
     NotFoundError,
     RateLimitedError,
-    RequestTimeoutError,
     ResponseTooLargeError,
     ServerError,
     TransportError,
@@ -114,12 +110,6 @@ def without_budget(error: VPSBackupsError) -> VPSBackupsError:
     return error
 
 
-_OWN_AUTHORITY: Final = (
-    "For a certificate authority of your own pass "
-    "ssl_context=ssl.create_default_context(cafile=...)"
-)
-
-
 class Rules(NamedTuple):
     """The rules for calls with these timeouts and this retry policy.
 
@@ -139,7 +129,9 @@ class Rules(NamedTuple):
             body = result.body if result.whole else b""
             request, attempts = call.request, call.attempts
             return Done(Response(status, result.headers, body, request, attempts, self.mask))
-        error = self._error_of(call, result)
+        error = error_of(
+            call, result, self.timeouts.deadline, self.mask, plain_proxy=self.plain_proxy
+        )
         if call.ambiguous and policy.missing_means_done and isinstance(error, NotFoundError):
             # An earlier attempt did it, and only its answer was lost.
             done = Response(204, {}, b"", call.request, call.attempts)
@@ -177,7 +169,9 @@ class Rules(NamedTuple):
         call.pause = pause
         call.paced_for += pause
         if situation.now + pause > call.deadline:
-            return Fail(self._deadline(call, "leaves no time for another attempt"))
+            return Fail(
+                deadline_error(call, self.timeouts.deadline, "leaves no time for another attempt")
+            )
         return SendAgain(error, pause, in_limiter, costs_budget=not (free or unreached))
 
     def _is_free(self, call: Call, error: VPSBackupsError, situation: Situation) -> bool:
@@ -208,7 +202,7 @@ class Rules(NamedTuple):
             return refused
         if now + closed_for > call.deadline:
             how = f"leaves no time: refusals closed the gate for {closed_for:.1f} s"
-            return self._deadline(call, how)
+            return deadline_error(call, self.timeouts.deadline, how)
         return None
 
     def after_waiting(
@@ -219,7 +213,7 @@ class Rules(NamedTuple):
         if error is not None:
             return error
         call.attempts += 1  # the attempt that it waited for
-        return self._deadline(call, "passed")
+        return deadline_error(call, self.timeouts.deadline, "passed")
 
     def timed_out(self) -> AttemptFailure:
         """The failure of an attempt that took longer than `Timeouts.attempt`."""
@@ -251,60 +245,3 @@ class Rules(NamedTuple):
             return closed_for, True
         attempt = Attempt(call.failures, situation.now - call.started, call.pause)
         return max(floor, self.retry.pause(error, attempt)), False
-
-    # --- From an attempt to an error -------------------------------------------------------------
-
-    def _error_of(self, call: Call, result: AttemptResult) -> VPSBackupsError:
-        """The error for an attempt that was no success."""
-        request, status, failure = call.request, result.status, result.failure
-        if status is not None and status >= 300:
-            return self._refusal(call, status, result)
-        if result.late:
-            call.ambiguous = call.ambiguous or result.sent
-            return self._deadline(call, "passed")
-        if failure.cause == "too large":
-            return call.error(ResponseTooLargeError, failure.words, True)
-        if failure.cause == "misuse" and not result.sent:
-            words = f"aiohttp cannot send with this session or proxy: {failure.words}"
-            return ConfigurationError(words)
-        if status is not None and request.policy.unreadable == "accepted":
-            path = API_ROOT + request.path
-            return InvalidResponseError(failure.words, "", status, request.method, path)
-        kind = RequestTimeoutError if failure.cause == "timeout" else TransportError
-        error = call.error(kind, failure.words, result.sent)
-        if failure.cause == "untrusted":
-            error.hint = _OWN_AUTHORITY
-        error.failure = failure.cause
-        return error
-
-    def _refusal(self, call: Call, status: int, result: AttemptResult) -> VPSBackupsError:
-        """The error for an answer whose status is no success."""
-        headers, mask = result.headers, self.mask
-        if self._is_of_proxy(status, headers):
-            return ConfigurationError(proxy_failure(status).words)
-        if status < 400:
-            location = mask(headers.get("Location", "")) or None
-            words = f"the server redirects with {status} to {location!r}"
-            return call.error(UnexpectedRedirectError, words, True, location)
-        return decipher(
-            status,
-            headers,
-            result.body,
-            method=call.request.method,
-            path=API_ROOT + call.request.path,
-            attempts=call.number,
-            mask=mask,
-        )
-
-    def _is_of_proxy(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether the answer is about the proxy's own user and password, not about the token."""
-        if status == 401 and self.plain_proxy:  # as tinyproxy answers to a wrong password
-            words = headers.get("Server", "") + headers.get("WWW-Authenticate", "")
-            return "proxy" in words.lower()
-        return status == 407
-
-    def _deadline(self, call: Call, how: str) -> DeadlineExceededError:
-        words = f"the deadline of {self.timeouts.deadline:g} s {how}"
-        error = call.error(DeadlineExceededError, words, call.ambiguous)
-        error.__cause__ = call.last_error
-        return error
