@@ -13,7 +13,7 @@ from attrs import evolve
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async._transport.monitor import Monitor
-from vpsbackups_async._transport.session import closed_error
+from vpsbackups_async._transport.waits import closed_error
 from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.models import Backup
 

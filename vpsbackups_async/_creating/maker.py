@@ -23,8 +23,8 @@ from vpsbackups_async._creating.tags import warn_of_lost_tags
 from vpsbackups_async._creating.twins import first_of_twins, warn_of_twins
 from vpsbackups_async._transport.attempts import is_ambiguous, without_budget
 from vpsbackups_async._transport.retry import RetryPolicy, asked_pause
-from vpsbackups_async._transport.session import closed_error
 from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async._transport.waits import closed_error
 from vpsbackups_async.backoff import Attempt
 from vpsbackups_async.errors import (
     ApiError,

@@ -4,8 +4,6 @@ import asyncio
 import math
 import ssl as ssl_module
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Final
 
@@ -15,7 +13,7 @@ from vpsbackups_async._transport.adaptive import shortcuts
 from vpsbackups_async._transport.address import build_url, find_proxy
 from vpsbackups_async._transport.calls import AttemptResult, Situation
 from vpsbackups_async._transport.capacity import capacity_of, fitting_limiter
-from vpsbackups_async._transport.deadlines import Deadlines, Scope
+from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Channel
 from vpsbackups_async._transport.limiter import (
     Guarded,
@@ -42,10 +40,11 @@ from vpsbackups_async._transport.quota import (
 )
 from vpsbackups_async._transport.retry import RetryBudget
 from vpsbackups_async._transport.secrets import Redactor, Secret
+from vpsbackups_async._transport.waits import Waits, closed_error
 from vpsbackups_async._wire import Request, retry_after
-from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
+from vpsbackups_async.errors import WrongEventLoopError
 
-__all__ = ["Counters", "Session", "closed_error"]
+__all__ = ["Counters", "Session"]
 
 _BUSY_SECONDS: Final = 60.0
 """For how long after a 503 that closed the limiter further ones are taken for pacing."""
@@ -60,12 +59,6 @@ class Counters:
         self.retries = 0
         self.rate_limited = 0
         self.bytes_received = 0
-
-
-def closed_error() -> ConfigurationError:
-    """The error for a call on a client that was closed."""
-    words = "this client is closed, or is being closed: make a new BackupsClient"
-    return ConfigurationError(words)
 
 
 class Session:
@@ -124,8 +117,7 @@ class Session:
         self._last_channel: Channel | None = None  # for what settles creates after that
         self._deadlines: Deadlines | None = None
         self._lines = lines_of(limiter)
-        # Of calls in the limiter or in a pause: those that settle creates, and the others.
-        self._waiting: dict[bool, set[Scope]] = {True: set(), False: set()}
+        self.waits = Waits(self._lines, self.monitor)
         self._refuses = False
         self._token = token
         self._given = given
@@ -201,14 +193,14 @@ class Session:
         if not self._refuses:
             self._refuses = True
             self._last_channel, self.channel = self.channel, None
-        self._end_waiting(settles=False)
+        self.waits.end(settles=False)
 
     async def close(self) -> None:
         """Close the connections if they are not the caller's; nothing can be sent after that."""
         self.refuse()
         channel, self._last_channel = self._last_channel, None
         self.monitor.close()
-        self._end_waiting(settles=True)
+        self.waits.end(settles=True)
         if channel is not None and channel.session is not self._given:
             try:
                 await channel.unused.close()
@@ -216,10 +208,6 @@ class Session:
                 await channel.session.close()
         if self._deadlines is not None:
             self._deadlines.close()
-
-    def _end_waiting(self, *, settles: bool) -> None:
-        for scope in tuple(self._waiting[settles]):
-            scope.expire()
 
     def abandon(self) -> bool:
         """Drop the connections of a client that was never closed; whether there were any."""
@@ -255,42 +243,6 @@ class Session:
     def closed_by(self) -> int:
         """The status of the answer that closed the limiter last, to any client that shares it."""
         return self._lines.closed_by
-
-    @contextmanager
-    def waiting(
-        self,
-        scope: Scope,
-        request: Request | None = None,
-        patience: float | None = None,
-        *,
-        settles: bool = False,
-    ) -> Iterator[None]:
-        """A block that waits in `scope`, and ends as soon as calls are refused.
-
-        One that settles creates ends when the connections are closed. With a request the monitor is
-        told how long that waited. With `patience` it also ends as soon as the limiter is closed for
-        this kind of request for more than so many seconds. Raises `TimeoutError` when the scope
-        ends it, and `ConfigurationError` when the client is closed.
-        """
-        waiting = line = self._waiting[settles]
-        if request is not None and patience is not None:
-            line = self._lines.of(request.kind, patience)
-        waiting.add(scope)
-        line.add(scope)
-        is_told = request is not None and self.monitor.emit is not None
-        began = scope.loop.time() if is_told else 0.0
-        try:
-            with scope:
-                yield
-        except TimeoutError:
-            if scope.expired and self._refuses:
-                self.channel_for(settles=settles)
-            raise
-        finally:
-            waiting.discard(scope)
-            line.discard(scope)
-            if is_told and request is not None and not scope.loop.is_closed():
-                self.monitor.held(request, scope.loop.time() - began)
 
     def observe(self, request: Request, result: AttemptResult, elapsed: float) -> None:
         """Count an attempt and tell the limiter how it ended, after `elapsed` seconds."""

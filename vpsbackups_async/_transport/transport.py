@@ -156,7 +156,7 @@ class Transport:
         deadlines = session.open(settles=self._settles)
         # Only the end of the client ends this scope.
         scope = deadlines.until(deadlines.loop.time() + seconds + _MORE_THAN_A_PAUSE)
-        with session.waiting(scope, settles=self._settles):
+        with session.waits.within(scope, settles=self._settles):
             await asyncio.sleep(seconds)
 
     def _charge(self, call: Call, step: SendAgain) -> None:
@@ -220,7 +220,7 @@ class Transport:
             session.give_back(kind)
             scope = deadlines.until(call.deadline)
             try:
-                with session.waiting(scope, call.request, settles=self._settles):
+                with session.waits.within(scope, call.request, settles=self._settles):
                     await session.outage.wait()
             except TimeoutError:
                 now = deadlines.loop.time()
@@ -237,7 +237,7 @@ class Transport:
         session, kind = self.session, call.request.kind
         try:
             scope = deadlines.until(call.deadline)
-            with session.waiting(scope, call.request, settles=self._settles):
+            with session.waits.within(scope, call.request, settles=self._settles):
                 return await capacity.acquire(1, kind)
         except BaseException as error:
             session.guarded.observe(Observation(kind))
@@ -267,7 +267,7 @@ class Transport:
         scope = deadlines.until(call.deadline)
         try:
             patience = self._retry.max_retry_after
-            with session.waiting(scope, call.request, patience, settles=self._settles):
+            with session.waits.within(scope, call.request, patience, settles=self._settles):
                 return await session.limiter.acquire(1, kind)
         except TimeoutError:
             if not scope.expired:  # it is the limiter's own
