@@ -5,7 +5,7 @@ None of aiohttp's exceptions and answers leave it, as their frames and fields ho
 
 import os
 import ssl as ssl_module
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -209,18 +209,7 @@ class Exchange(AttemptResult):
         self._mask = channel.mask
         session = channel.session if request.policy.idempotent else channel.unused
         try:
-            response = await session.request(
-                request.method,
-                channel.url(request.path, request.query),
-                data=request.body,
-                headers=channel.headers if request.body is None else channel.body_headers,
-                timeout=timeout,
-                ssl=channel.ssl,
-                proxy=channel.proxy,
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=(*channel.middlewares, self),
-            )
+            response = await self._sending(session, channel, request, timeout)
             cap = channel.max_bytes if response.status < 300 else _ERROR_BODY_BYTES
             if not self._take(response, cap):
                 await self._read(response.content, cap)
@@ -232,6 +221,36 @@ class Exchange(AttemptResult):
             self._rest()
             if response is not None and not (self.whole and response.status < 300):
                 self._clean_up(response, channel)
+
+    def _sending(
+        self, session: ClientSession, channel: Channel, request: Request, timeout: ClientTimeout
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        """The request as aiohttp sends it, to be awaited."""
+        url = channel.url(request.path, request.query)
+        middlewares: Sequence[aiohttp.ClientMiddlewareType] = (*channel.middlewares, self)
+        if request.body is None and channel.ssl is True and channel.proxy is None:
+            # The same as below. Each argument costs time in aiohttp, also with its default.
+            return session.request(
+                request.method,
+                url,
+                headers=channel.headers,
+                timeout=timeout,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=middlewares,
+            )
+        return session.request(
+            request.method,
+            url,
+            data=request.body,
+            headers=channel.headers if request.body is None else channel.body_headers,
+            timeout=timeout,
+            ssl=channel.ssl,
+            proxy=channel.proxy,
+            allow_redirects=False,
+            raise_for_status=False,
+            middlewares=middlewares,
+        )
 
     def _take(self, response: aiohttp.ClientResponse, cap: int) -> bool:
         """Take what is there of an answer; whether that is all of it."""

@@ -19,6 +19,7 @@ __all__ = [
     "connector_of",
     "detach",
     "fitting_ssl",
+    "header_name",
     "open_session",
     "own_middlewares",
     "reuse_receive_buffers",
@@ -29,6 +30,8 @@ ClientSession: TypeAlias = aiohttp.ClientSession
 ClientTimeout: TypeAlias = aiohttp.ClientTimeout
 Connector: TypeAlias = aiohttp.BaseConnector
 
+header_name: Final[type[str]] = type(aiohttp.hdrs.HOST)
+"""Makes a name that is found faster in the headers of an answer than a plain `str`."""
 _DNS_CACHE_SECONDS: Final = 300
 _MORE_THAN_A_RECEIVE: Final = 2**19
 _USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"

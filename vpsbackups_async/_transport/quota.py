@@ -7,12 +7,16 @@ from typing import Final
 
 from attrs import frozen
 
+from vpsbackups_async._transport.opening import header_name
 from vpsbackups_async._wire import date_of
 
 __all__ = ["RateLimitStatus", "read_rate_limit", "tells_rate_limit"]
 
 _NUMBER: Final = re.compile(r"\s*([0-9]{1,15})(?:\.[0-9]*)?\s*(?:[,;].*)?", re.DOTALL)
 _FIELD: Final = r"(?:^|[;,\s]){}\s*=\s*([0-9]{{1,15}})"
+_X_REMAINING: Final = header_name("X-RateLimit-Remaining")
+_REMAINING: Final = header_name("RateLimit-Remaining")
+_JOINED: Final = header_name("RateLimit")
 _EPOCH: Final = 10**9
 """From here on, a time of reset is a date in seconds since 1970, not a number of seconds."""
 
@@ -33,11 +37,7 @@ class RateLimitStatus:
 
 def tells_rate_limit(headers: Mapping[str, str]) -> bool:
     """Whether there may be something to read in these headers: the quick look at every answer."""
-    return (
-        "X-RateLimit-Remaining" in headers
-        or "RateLimit-Remaining" in headers
-        or "RateLimit" in headers
-    )
+    return _X_REMAINING in headers or _REMAINING in headers or _JOINED in headers
 
 
 def read_rate_limit(headers: Mapping[str, str]) -> RateLimitStatus | None:
