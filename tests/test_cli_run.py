@@ -165,6 +165,7 @@ async def test_a_database_that_is_away_is_one_clear_line(here: Here) -> None:
     assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.durable
 async def test_a_durable_create_goes_on_after_it_was_killed_and_begins_anew_after_its_end(
     real_fake: FakeVPS, database: str
 ) -> None:
@@ -181,6 +182,7 @@ async def test_a_durable_create_goes_on_after_it_was_killed_and_begins_anew_afte
     assert created(real_fake) == {1: 2, 2: 2}
 
 
+@pytest.mark.durable
 async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: str) -> None:
     command = ("create", "1", "99", "--durable")
     said = await run(*command, fake=real_fake, VPSBACKUPS_DATABASE=database)
@@ -190,6 +192,7 @@ async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: 
     assert said.err.endswith("1 completed, 1 failed\n")
 
 
+@pytest.mark.durable
 async def test_a_run_that_is_watched_is_shown_until_it_is_over(
     real_fake: FakeVPS, database: str, here: Here
 ) -> None:

@@ -232,6 +232,7 @@ async def test_a_retry_serves_those_that_failed_once_more(url: str, real_fake: F
     assert sorted(posts(real_fake)) == [1, 1, 2, 2, 3]
 
 
+@pytest.mark.durable
 async def test_a_retry_of_a_wait_that_timed_out_waits_for_the_same_backup(
     url: str, real_fake: FakeVPS
 ) -> None:
@@ -295,6 +296,7 @@ async def test_a_run_that_is_not_over_is_not_forgotten(url: str) -> None:
             await fleet.forget("nightly")
 
 
+@pytest.mark.durable
 async def test_the_name_of_a_forgotten_run_never_adopts_its_backups(
     url: str, real_fake: FakeVPS, tmp_path: Path
 ) -> None:
@@ -390,7 +392,9 @@ async def test_no_token_is_ever_in_the_database(durable_url: str, real_fake: Fak
 # --- The worker and the database -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.durable)]
+)
 async def test_a_worker_that_is_asked_to_stop_ends_its_creates_and_leaves_the_rest(
     url: str, real_fake: FakeVPS, number: int
 ) -> None:

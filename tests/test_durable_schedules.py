@@ -94,6 +94,7 @@ async def test_three_nights_that_were_missed_are_caught_up_with_one_run(
     assert real_fake.count("POST") == 3
 
 
+@pytest.mark.durable
 async def test_what_was_due_before_the_first_worker_came_is_caught_up(
     file: Path, real_fake: FakeVPS
 ) -> None:
@@ -109,6 +110,7 @@ async def test_what_was_due_before_the_first_worker_came_is_caught_up(
             assert await until_over(fleet) == [f"nightly@{due:%Y-%m-%dT%H:%MZ}"]
 
 
+@pytest.mark.durable
 async def test_a_server_that_another_run_works_on_is_passed_over_and_named(
     file: Path, real_fake: FakeVPS
 ) -> None:
@@ -161,6 +163,7 @@ def monitor() -> Any:
             thread.join()
 
 
+@pytest.mark.durable
 async def test_a_night_with_failures_is_told_to_the_monitor(file: Path, real_fake: FakeVPS) -> None:
     real_fake.fails = {2}
     due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
