@@ -170,7 +170,7 @@ async def _measure(verdict: Verdict, postgres: Postgres) -> None:
         await _at_a_rate(verdict, postgres, 100, 50.0, 1.0)
         await _million(verdict, postgres, 2000, 3.0)
     else:
-        await _at_a_rate(verdict, postgres, 10_000, 100.0, 60.0)
+        await _at_a_rate(verdict, postgres, 10_000, 100.0, 20.0)
         await _million(verdict, postgres, 1_000_000, 180.0)
 
 

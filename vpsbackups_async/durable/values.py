@@ -65,7 +65,8 @@ class Limits:
 
     - `rate` is how many creates may start a second, over all workers of the database; None leaves
       it as the last worker set it, at first without a limit.
-    - `concurrency` is how many servers may be worked on at once over all workers, waits included.
+    - `concurrency` is how many servers may be worked on at once over all workers, waits included:
+      100 creates a second of backups that take a minute want more than 6,000.
     - `wait_timeout` is how many seconds a backup may take.
     - `start_within` is how many seconds after its turn a create may still be sent; later it takes
       another turn.
