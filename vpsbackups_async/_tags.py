@@ -32,11 +32,10 @@ __all__ = [
 ]
 
 _VALUE: Final = r"[A-Za-z0-9._:/+@=-]{1,64}"
-_TAG: Final = re.compile(rf"\[(vb|keep|job)(?::({_VALUE}))?\]", re.IGNORECASE)
-_CUT_TAG: Final = re.compile(
-    rf"\[(?:v|vb|k|kee?|keep|jo?|job|(?:vb|keep|job):(?:{_VALUE})?)?", re.IGNORECASE
-)
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# These are compiled on first use, as that would take most of the time of the import.
+_TAG: Final = rf"(?i)\[(vb|keep|job)(?::({_VALUE}))?\]"
+_CUT_TAG: Final = rf"(?i)\[(?:v|vb|k|kee?|keep|jo?|job|(?:vb|keep|job):(?:{_VALUE})?)?"
+_DAY: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _MARKER: Final = "vb"
 _MARKER_BYTES: Final = 4
 _MOST_ESCAPES: Final = 3
@@ -53,7 +52,7 @@ def text_of(description: str) -> str:
 def text_before_cut(description: str) -> str | None:
     """The text before a tag that was cut off at the end of the description; None if none was."""
     start = description.rfind("[")
-    if start < 0 or not _CUT_TAG.fullmatch(description, start):
+    if start < 0 or not re.fullmatch(_CUT_TAG, description[start:]):
         return None
     before = description[:start]
     return text_of(before) if not before or before[-1].isspace() else None
@@ -136,7 +135,7 @@ def _plain(description: str) -> str:
 
 
 def _is_over(tag: re.Match[str], today: date) -> bool:
-    if tag[1].lower() != "keep" or not _DAY.fullmatch(tag[2] or ""):
+    if tag[1].lower() != "keep" or not re.fullmatch(_DAY, tag[2] or ""):
         return False
     try:
         return date.fromisoformat(tag[2]) < today
@@ -181,7 +180,7 @@ def _split(description: str) -> tuple[str, list[re.Match[str]]]:
     tags: list[re.Match[str]] = []
     while text.endswith("]") and len(tags) < _MAX_TAGS:
         start = text.rfind("[")
-        tag = _TAG.fullmatch(text, start) if start >= 0 else None
+        tag = re.fullmatch(_TAG, text[start:]) if start >= 0 else None
         if tag is None:
             break
         tags.append(tag)

@@ -264,7 +264,7 @@ def _clip(text: str) -> str:
 
 # --- Responses: times ----------------------------------------------------------------------------
 
-_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+_SECONDS: Final = r"[0-9]+(\.[0-9]+)?"
 _MAX_SECONDS: Final = 1e18
 """The longest `Retry-After` in seconds, so that arithmetic with it stays finite."""
 
@@ -277,7 +277,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     does not matter. Without `Date`, it is measured from `now`, by default the current time.
     """
     text = headers.get("Retry-After", "").strip()
-    if _SECONDS.fullmatch(text):
+    if re.fullmatch(_SECONDS, text):
         return min(float(text), _MAX_SECONDS)
     when = http_date(text)
     if when is None:

@@ -12,7 +12,7 @@ from vpsbackups_async._wire import date_of
 
 __all__ = ["RateLimitStatus", "read_rate_limit", "tells_rate_limit"]
 
-_NUMBER: Final = re.compile(r"\s*([0-9]{1,15})(?:\.[0-9]*)?\s*(?:[,;].*)?", re.DOTALL)
+_NUMBER: Final = r"(?s)\s*([0-9]{1,15})(?:\.[0-9]*)?\s*(?:[,;].*)?"
 _FIELD: Final = r"(?:^|[;,\s]){}\s*=\s*([0-9]{{1,15}})"
 _X_REMAINING: Final = header_name("X-RateLimit-Remaining")
 _REMAINING: Final = header_name("RateLimit-Remaining")
@@ -61,7 +61,7 @@ def read_rate_limit(headers: Mapping[str, str]) -> RateLimitStatus | None:
 
 def _named(headers: Mapping[str, str], name: str) -> str | None:
     text = headers.get(f"X-RateLimit-{name}") or headers.get(f"RateLimit-{name}") or ""
-    found = _NUMBER.fullmatch(text)
+    found = re.fullmatch(_NUMBER, text)
     return None if found is None else found[1]
 
 

@@ -141,7 +141,8 @@ def _forms(secret: str) -> Iterator[str]:
 # --- Escapes -------------------------------------------------------------------------------------
 
 _HEX: Final = "[0-9A-Fa-f]"
-_ESCAPE: Final = re.compile(
+# Compiled on first use, which few need: that takes longer than the rest of the module.
+_ESCAPE: Final = (
     rf"%({_HEX}{{2}})|\\+u({_HEX}{{4}})|\\+U({_HEX}{{8}})|\\+u\{{({_HEX}{{1,6}})\}}"
     rf"|\\+x({_HEX}{{2}})|&#[xX]({_HEX}{{1,6}});?|&#([0-9]{{1,7}});?|&([A-Za-z]{{2,31}});"
     r"|\\+[nrtbf]?|[^!-~]+"
@@ -153,7 +154,7 @@ _NAMED: Final = 8
 def _plain(text: str) -> str:
     """The printable ASCII of the text in lower case, without escapes and white space."""
     for _ in range(_PASSES):
-        before, text = text, _ESCAPE.sub(_char, text)
+        before, text = text, re.sub(_ESCAPE, _char, text)
         if text == before:
             break
     return text.lower()
@@ -167,7 +168,7 @@ def _mapped(text: str) -> tuple[str, list[int], list[int]]:
         new_starts: list[int] = []
         new_ends: list[int] = []
         done = 0
-        for match in _ESCAPE.finditer(plain):
+        for match in re.finditer(_ESCAPE, plain):
             begin, end = match.span()
             char = _char(match)
             parts += (plain[done:begin], char)
