@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Generic, TypeVar
 
-from attrs import define, evolve
+from attrs import evolve
 
 from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import Fetch, Prefetch, predict
@@ -27,18 +27,18 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
 
-@define(eq=False, repr=False)
 class Tally:
     """What a walk has met so far."""
 
-    pages: int = 0
-    restarts: int = 0
-    count_first: int | None = None
-    count_last: int | None = None
-    count_moved: bool = False
-    distinct: int = 0
-    duplicates: int = 0
-    ended: bool = False
+    def __init__(self) -> None:
+        self.pages = 0
+        self.restarts = 0
+        self.count_first: int | None = None
+        self.count_last: int | None = None
+        self.count_moved = False
+        self.distinct = 0
+        self.duplicates = 0
+        self.ended = False
 
     @property
     def moved(self) -> bool:

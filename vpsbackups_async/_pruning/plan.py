@@ -110,7 +110,6 @@ def plan_of(server_id: int, decisions: tuple[Decision, ...], retention: Retentio
     return ServerPlan(server_id, decisions, "" if fit.fits else str(fit))
 
 
-@frozen
 class Caps:
     """How much a plan may delete, beyond which it is refused before anything goes.
 
@@ -119,15 +118,14 @@ class Caps:
     Raises `ValueError` for values out of range.
     """
 
-    deletions: int | None = None
-    fraction: float = 0.5
-
-    def __attrs_post_init__(self) -> None:
-        if self.deletions is not None:
-            check_int("max_deletions", self.deletions, 0)
-        check_number("max_fraction", self.fraction, unit="share")
-        if self.fraction > 1:
-            raise ValueError(f"max_fraction must be 1 or less, not {self.fraction!r}")
+    def __init__(self, deletions: int | None = None, fraction: float = 0.5) -> None:
+        if deletions is not None:
+            check_int("max_deletions", deletions, 0)
+        check_number("max_fraction", fraction, unit="share")
+        if fraction > 1:
+            raise ValueError(f"max_fraction must be 1 or less, not {fraction!r}")
+        self.deletions = deletions
+        self.fraction = fraction
 
     def check(self, servers: Iterable[ServerPlan], job: str | None) -> None:
         """Raise `PruneRefusedError` if these plans delete more than is allowed."""

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from vpsbackups_async._checks import (
     check_callable,
@@ -63,37 +63,43 @@ class Rotation:
         return f"server {self.server_id}: {made} {verb}{freed}\n{self.plan}"
 
 
-@frozen(kw_only=True)
 class RotateOptions:
     """What a rotation is asked for; raises `ValueError` for what cannot be."""
 
-    retention: Retention
-    description: str | None = None
-    make_room: bool = False
-    verify: Verify | None = None
-    timeout: float | None = 3600.0
-    backoff: Backoff | None = None
-    dry_run: bool = False
-    labelled: str = field(init=False)
-    """The description with the label of the policy's job."""
-
-    def __attrs_post_init__(self) -> None:
-        if not isinstance(self.retention, Retention):
-            raise ValueError(f"retention must be a Retention, not {self.retention!r}")
-        if self.retention.job is None:
+    def __init__(
+        self,
+        *,
+        retention: Retention,
+        description: str | None = None,
+        make_room: bool = False,
+        verify: Verify | None = None,
+        timeout: float | None = 3600.0,
+        backoff: Backoff | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        if not isinstance(retention, Retention):
+            raise ValueError(f"retention must be a Retention, not {retention!r}")
+        if retention.job is None:
             raise ValueError("rotate needs a retention with a job, which labels what it makes")
-        check_description(self.description)
-        for name in ("make_room", "dry_run"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if self.verify is not None:
-            check_coroutine_function("verify", self.verify)
-        if self.backoff is not None:
-            check_callable("backoff", self.backoff)
-        if self.timeout is not None:
-            check_number("timeout", self.timeout)
-        labelled = with_labels(self.description, job=self.retention.job)
-        object.__setattr__(self, "labelled", labelled)
+        check_description(description)
+        for name, value in (("make_room", make_room), ("dry_run", dry_run)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, not {value!r}")
+        if verify is not None:
+            check_coroutine_function("verify", verify)
+        if backoff is not None:
+            check_callable("backoff", backoff)
+        if timeout is not None:
+            check_number("timeout", timeout)
+        self.retention = retention
+        self.description = description
+        self.make_room = make_room
+        self.verify = verify
+        self.timeout = timeout
+        self.backoff = backoff
+        self.dry_run = dry_run
+        self.labelled = with_labels(description, job=retention.job)
+        """The description with the label of the policy's job."""
 
 
 class Place(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from attrs import define, field
+from attrs import define
 
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import (
@@ -131,7 +131,6 @@ def is_for_pace(
     return error.status == 429 and situation.accepted > accepted
 
 
-@define(eq=False, repr=False)
 class SendState:
     """What a caller of `Transport.send` can watch and ask for while the call, or several, run.
 
@@ -141,10 +140,11 @@ class SendState:
     let it through; if it says so, the call ends without that attempt.
     """
 
-    on_the_wire: int = 0
-    no_more_attempts: bool = False
-    is_too_late: Callable[[], bool] | None = None
-    began: list[float] = field(factory=list)
+    def __init__(self) -> None:
+        self.on_the_wire = 0
+        self.no_more_attempts = False
+        self.is_too_late: Callable[[], bool] | None = None
+        self.began: list[float] = []
 
 
 @define(eq=False, repr=False)

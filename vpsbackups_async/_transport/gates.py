@@ -5,8 +5,6 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from attrs import define
-
 from vpsbackups_async.events import GateClosed, GateOpened, OnEvent
 
 __all__ = ["GateWatch"]
@@ -17,11 +15,12 @@ _TICK: Final = 0.001
 """Seconds after which a limiter that is still closed is asked again at the earliest."""
 
 
-@define
 class _Gate:
-    since: float
-    until: float
-    told: float
+    """A closed gate: since when, until when, and until when as it was told last."""
+
+    def __init__(self, since: float, until: float) -> None:
+        self.since = since
+        self.until = self.told = until
 
 
 class GateWatch:
@@ -72,7 +71,7 @@ class GateWatch:
                 del self._closed[kind]
                 self._emit(GateOpened(kind, now - gate.since))
         elif gate is None:
-            self._closed[kind] = _Gate(now, until, until)
+            self._closed[kind] = _Gate(now, until)
             # An answer that is no refusal may show which kind an earlier 429 was for.
             self._emit(GateClosed(kind, left, status or 429))
         else:
