@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,9 @@ SCHEMA: Final = "vpsbackups"
 """The schema of all tables on PostgreSQL, those of the engine included."""
 _SQLITE_CLOCK: Final = "((julianday('now') - 2440587.5) * 86400.0)"
 _POSTGRES_CLOCK: Final = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+_TRY_LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('vpsbackups'))"
+_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtext('vpsbackups'))"
+_LOCK_PAUSE: Final = 0.1
 _THREADS: Final = 8
 _POOL: Final = 12
 _FIRST_PAUSE: Final = 0.1
@@ -41,10 +44,13 @@ def default_url() -> str:
 class Database:
     """One database, by its URL: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.
 
+    `prepare_within` is for how many seconds another process may make the tables of a new one.
+
     Raises `ConfigurationError` for any other URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, prepare_within: float = 60.0) -> None:
+        self._prepare_within = prepare_within
         self.url: sa.URL = _checked(url)
         self.is_sqlite: bool = self.url.drivername == "sqlite"
         self.engine: sa.Engine = _open(self.url)
@@ -139,11 +145,28 @@ class Database:
             # No transaction may be open meanwhile: indexes are made concurrently.
             alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
             with alone.connect() as connection:
-                connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('vpsbackups'))"))
-                yield
-                connection.execute(sa.text("SELECT pg_advisory_unlock(hashtext('vpsbackups'))"))
+                self._take_lock(connection)
+                try:
+                    yield
+                finally:
+                    with suppress(exc.SQLAlchemyError):  # a lost connection holds no lock
+                        connection.execute(sa.text(_UNLOCK))
         except (exc.DBAPIError, OSError) as error:
             raise self.unreachable(error) from None
+
+    def _take_lock(self, connection: sa.Connection) -> None:
+        """Take the lock of those who make tables; a statement that waits would hold up indexes.
+
+        An index that is made concurrently waits for all statements that are under way.
+        """
+        end = time.monotonic() + self._prepare_within
+        while not connection.scalar(sa.text(_TRY_LOCK)):
+            if time.monotonic() >= end:
+                raise ConfigurationError(
+                    f"the database {self.name} is being set up by another process, which did not "
+                    f"end within {self._prepare_within:.0f} s: see what it waits for"
+                )
+            time.sleep(_LOCK_PAUSE)
 
     def unreachable(self, error: BaseException) -> ConfigurationError:
         """The error that says that the database cannot be used, and why; without a password."""

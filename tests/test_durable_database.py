@@ -1,0 +1,56 @@
+"""The database of durable runs: set up by several processes at once, and lost."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from helpers_postgres import Postgres
+
+from vpsbackups_async import ConfigurationError
+from vpsbackups_async.durable import DurableFleet
+from vpsbackups_async.durable.database import Database
+
+pytestmark = pytest.mark.durable
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.new_database()
+
+
+@contextlib.contextmanager
+def lock_held(url: str) -> Iterator[None]:
+    """The lock of a process that sets the database up, during the block."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtext('vpsbackups'))")
+        yield
+
+
+async def test_processes_that_open_a_new_database_together_all_get_to_use_it(url: str) -> None:
+    async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
+        fleets = [await stack.enter_async_context(DurableFleet(url)) for _ in range(4)]
+        async with asyncio.TaskGroup() as group:
+            for number, fleet in enumerate(fleets, 1):
+                group.create_task(fleet.submit("nightly", [number]))
+        assert (await fleets[0].progress("nightly")).total == 4
+
+
+def test_a_database_that_another_process_never_ends_to_set_up_is_one_clear_error(url: str) -> None:
+    database = Database(url, prepare_within=0.2)
+    with (
+        contextlib.closing(database),
+        lock_held(url),
+        pytest.raises(ConfigurationError, match="set up by another process"),
+        database.preparing(),
+    ):
+        pytest.fail("the lock was taken")
+
+
+def test_the_next_process_may_set_a_database_up_after_one_that_failed(url: str) -> None:
+    with contextlib.closing(Database(url, prepare_within=0.2)) as database:
+        with pytest.raises(ZeroDivisionError), database.preparing():
+            raise ZeroDivisionError
+        with contextlib.closing(Database(url, prepare_within=0.2)) as other, other.preparing():
+            pass
