@@ -1,4 +1,4 @@
-"""The database of durable runs: set up by several processes at once, and lost."""
+"""The database of durable runs: set up by several processes at once, and lost by a worker."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from helpers_postgres import Postgres
 from vpsbackups_async import ConfigurationError
 from vpsbackups_async.durable import DurableFleet
 from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.slots import open_slots
 
 pytestmark = pytest.mark.durable
 
@@ -54,3 +55,29 @@ def test_the_next_process_may_set_a_database_up_after_one_that_failed(url: str) 
             raise ZeroDivisionError
         with contextlib.closing(Database(url, prepare_within=0.2)) as other, other.preparing():
             pass
+
+
+def cut_slots(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'vpsbackups slot' AND datname = current_database()"
+        )
+
+
+@pytest.mark.parametrize("first", ["maybe_free", "holding"])
+def test_a_slot_is_lost_whichever_statement_meets_its_dead_connection_first(
+    url: str, first: str
+) -> None:
+    with contextlib.closing(Database(url)) as database:
+        slots = open_slots(database)
+        slots.take()
+        assert slots.is_held()
+        cut_slots(url)
+        if first == "maybe_free":
+            assert slots.maybe_free() == []
+        else:
+            with slots.holding(5) as held:
+                assert not held
+        assert not slots.is_held()
+        slots.release()

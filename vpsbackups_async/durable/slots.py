@@ -4,10 +4,10 @@ The number of a slot is the name by which the engine knows a worker. On SQLite a
 file beside the database, on PostgreSQL an advisory lock of a connection of its own.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
@@ -23,6 +23,12 @@ COUNT: Final = 64
 LOST_AFTER: Final = 30
 """Seconds of silence after which PostgreSQL takes the slot from a worker that is frozen."""
 _CLASS: Final = 0x76707362  # the first number of the advisory locks: "vpsb"
+_TRY_LOCK: Final = sa.text("SELECT pg_try_advisory_lock(:class, :slot)")
+_UNLOCK: Final = sa.text("SELECT pg_advisory_unlock(:class, :slot)")
+_HELD: Final = sa.text(
+    "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND classid = :class "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 class Slots(Protocol):
@@ -115,51 +121,55 @@ class _AdvisorySlots:
         connection = self._engine.connect()
         connection.execute(sa.text(f"SET idle_session_timeout = '{LOST_AFTER}s'"))
         for number in range(COUNT):
-            if self._locks(connection, number):
+            if connection.scalar(_TRY_LOCK, _numbers(number)):
                 self._connection, self._number = connection, number
                 return number
         connection.close()
         raise _none_free()
 
-    @staticmethod
-    def _locks(connection: sa.Connection, number: int) -> bool:
-        numbers = {"class": _CLASS, "slot": number}
-        query = sa.text("SELECT pg_try_advisory_lock(:class, :slot)")
-        return bool(connection.scalar(query, numbers))
-
     def is_held(self) -> bool:
         """Whether the connection lives; asking also tells PostgreSQL that this worker does."""
-        if self._connection is None:
-            return False
-        try:
-            self._connection.scalar(sa.text("SELECT 1"))
-        except exc.DBAPIError:
-            return False
-        return True
+        return bool(self._ask(sa.text("SELECT 1")))
 
     def maybe_free(self) -> list[int]:
-        if self._connection is None:
+        held = self._ask(_HELD, {"class": _CLASS})
+        if held is None:
             return []
-        query = sa.text(
-            "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND classid = :class "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        held = {int(row[0]) for row in self._connection.execute(query, {"class": _CLASS})}
-        return [number for number in range(COUNT) if number not in held]
+        taken = {int(row[0]) for row in held}
+        return [number for number in range(COUNT) if number not in taken]
 
     @contextmanager
     def holding(self, number: int) -> Iterator[bool]:
-        connection = self._connection
-        held = connection is not None and self._locks(connection, number)
+        rows = self._ask(_TRY_LOCK, _numbers(number))
+        held = rows is not None and bool(rows[0][0])
         try:
             yield held
         finally:
-            if held and connection is not None:
-                query = sa.text("SELECT pg_advisory_unlock(:class, :slot)")
-                connection.execute(query, {"class": _CLASS, "slot": number})
+            if held:
+                self._ask(_UNLOCK, _numbers(number))
 
     def release(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._drop()
         self._engine.dispose()
+
+    def _ask(
+        self, query: sa.TextClause, values: Mapping[str, int] | None = None
+    ) -> Sequence[sa.Row[Any]] | None:
+        """The rows; None if the connection is lost, and the slot with it."""
+        if self._connection is None:
+            return None
+        try:
+            return self._connection.execute(query, values).all()
+        except exc.SQLAlchemyError:
+            self._drop()  # what is asked next would get an error that says less
+            return None
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(exc.SQLAlchemyError):
+                connection.close()
+
+
+def _numbers(slot: int) -> Mapping[str, int]:
+    return {"class": _CLASS, "slot": slot}

@@ -166,7 +166,7 @@ class Worker:
             await asyncio.sleep(_TAKEOVER)
             try:
                 count = await self._in_thread(partial(_taken_over, self._slots, self._engine))
-            except exc.DBAPIError as error:
+            except exc.SQLAlchemyError as error:
                 logger.debug("no look for dead workers: %s", error)
             else:
                 if count:
