@@ -269,13 +269,49 @@ async def test_a_retry_of_an_unknown_outcome_adopts_the_backup_of_the_first_try(
     assert real_fake.count("POST") == 1
 
 
-async def test_a_retry_of_an_unknown_outcome_makes_a_new_one_where_there_is_none(
+@pytest.mark.parametrize("state", [ItemState.UNKNOWN, ItemState.CANCELLED])
+async def test_a_retry_sends_nothing_again_after_an_answer_that_leaves_the_server_at_work(
+    real_fake: FakeVPS, tmp_path: Path, state: ItemState
+) -> None:
+    real_fake.inject(ServerFault(504, method="POST"))
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.note_markers()
+        with pytest.raises(CreateOutcomeUnknownError):
+            await made.guard().create(await made.claimed(), "Nightly")
+        real_fake.clear_faults()
+        item = await made.retried(state)
+        other = real_fake.add_backup(SERVER, description="by hand", backup_type="manual")
+        with pytest.raises(CreateOutcomeUnknownError) as raised:
+            await made.guard().create(item, "Nightly")
+    assert [one.id for one in raised.value.candidates] == [other["id"]]
+    assert real_fake.count("POST") == 1
+
+
+async def test_a_retry_of_an_unknown_outcome_sends_again_only_after_looks_for_long_enough(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        await made.items.note_markers()
+        await made.items.intend(await made.claimed(), LIMITS.start_within, 1)
+        item = await made.retried(ItemState.UNKNOWN)
+        began = time.time()
+        found = await made.guard().create(item, "Nightly")
+        (sent,) = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+        late = real_fake.add_backup(
+            SERVER, description=f"Nightly [vb:{item.markers[0]}]", backup_type="manual"
+        )
+        assert await made.guard().twins(item, found.backup.id) == (late["id"],)
+    assert found.backup.description.endswith(f".{SERVER}.1]")
+    assert LIMITS.create_again_after is not None
+    assert sent >= began + LIMITS.create_again_after
+
+
+async def test_a_retry_of_what_was_cancelled_before_a_create_was_sent_looks_for_none(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
     async with setting(tmp_path, real_fake) as made:
-        item = await made.retried(ItemState.UNKNOWN)
-        found = await made.guard().create(item, "Nightly")
-    assert found.backup.description.endswith(f".{SERVER}.1]")
+        await made.guard().create(await made.retried(ItemState.CANCELLED), "Nightly")
+    assert real_fake.count("GET") == 0
 
 
 async def test_a_retry_of_a_failure_never_adopts_the_backup_of_the_first_try(

@@ -152,7 +152,7 @@ class Guard:
         Raises `CreateOutcomeUnknownError` if it is not known after `Limits.unknown_for` seconds
         whether they made one.
         """
-        if not item.posts and item.unknown_since == item.retry:
+        if not item.posts:
             return None
         now = await self._items.now()
         search = _Search(item, labelled, self._limits, self._client.attempt_seconds, now)
@@ -168,7 +168,7 @@ class Guard:
                 if (found := search.take(look, now, self._client.is_given)) is not None:
                     await self._learn(item, found.backup)
                     return found
-                if search.is_over(now) and (not item.posts or await self._are_markers_kept()):
+                if search.is_over(now) and await self._are_markers_kept():
                     return None
             if now >= search.ends_at:
                 raise search.error() from failure
@@ -289,20 +289,18 @@ class _Search:
             return Found(first, tuple(one.id for one in others))
         verdict = judge(self._sent(look), look.backups, is_given)
         self._candidates.update((one.id, one) for one in verdict.candidates)
-        if not look.complete or (item.posts and self._candidates):
+        if not look.complete or self._candidates:
             self.clear_since = self._clear_at = None
         else:
             self._clear_at = now
             if self.clear_since is None:
-                self.clear_since = max(now, self._quiet_at if item.posts else now)
+                self.clear_since = max(now, self._quiet_at)
         return None
 
     def is_over(self, now: float) -> bool:
         """Whether looks have shown for long enough that the creates made nothing."""
         if self.clear_since is None or self._clear_at is None:
             return False
-        if not self._item.posts:  # those were of an earlier retry, which has an outcome
-            return True
         return self._may_repeat and now >= self.decides_at
 
     @property

@@ -259,7 +259,10 @@ class DurableFleet:
         """Let the servers that ended so be worked on once more; how many.
 
         Each gets a new backup, but for two: one whose wait timed out is waited for again, and where
-        it is unknown whether there is a backup, the server is looked at for that one first.
+        it is unknown whether there is a backup, the server is looked at for that one. A create that
+        may have been carried out is not sent again by a retry either: after a timeout or a 504 a
+        retry only looks, and what stays unknown ends so again, with `candidates`; after a cut
+        connection another create is sent where looks over `Limits.create_again_after` show nothing.
 
         Raises `RunError` if there is no such run, `ValueError` for another word.
         """

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
@@ -163,7 +163,8 @@ class Store:
             .where(items.c.run == run.nonce, items.c.state == str(only))
             .limit(_BATCH)
         )
-        was_unknown = items.c.state == str(ItemState.UNKNOWN)
+        # What may have been sent is looked for, and sent again only as after any other takeover.
+        keep = only in {ItemState.UNKNOWN, ItemState.CANCELLED}
         # What timed out may still run, and is waited for again.
         timed_out = items.c.error == WaitTimeoutError.__name__
         update = (
@@ -173,17 +174,11 @@ class Store:
             .values(
                 state=str(ItemState.WAITING),
                 retry=items.c.retry + 1,
-                unknown_since=sa.case(
-                    (was_unknown, items.c.unknown_since), else_=items.c.retry + 1
-                ),
                 backup=sa.case((timed_out, items.c.backup)),
                 owner=None,
-                posts=0,
-                sent_at=None,
-                not_after=None,
-                may_repeat=True,
                 error=None,
                 outcome=None,
+                **({} if keep else _fresh()),
             )
             .returning(items.c.server, items.c.retry)
         )
@@ -275,3 +270,14 @@ class Store:
             )
             for row in rows
         ]
+
+
+def _fresh() -> dict[str, Any]:
+    """The values of an item for which no create that was sent counts any more."""
+    return {
+        "unknown_since": items.c.retry + 1,
+        "posts": 0,
+        "sent_at": None,
+        "not_after": None,
+        "may_repeat": True,
+    }
