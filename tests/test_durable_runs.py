@@ -389,6 +389,19 @@ async def test_no_token_is_ever_in_the_database(durable_url: str, real_fake: Fak
     assert not [cell for cell in cells if CANARY in cell]
 
 
+async def test_a_token_that_the_api_echoes_in_a_success_is_masked_in_the_outcome(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.add_server(7, f"web {CANARY}")
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [7], description="Nightly")
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert outcome.backup is not None
+    assert outcome.backup.server.name == "web ***"
+    assert not [cell for cell in cells_of(url) if CANARY in cell]
+
+
 # --- The worker and the database -----------------------------------------------------------------
 
 

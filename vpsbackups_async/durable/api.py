@@ -10,6 +10,7 @@ from vpsbackups_async._lists.sources import Servers, read_servers
 from vpsbackups_async._pruning.rotation import RotateOptions
 from vpsbackups_async._pruning.rotator import Create, Rotator
 from vpsbackups_async._transport.retry import RetryPolicy
+from vpsbackups_async._wire import Mask
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import ApiError
 from vpsbackups_async.models import Backup
@@ -25,6 +26,11 @@ class WorkerClient(BackupsClient):
         if isinstance(retry, RetryPolicy):
             retry = evolve(retry, create_again_after=None)
         super().__init__(token, retry=retry, **options)
+
+    @property
+    def mask(self) -> Mask:
+        """What masks the secrets of this client in a text of the server's."""
+        return self._session.mask
 
     @property
     def attempt_seconds(self) -> float:

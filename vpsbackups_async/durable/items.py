@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from attrs import define
 
+from vpsbackups_async._wire import Mask, unmasked
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.schema import facts, insert_into, items, pace, runs
@@ -108,14 +109,17 @@ _NOTE_UNANSWERED: Final = "UPDATE {items} SET may_repeat = FALSE WHERE {owned}"
 _END: Final = """
 UPDATE {items} SET state = :state, outcome = :outcome, error = :error WHERE {owned}
 """
+_TOLD: Final = frozenset({"backup", "detail"})
+"""The fields of an outcome that have texts of the API's."""
 _NOW: Final = "SELECT {now}"
 
 
 class Items:
-    """The servers of all runs of a database."""
+    """The servers of all runs of a database; `mask` masks secrets in what is written of the API."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, mask: Mask = unmasked) -> None:
         self._database = database
+        self._mask = mask
         self._runs: dict[str, Run] = {}
         self._texts: dict[str, sa.TextClause] = {}
 
@@ -186,7 +190,9 @@ class Items:
 
     async def end(self, item: Item, outcome: RunOutcome) -> None:
         """Note how the item ended."""
-        text = json.dumps(outcome.to_dict() | {"ended_at": datetime.now(UTC).isoformat()})
+        fields = outcome.to_dict() | {"ended_at": datetime.now(UTC).isoformat()}
+        fields |= {name: _masked(fields[name], self._mask) for name in _TOLD & fields.keys()}
+        text = json.dumps(fields)
         state = str(outcome.state)
         await self._write(item, _END, state=state, outcome=text, error=outcome.error)
 
@@ -241,6 +247,19 @@ class Items:
 
     async def _run(self, work: Callable[[sa.Connection], T]) -> T:
         return await self._database.run(work, keep_trying=True, by_statement=True)
+
+
+def _masked(value: Any, mask: Mask) -> Any:
+    """The value for JSON with each of its texts masked."""
+    match value:
+        case str():
+            return mask(value)
+        case list():
+            return [_masked(one, mask) for one in value]
+        case dict():
+            return {mask(name): _masked(one, mask) for name, one in value.items()}
+        case _:
+            return value
 
 
 def _key(entry: Entry) -> dict[str, object]:

@@ -56,7 +56,7 @@ class Worker:
         self._client = client
         self._limits = limits
         self._account = account
-        self._items = Items(database)
+        self._items = Items(database, client.mask)
         self._slots = open_slots(database)
         # Of its own, so that nothing holds up the sign of life; and one, as its connection is.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpsbackups-slot")
