@@ -82,8 +82,7 @@ async def setting(
     migrate(database)
     create_tables(database)
     store, items = Store(database), Items(database)
-    run = await store.submit("nightly", BackupTask("Nightly"))
-    await store.add(run, [SERVER], lambda _, __: None)
+    run, _ = await store.submit("nightly", BackupTask("Nightly"), [SERVER], lambda _, __: None)
     timeouts = Timeouts(attempt=ATTEMPT)
     retry = RetryPolicy(create_grace=0.1)
     try:

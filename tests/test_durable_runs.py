@@ -12,11 +12,13 @@ import psycopg
 import pytest
 from helpers_durable import looks, posts, until, workers_of
 from helpers_secrets import CANARY
+from sqlalchemy import event
 
 from vpsbackups_async import (
     ALL_SERVERS,
     AuthenticationError,
     ConfigurationError,
+    PermissionDeniedError,
     Retention,
     RetryPolicy,
     Server,
@@ -24,7 +26,9 @@ from vpsbackups_async import (
 )
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, ItemState, Limits
-from vpsbackups_async.errors import RunError
+from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.schema import create_tables
+from vpsbackups_async.errors import DatabaseError, RunError
 from vpsbackups_async.testing import FakeVPS, Latency, Reply
 
 LIMITS = Limits(backoff=ConstantBackoff(0.1), start_within=0.3, unknown_for=0.4)
@@ -458,6 +462,69 @@ async def test_a_database_of_another_version_is_refused(url: str, tmp_path: Path
     async with DurableFleet(url) as fleet:
         with pytest.raises(ConfigurationError, match="version 2"):
             await fleet.runs()
+
+
+def refuse(path: Path, change: str) -> None:
+    """Let the database refuse a change from now on, as one whose disk is full does."""
+    with contextlib.closing(sqlite3.connect(path / "runs.sqlite")) as connection:
+        connection.execute(
+            f"CREATE TRIGGER refused BEFORE {change} BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+        )
+        connection.commit()
+
+
+async def test_a_submit_that_the_database_refuses_is_one_clear_error_and_leaves_no_run(
+    url: str, tmp_path: Path
+) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.runs()
+        refuse(tmp_path, "INSERT ON fleet_items")
+        with pytest.raises(DatabaseError, match=r"runs\.sqlite failed: disk is full"):
+            await fleet.submit("nightly", [1])
+        assert await fleet.runs() == []
+
+
+async def test_a_submit_whose_servers_cannot_be_read_leaves_no_run(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.inject(Reply(403, b'{"detail": "no"}', path="/servers/"))
+    async with fleet_on(url, real_fake) as fleet:
+        with pytest.raises(PermissionDeniedError):
+            await fleet.submit("nightly", ALL_SERVERS)
+        assert await fleet.runs() == []
+
+
+async def test_a_run_may_have_no_servers(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        assert await fleet.submit("nightly", []) == 0
+        assert (await fleet.progress("nightly")).is_over
+
+
+@pytest.mark.parametrize("column", ["owner", "posts", "backup", "outcome"])
+async def test_a_worker_that_the_database_refuses_ends_and_leaves_the_rest_to_a_later_one(
+    url: str, real_fake: FakeVPS, tmp_path: Path, column: str
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2])
+        refuse(tmp_path, f"UPDATE OF {column} ON fleet_items")
+        with pytest.raises(DatabaseError, match="disk is full"):
+            await fleet.work(until_done=True)
+        with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+            connection.execute("DROP TRIGGER refused")
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == {1: "completed", 2: "completed"}
+    assert sorted(posts(real_fake)) == [1, 2]
+
+
+async def test_a_disk_that_is_full_is_no_wrong_setting(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")
+    event.listen(database.engine, "connect", lambda one, _: one.execute("PRAGMA max_page_count=2"))
+    with (
+        contextlib.closing(database),
+        pytest.raises(DatabaseError, match="full"),
+        database.preparing(),
+    ):
+        create_tables(database)
 
 
 async def test_creates_start_no_faster_than_the_rate(url: str, real_fake: FakeVPS) -> None:

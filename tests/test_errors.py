@@ -48,6 +48,7 @@ from vpsbackups_async import (
     WrongEventLoopError,
 )
 from vpsbackups_async.errors import (
+    DatabaseError,
     NotInListError,
     NotRestorableError,
     PruneRefusedError,
@@ -176,7 +177,7 @@ MADE = [
     *[pytest.param(kind(**said), said, shown, id=kind.__name__) for kind, said, shown in TABLE],
     *[
         pytest.param(kind("it broke"), {}, ["it broke"], id=kind.__name__)
-        for kind in [*PLAIN, PruneRefusedError, RunError, WorkerStoppedError]
+        for kind in [*PLAIN, PruneRefusedError, RunError, WorkerStoppedError, DatabaseError]
     ],
 ]
 SAYS_ITSELF = {VPSBackupsError, ConfigurationError}

@@ -22,6 +22,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "CreateOutcomeUnknownError",
+    "DatabaseError",
     "DeadlineExceededError",
     "FleetError",
     "InvalidResponseError",
@@ -647,6 +648,16 @@ class RunError(VPSBackupsError):
 
     hint = "Look at the runs that there are (vpsbackups run list), or take another name"
     gateway_status = 409
+
+
+class DatabaseError(VPSBackupsError):
+    """The database of durable runs failed while it was used; the message says how.
+
+    What it holds is whole: the same call, or a worker that is started again, goes on from there.
+    """
+
+    hint = "See to the database (is its disk full?), and do the same again: it goes on from there"
+    gateway_status = 503
 
 
 class WorkerStoppedError(VPSBackupsError):

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from platformdirs import user_state_path
 from sqlalchemy import exc
 
-from vpsbackups_async.errors import ConfigurationError
+from vpsbackups_async.errors import ConfigurationError, DatabaseError
 
 __all__ = ["SCHEMA", "Database", "default_url"]
 
@@ -28,6 +28,8 @@ _SQLITE_CLOCK: Final = "((julianday('now') - 2440587.5) * 86400.0)"
 _POSTGRES_CLOCK: Final = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('vpsbackups'))"
 _UNLOCK: Final = "SELECT pg_advisory_unlock(hashtext('vpsbackups'))"
+_DISK_FULL: Final = "53100"
+"""The error code of PostgreSQL, which is of the same class as those of a server that is away."""
 _LOCK_PAUSE: Final = 0.1
 _THREADS: Final = 8
 _POOL: Final = 12
@@ -88,7 +90,13 @@ class Database:
         return Path(self.url.database or "")
 
     async def call(self, work: Callable[[], T]) -> T:
-        """What the function returns, run in a thread."""
+        """What the function returns, run in a thread; raises `DatabaseError` for the database."""
+        try:
+            return await self._in_thread(work)
+        except exc.SQLAlchemyError as error:
+            raise self.failed(error) from None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def name_of(self, table: sa.Table) -> str:
@@ -107,16 +115,20 @@ class Database:
         With `by_statement`, PostgreSQL commits each of its statements at once, which takes fewer
         round trips.
         With `keep_trying` it is run again while the database cannot be reached; so it must do no
-        harm if its commit went through before. Otherwise `ConfigurationError` is raised.
+        harm if its commit went through before; other errors of the database are then raised as they
+        are, so that nobody takes them for the API's. Otherwise `ConfigurationError` is raised while
+        it cannot be reached, and `DatabaseError` for other errors.
         """
         engine = self._by_statement if by_statement else self.engine
         pause, is_first = _FIRST_PAUSE, True
         while True:
             try:
-                return await self.call(lambda: _in_transaction(engine, work))
-            except exc.DBAPIError as error:
-                if not self._may_pass(error):
-                    raise
+                return await self._in_thread(lambda: _in_transaction(engine, work))
+            except exc.SQLAlchemyError as error:
+                if not (isinstance(error, exc.DBAPIError) and self._may_pass(error)):
+                    if keep_trying:
+                        raise
+                    raise self.failed(error) from None
                 # A connection that was kept may be broken, and the next one good.
                 if not (keep_trying or (is_first and error.connection_invalidated)):
                     raise self.unreachable(error) from None
@@ -129,13 +141,16 @@ class Database:
         """Whether the database is away or busy, so that the same may succeed later."""
         if self.is_sqlite:  # it raises the same error for bad statements
             return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
+        if _is_full(error):
+            return False
         return isinstance(error, exc.OperationalError) or error.connection_invalidated
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """A block in which this process alone makes tables.
 
-        Raises `ConfigurationError` if the database cannot be used.
+        Raises `ConfigurationError` if the database cannot be used, `DatabaseError` if its disk is
+        full.
         """
         try:
             if self.is_sqlite:
@@ -152,7 +167,7 @@ class Database:
                     with suppress(exc.SQLAlchemyError):  # a lost connection holds no lock
                         connection.execute(sa.text(_UNLOCK))
         except (exc.DBAPIError, OSError) as error:
-            raise self.unreachable(error) from None
+            raise (self.failed if _is_full(error) else self.unreachable)(error) from None
 
     def _take_lock(self, connection: sa.Connection) -> None:
         """Take the lock of those who make tables; a statement that waits would hold up indexes.
@@ -170,11 +185,18 @@ class Database:
 
     def unreachable(self, error: BaseException) -> ConfigurationError:
         """The error that says that the database cannot be used, and why; without a password."""
+        return ConfigurationError(f"the database {self.name} cannot be used: {self._why(error)}")
+
+    def failed(self, error: BaseException) -> DatabaseError:
+        """The error that says that the database failed, and how; without a password."""
+        return DatabaseError(f"the database {self.name} failed: {self._why(error)}")
+
+    def _why(self, error: BaseException) -> str:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()
         said = why[0] if why else type(error).__name__
         if self.url.password:
             said = said.replace(str(self.url.password), "***")
-        return ConfigurationError(f"the database {self.name} cannot be used: {said}")
+        return said
 
     def close(self) -> None:
         """Close all connections."""
@@ -185,6 +207,14 @@ class Database:
 def _in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk of the database is full."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+    return getattr(cause, "sqlstate", None) == _DISK_FULL
 
 
 def _checked(url: str) -> sa.URL:

@@ -60,7 +60,7 @@ class DurableFleet:
     Nothing is connected to before the first call. No token is ever written to the database.
 
     Raises `ConfigurationError` for a URL that cannot be one; its methods raise it for a database
-    that cannot be used.
+    that cannot be used, and `DatabaseError` where it fails while it is used.
     """
 
     def __init__(
@@ -119,9 +119,11 @@ class DurableFleet:
         if isinstance(servers, Sized) and isinstance(servers, Iterable):
             servers = [_id_of(server) for server in servers]  # all are checked before any is added
         engine = await self._open()
-        added = await self._store.submit(run, task)
-        count = 0
-        async for ids in self._in_batches(servers):
+        batches = self._in_batches(servers)
+        # With the first servers, for a run without any is over.
+        first: list[int] = await anext(batches, [])
+        added, count = await self._store.submit(run, task, first, engine.enqueue)
+        async for ids in batches:
             count += await self._store.add(added, ids, engine.enqueue)
         return count
 
@@ -207,7 +209,8 @@ class DurableFleet:
         global, and takes the event loop's default executor.
 
         Raises `AuthenticationError` if the token is refused; `WorkerStoppedError` if the worker
-        lost its slot; `ConfigurationError` for a database of another account, and without a token.
+        lost its slot; `DatabaseError` if the database fails, as where its disk is full;
+        `ConfigurationError` for a database of another account, and without a token.
         """
         async with WorkerClient(**self._options) as client:
             engine = await self._open()

@@ -124,7 +124,7 @@ class Nights:
 
     async def _submit(self, schedule: Schedule, name: str) -> None:
         servers = await self._servers(schedule)
-        run = await self._store.submit(name, schedule.task)
+        run, _ = await self._store.submit(name, schedule.task, (), self._engine.enqueue)
         busy = 0
         for start in range(0, len(servers), _BATCH):
             ids = servers[start : start + _BATCH]

@@ -47,11 +47,16 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def submit(self, name: str, task: Task) -> Run:
-        """The run, which is new or was submitted with the same task before."""
+    async def submit(
+        self, name: str, task: Task, server_ids: Sequence[int], enqueue: Enqueue
+    ) -> tuple[Run, int]:
+        """The run, which is new or was submitted with the same task before, with servers added.
+
+        The count is how many of the servers are new to it.
+        """
         text = task_to_json(task)
 
-        def work(connection: sa.Connection) -> Run:
+        def work(connection: sa.Connection) -> tuple[Run, int]:
             new = insert_into(connection, runs).values(
                 nonce=os.urandom(_NONCE_BYTES).hex(),
                 name=name,
@@ -70,7 +75,8 @@ class Store:
                 )
             if row.cancelled:
                 raise RunError(f"run {name!r} was cancelled")
-            return Run(name, row.nonce, task)
+            run = Run(name, row.nonce, task)
+            return run, _add(connection, run, server_ids, enqueue)
 
         return await self._database.run(work)
 
@@ -81,15 +87,9 @@ class Store:
         enqueue: Enqueue,
     ) -> int:
         """Add servers to a run, but for those that it has; how many are new."""
-
-        def work(connection: sa.Connection) -> int:
-            rows = [{"run": run.nonce, "server": server_id} for server_id in server_ids]
-            insert = insert_into(connection, items).values(rows).on_conflict_do_nothing()
-            new = connection.execute(insert.returning(items.c.server)).scalars().all()
-            enqueue(connection, [Entry(run.nonce, server_id, 0) for server_id in new])
-            return len(new)
-
-        return await self._database.run(work)
+        return await self._database.run(
+            lambda connection: _add(connection, run, server_ids, enqueue)
+        )
 
     async def pass_over(self, run: Run, server_ids: Sequence[int]) -> int:
         """Give those of the servers that another run works on their outcome; how many."""
@@ -270,6 +270,16 @@ class Store:
             )
             for row in rows
         ]
+
+
+def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue: Enqueue) -> int:
+    if not server_ids:
+        return 0
+    rows = [{"run": run.nonce, "server": server_id} for server_id in server_ids]
+    insert = insert_into(connection, items).values(rows).on_conflict_do_nothing()
+    new = connection.execute(insert.returning(items.c.server)).scalars().all()
+    enqueue(connection, [Entry(run.nonce, server_id, 0) for server_id in new])
+    return len(new)
 
 
 def _fresh() -> dict[str, Any]:

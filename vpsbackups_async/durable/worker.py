@@ -69,8 +69,15 @@ class Worker:
 
         `on_start` is called with the number of the slot once it begins. Raises
         `AuthenticationError` if the token is refused, `WorkerStoppedError` once it no longer holds
-        its slot, `ConfigurationError` for another account's token.
+        its slot, `ConfigurationError` for another account's token, `DatabaseError` if the database
+        fails.
         """
+        try:
+            await self._run(is_done, on_start)
+        except exc.SQLAlchemyError as error:
+            raise self._database.failed(error) from None
+
+    async def _run(self, is_done: IsDone | None, on_start: Callable[[int], object] | None) -> None:
         await self._bind()
         rate = await self._items.set_rate(self._limits.rate)
         work = Work(self._client, self._items, self._limits, self._fail, rate)

@@ -18,7 +18,7 @@ from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
 from vpsbackups_async.cli.fleets import Database, Fleets
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.durable import Limits
-from vpsbackups_async.errors import WorkerStoppedError
+from vpsbackups_async.errors import DatabaseError, WorkerStoppedError
 
 __all__ = ["run"]
 
@@ -51,7 +51,7 @@ def run(
 
         try:
             fleets.do(fleets.fleet.work(until_done=until_done, on_start=started))
-        except WorkerStoppedError as error:
+        except (DatabaseError, WorkerStoppedError) as error:
             screen.error(explain(error), hint_of(error))
             sys.stdout.flush()
             # Threads of the engine may wait for a database that is away, and would hold it up.
