@@ -31,7 +31,9 @@ from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.errors import DatabaseError, RunError
 from vpsbackups_async.testing import FakeVPS, Latency, Reply
 
-LIMITS = Limits(backoff=ConstantBackoff(0.1), start_within=0.3, unknown_for=0.4)
+LIMITS = Limits(
+    backoff=ConstantBackoff(0.1), start_within=0.3, create_again_after=None, unknown_for=0.4
+)
 
 
 @pytest.fixture
@@ -164,6 +166,7 @@ async def test_options_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     "limits",
     [
+        {"unknown_for": 100.0, "create_again_after": 60.0, "start_within": 60.0},
         {"rate": 0},
         {"concurrency": 0},
         {"wait_timeout": 0},

@@ -72,7 +72,8 @@ class Limits:
       another turn.
     - `create_again_after` is for how many seconds complete looks must show nothing before a create
       that was cut off is sent once more; None never sends it again.
-    - `unknown_for` is for how many seconds a create of unknown outcome is looked for.
+    - `unknown_for` is for how many seconds a create of unknown outcome is looked for; at least
+      `create_again_after` and `start_within` together.
     - `backoff` gives the delay before each look at a running backup, as for `BackupsClient.wait`.
 
     Raises `ValueError` for numbers out of range.
@@ -95,6 +96,12 @@ class Limits:
         check_number("unknown_for", self.unknown_for)
         if self.create_again_after is not None:
             check_number("create_again_after", self.create_again_after)
+            least = self.create_again_after + self.start_within
+            if self.unknown_for < least:
+                raise ValueError(
+                    f"unknown_for must be at least create_again_after + start_within ({least:g} s),"
+                    " or no create is ever sent again: create_again_after=None says so"
+                )
         if self.backoff is not None:
             check_callable("backoff", self.backoff)
 
