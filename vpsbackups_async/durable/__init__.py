@@ -46,7 +46,8 @@ takes a backup of the old one for its own.
   Where the API does not tell the account, name it: `--account`.
 - **Traps.** The database of a SQLite run must be on a local disk, and is safe against a power cut
   (`synchronous=FULL`). PostgreSQL is 14 or newer. All workers of a database run the same version
-  of this library: another one is refused if it works differently. One worker in a process: the
+  of this library: another one is refused if it works differently. A database whose tables a newer
+  version of the engine made is not: the engine does not tell. One worker in a process: the
   engine beneath, [DBOS Transact](https://github.com/dbos-inc/dbos-transact-py), is global, and a
   program that uses it itself wants ours in another process. On Python 3.12 and newer the engine
   wants SQLite 3.42; with an older one, as Debian 12 has, this library gives it what it lacks.
