@@ -211,10 +211,15 @@ async def test_a_schedule_is_kept_as_it_was_given_until_it_is_deleted(file: Path
     [
         pytest.param({"cron": "every night"}, id="no cron"),
         pytest.param({"tz": "Mars/North"}, id="no zone"),
+        pytest.param({"tz": "Europe"}, id="a folder of zones"),
         pytest.param({"servers": [0]}, id="no server"),
         pytest.param({"ping": "ftp://a"}, id="no ping"),
         pytest.param({"name": ""}, id="no name"),
         pytest.param({"make_room": True}, id="no rotation"),
+        pytest.param({"cron": "0 3 30 2 *"}, id="a day that never comes"),
+        pytest.param(
+            {"rotate": Retention(daily=7, weekly=4, job="nightly")}, id="a policy that never fits"
+        ),
     ],
 )
 async def test_a_schedule_that_cannot_be_is_refused(file: Path, wrong: dict[str, Any]) -> None:

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypedDict
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import sqlalchemy as sa
-from croniter import croniter
+from croniter import CroniterBadDateError, CroniterError, croniter
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_error
 
@@ -133,11 +133,13 @@ class EngineClient:
     def add_schedule(self, name: str, cron: str, tz: str, context: Mapping[str, Any]) -> None:
         """Have workers handed the context whenever this line of cron is due in the time zone.
 
-        Raises `ValueError` for a line or a zone that is none, and for a name that is taken.
+        Raises `ValueError` for a line or a zone that is none, for a line that is never due, and for
+        a name that is taken.
         """
         if any(one["schedule_name"] == name for one in self._client.list_schedules()):
             raise ValueError(f"a schedule is called {name!r} already")
         try:
+            _due(cron, tz, datetime.now(UTC), 1)
             self._client.create_schedule(
                 schedule_name=name,
                 workflow_name=_NIGHT,
@@ -146,7 +148,9 @@ class EngineClient:
                 cron_timezone=tz,
                 queue_name=_RESUMED,
             )
-        except engine_error.DBOSException:
+        except CroniterBadDateError:
+            raise ValueError(f"{cron!r} is never due") from None
+        except (engine_error.DBOSException, CroniterError, ZoneInfoNotFoundError, OSError):
             raise ValueError(f"{cron!r} in {tz!r} is no schedule of cron and a time zone") from None
 
     def schedules(self) -> list[Mapping[str, Any]]:

@@ -169,9 +169,12 @@ class DurableFleet:
         `ping` is a URL that is told of the start of each run and of its end, with `/fail` if any
         server failed, as healthchecks.io has it. It is kept in the database.
 
-        Raises `ValueError` for bad arguments, and for a name that is taken.
+        Raises `ValueError` for bad arguments, for a line of cron that is never due, for a policy
+        that fits into no server's quota, and for a name that is taken.
         """
         task = _task(description, job, ensure, rotate, make_room=make_room)
+        if rotate is not None and not (fit := rotate.fit(())).fits:
+            raise ValueError(f"each night would be refused: {fit}")
         _check_name(name)
         if ping is not None:
             check_ping(ping)
