@@ -323,15 +323,57 @@ async def test_the_name_of_a_forgotten_run_never_adopts_its_backups(
 
 # --- Whose database it is ------------------------------------------------------------------------
 
+OTHER = {"account": {"email": "other@example.org"}, "token": {}}
+
 
 async def test_a_worker_of_another_account_is_refused(url: str, real_fake: FakeVPS) -> None:
     async with fleet_on(url, real_fake) as fleet:
         await fleet.work(until_done=True)
-        real_fake.account_reply = {"account": {"email": "other@example.org"}, "token": {}}
         await fleet.submit("nightly", [1])
+        real_fake.account_reply = OTHER
         with pytest.raises(ConfigurationError, match=r"other@example\.org"):
             await fleet.work(until_done=True)
     assert posts(real_fake) == []
+
+
+@pytest.mark.parametrize("servers", [ALL_SERVERS, [1, 2]], ids=["all", "ids"])
+async def test_a_submit_with_the_token_of_another_account_is_refused(
+    url: str, real_fake: FakeVPS, servers: Any
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.work(until_done=True)
+        real_fake.account_reply = OTHER
+        with pytest.raises(ConfigurationError, match=r"other@example\.org"):
+            await fleet.submit("nightly", servers)
+        assert await fleet.runs() == []
+
+
+async def test_a_database_belongs_to_the_account_whose_servers_are_submitted_first(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", ALL_SERVERS)
+        real_fake.account_reply = OTHER
+        with pytest.raises(ConfigurationError, match=r"other@example\.org"):
+            await fleet.work(until_done=True)
+
+
+async def test_a_submit_with_another_name_of_the_account_is_refused_without_a_token(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake, account="ours") as fleet:
+        await fleet.work(until_done=True)
+    async with DurableFleet(url, account="theirs") as fleet:
+        with pytest.raises(ConfigurationError, match="'ours'"):
+            await fleet.submit("nightly", [1])
+
+
+async def test_ids_are_submitted_while_the_api_is_away(url: str, real_fake: FakeVPS) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.work(until_done=True)
+        real_fake.inject(Reply(503, b"", path="/account/me/"))
+        assert await fleet.submit("nightly", [1]) == 1
+    assert real_fake.count("GET") == 2
 
 
 async def test_where_the_api_tells_no_account_it_must_be_named(

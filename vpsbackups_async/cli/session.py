@@ -21,7 +21,7 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.events import Event, OnEvent
 
-__all__ = ["Session", "token_of", "token_source", "url_of", "url_source"]
+__all__ = ["Session", "has_token", "token_of", "token_source", "url_of", "url_source"]
 
 T = TypeVar("T")
 
@@ -53,6 +53,11 @@ def token_of(common: Common) -> str:
     if not token:
         raise UsageError(f"there is no token: {token_source(common)} is empty")
     return token
+
+
+def has_token(common: Common) -> bool:
+    """Whether a token is given, by a file or by the environment."""
+    return common.token_file is not None or bool(os.environ.get("VPS_API_TOKEN"))
 
 
 def _read(file: Path) -> Secret:

@@ -15,6 +15,7 @@ from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database, default_url
 from vpsbackups_async.durable.engine import EngineClient, migrate
 from vpsbackups_async.durable.items import Run
+from vpsbackups_async.durable.ownership import check, claim
 from vpsbackups_async.durable.schedules import Schedule
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
@@ -111,7 +112,8 @@ class DurableFleet:
         this description that is younger; with `rotate` it rotates, as `BackupsClient.rotate` does.
 
         Raises `RunError` if the run was submitted with other options, by another version of this
-        library, or was cancelled; `ValueError` for bad arguments.
+        library, or was cancelled; `ValueError` for bad arguments; `ConfigurationError` where the
+        database is of another account than the token, if there is one.
         """
         task = _task(description, job, ensure, rotate, make_room=make_room)
         _check_name(run)
@@ -119,6 +121,8 @@ class DurableFleet:
         if isinstance(servers, Sized) and isinstance(servers, Iterable):
             servers = [_id_of(server) for server in servers]  # all are checked before any is added
         engine = await self._open()
+        if not isinstance(servers, AllServers):
+            await check(self._database, self._options, self._account)
         batches = self._in_batches(servers)
         # With the first servers, for a run without any is over.
         first: list[int] = await anext(batches, [])
@@ -130,6 +134,7 @@ class DurableFleet:
     async def _in_batches(self, servers: Servers) -> AsyncIterator[list[int]]:
         if isinstance(servers, AllServers):
             async with WorkerClient(**self._options) as client:
+                await claim(self._database, client, self._account)
                 servers = await client.server_ids(servers)
         if isinstance(servers, AsyncIterable):
             batch: list[int] = []

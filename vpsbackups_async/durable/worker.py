@@ -17,8 +17,8 @@ from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, EngineWorker
 from vpsbackups_async.durable.items import Items
+from vpsbackups_async.durable.ownership import claim
 from vpsbackups_async.durable.schedules import Nights
-from vpsbackups_async.durable.schema import bind_account
 from vpsbackups_async.durable.slots import Slots, open_slots
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
@@ -78,7 +78,10 @@ class Worker:
             raise self._database.failed(error) from None
 
     async def _run(self, is_done: IsDone | None, on_start: Callable[[int], object] | None) -> None:
-        await self._bind()
+        if not await claim(self._database, self._client, self._account):
+            raise ConfigurationError(
+                "this API does not tell whose token it is: give the account a name"
+            )
         rate = await self._items.set_rate(self._limits.rate)
         work = Work(self._client, self._items, self._limits, self._fail, rate)
         nights = Nights(self._client, Store(self._database), self._engine)
@@ -106,17 +109,6 @@ class Worker:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    async def _bind(self) -> None:
-        """Refuse the token of another account."""
-        account = self._account or await self._client.account_name()
-        if account is None:
-            raise ConfigurationError(
-                "this API does not tell whose token it is: give the account a name"
-            )
-        await self._database.run(
-            lambda connection: bind_account(connection, account, self._database)
-        )
 
     async def _take(self) -> int:
         try:

@@ -16,6 +16,7 @@ from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.fleets import Database, Fleets
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, duration_of
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
+from vpsbackups_async.cli.session import has_token
 from vpsbackups_async.models import AllServers
 from vpsbackups_async.retention import Retention
 
@@ -38,6 +39,9 @@ def run(
     job: Annotated[str | None, Parameter(metavar="NAME", help="the label, [job:NAME]")] = None,
     tz: Annotated[str, Parameter(metavar="ZONE", help="of the periods of --rotate")] = "UTC",
     make_room: Annotated[Flag, Parameter(show=False)] = False,
+    account: Annotated[
+        str | None, Parameter(metavar="NAME", help="whose database, if the API does not tell")
+    ] = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:
@@ -48,7 +52,8 @@ def run(
         policy, job = _policy(rotate, tz, job), None
     if ensure is not None:
         within = duration_of("--ensure", ensure)
-    with Fleets(common, database, needs_token=isinstance(ids, AllServers)) as fleets:
+    asks = isinstance(ids, AllServers) or has_token(common)
+    with Fleets(common, database, needs_token=asks, account=account) as fleets:
         try:
             work = fleets.fleet.submit(
                 name,
