@@ -1,7 +1,9 @@
 """`vpsbackups run`: durable runs from the shell."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -166,6 +168,37 @@ async def test_a_database_that_is_away_is_one_clear_line(here: Here) -> None:
 
 
 @pytest.mark.durable
+async def test_a_database_that_fails_is_one_clear_line_and_a_failure(
+    here: Here, database: str
+) -> None:
+    place = {"VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "list", **place)).code == 0
+    with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
+        connection.execute(
+            "CREATE TRIGGER refused BEFORE INSERT ON fleet_items "
+            "BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+        )
+    said = await here("run", "submit", "nightly", "-s", "1", **place)
+    assert said.code == 1
+    assert said.err.startswith("error: the database sqlite:///")
+    assert "runs.sqlite failed: disk is full\nSee to the database" in said.err
+    assert (await here("run", "list", **place)).out == ""
+
+
+async def test_a_submit_of_ids_with_the_token_of_another_account_is_one_clear_line(
+    here: Here, real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "nightly", "--all", **place)).code == 0
+    real_fake.account_reply = {"account": {"email": "other@example.org"}, "token": {}}
+    said = await here("run", "submit", "weekly", "-s", "1", **place)
+    assert said.code == 2
+    assert "this token to 'other@example.org'" in said.err
+    named = await here("run", "submit", "weekly", "-s", "1", "--account", "theirs", **place)
+    assert named.code == 2
+    assert "'theirs'" in named.err
+
+
 async def test_a_durable_create_goes_on_after_it_was_killed_and_begins_anew_after_its_end(
     real_fake: FakeVPS, database: str
 ) -> None:
