@@ -545,7 +545,13 @@ async def test_a_run_may_have_no_servers(url: str) -> None:
         assert (await fleet.progress("nightly")).is_over
 
 
-@pytest.mark.parametrize("column", ["owner", "posts", "backup", "outcome"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "backup",
+        *(pytest.param(name, marks=pytest.mark.durable) for name in ("owner", "posts", "outcome")),
+    ],
+)
 async def test_a_worker_that_the_database_refuses_ends_and_leaves_the_rest_to_a_later_one(
     url: str, real_fake: FakeVPS, tmp_path: Path, column: str
 ) -> None:
