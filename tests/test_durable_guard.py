@@ -382,7 +382,7 @@ async def test_a_paced_create_that_misses_its_turn_takes_another_one(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
     limiter = _SlowOnce(0.15)
-    patient = evolve(LIMITS, start_within=60.0)
+    patient = evolve(LIMITS, start_within=60.0, unknown_for=90.0)
     async with setting(tmp_path, real_fake, patient, limiter=limiter) as made:
         await made.items.set_rate(20.0)
         item = await made.claimed()
