@@ -160,8 +160,8 @@ class _AdvisorySlots:
             return None
         try:
             return self._connection.execute(query, values).all()
-        except exc.SQLAlchemyError:
-            self._drop()  # what is asked next would get an error that says less
+        except exc.DBAPIError:
+            self._drop()  # what is asked next would meet another error: PendingRollbackError
             return None
 
     def _drop(self) -> None:
