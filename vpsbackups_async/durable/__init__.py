@@ -28,17 +28,17 @@ takes a backup of the old one for its own.
   looks for it, and sends another create only after complete looks over
   `Limits.create_again_after` (120 s) have shown nothing that may be it, when no request of the
   dead one can be on the wire any more, and if the API was seen to keep markers. After a timeout
-  or a 504 nothing is sent again. What stays unknown is looked for during an hour (`unknown_for`),
-  and then is an outcome: `unknown`, with the ids that may be it. One window is left: a process
-  that is frozen after it checked whether its create may still be sent, and before the socket
-  takes it. A twin made so would be named in the outcome, if it is there when the server is looked
-  at.
+  or a 504 nothing is sent again, nor by a retry. What stays unknown is looked for during an hour
+  (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. One window is
+  left: a process that is frozen after it checked whether its create may still be sent, and before
+  the socket takes it. A twin made so would be named in the outcome, if it is there when the server
+  is looked at.
 - **Dead workers.** A worker holds a lock while it lives. Started again it takes the lock of the
   dead one; otherwise another worker takes over within seconds. PostgreSQL takes the lock from a
   worker that is silent for 30 s; on SQLite a frozen one keeps it until it is killed. A worker
-  that loses its lock (PostgreSQL was restarted, say) ends with exit code 1: run it under
-  something that starts it again, such as systemd with `Restart=always`. SIGTERM and Ctrl-C end a
-  worker in order.
+  that loses its lock (PostgreSQL was restarted, say), or whose database fails (a full disk), ends
+  with exit code 1: run it under something that starts it again, such as systemd with
+  `Restart=always`. SIGTERM and Ctrl-C end a worker in order.
 - **Schedules** need a worker at their time. What was missed is caught up with one run, and a
   server that another run still works on is passed over and named. The ping URL is kept in the
   database; the token never is, nor any other secret.

@@ -1,6 +1,7 @@
 """Let the servers of a run that failed be worked on once more.
 
-Where it is unknown whether there is a backup (--only unknown), it is looked for first.
+Where it is unknown whether there is a backup (--only unknown), it is looked
+for; after a timeout or a 504 no other one is made.
 
 Usage: vpsbackups run retry [OPTIONS] NAME
 
