@@ -31,14 +31,14 @@ class Tally:
     """What a walk has met so far."""
 
     def __init__(self) -> None:
-        self.pages = 0
-        self.restarts = 0
+        self.pages: int = 0
+        self.restarts: int = 0
         self.count_first: int | None = None
         self.count_last: int | None = None
-        self.count_moved = False
-        self.distinct = 0
-        self.duplicates = 0
-        self.ended = False
+        self.count_moved: bool = False
+        self.distinct: int = 0
+        self.duplicates: int = 0
+        self.ended: bool = False
 
     @property
     def moved(self) -> bool:

@@ -98,7 +98,7 @@ class RotateOptions:
         self.timeout = timeout
         self.backoff = backoff
         self.dry_run = dry_run
-        self.labelled = with_labels(description, job=retention.job)
+        self.labelled: str = with_labels(description, job=retention.job)
         """The description with the label of the policy's job."""
 
 
