@@ -18,9 +18,11 @@ from vpsbackups_async.cli.not_made import is_certain
 from vpsbackups_async.errors import (
     ApiError,
     AuthenticationError,
+    BackupInProgressError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
     InvalidResponseError,
+    ManualBackupLimitError,
     NotAttemptedError,
     RateLimitedError,
     ServerError,
@@ -227,6 +229,9 @@ async def test_an_interrupted_restore_says_that_it_may_have_begun(fake: FakeVPS)
         (ApiError(402), True),
         (AuthenticationError(401), True),
         (RateLimitedError(429), True),
+        (RateLimitedError(429, attempts=2), False),
+        (BackupInProgressError(409, attempts=2), False),
+        (ManualBackupLimitError(400, attempts=2), False),
         (NotAttemptedError("stopped"), True),
         (TransportError("refused", False), True),
         (TransportError("cut", True), False),
@@ -275,6 +280,22 @@ async def test_a_server_that_may_have_got_a_backup_is_named_with_what_to_do(
     again = await run(*shlex.split(command)[1:], fake=fake)
     assert (again.code, again.lines) == (0, ["1:5"])
     assert len(fake.backups) == 1
+
+
+async def test_a_server_that_is_busy_after_a_429_may_be_so_by_this_very_create(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    fake.backup_seconds = 600
+    fake.one_at_a_time = True
+    pause = {"Retry-After": "0"}
+    fake.inject(Reply(429, b"{}", method="POST", when="after", headers=pause, times=1))
+    file = tmp_path / "left"
+    options = ("--concurrency", "1", "--not-made-to", str(file))
+    ended = await run("create", "5", "404", *options, fake=fake)
+    assert (ended.code, len(fake.backups)) == (1, 1)
+    assert "409 A backup of this server is already in progress. " in ended.err
+    assert file.read_text() == "404\n"
+    assert ended.err.splitlines()[-1] == "vpsbackups create --unless-newer-than 1h 5"
 
 
 async def test_very_many_servers_that_may_have_got_a_backup_are_not_listed(

@@ -31,10 +31,13 @@ NotMadeTo = Annotated[
 def is_certain(error: BaseException) -> bool:
     """Whether a create that failed so has certainly made no backup: refused, or never sent.
 
-    A 5xx or 408 is no proof, for a gateway may answer while the server does the work.
+    A 5xx or 408 is no proof, for a gateway may answer while the server does the work. Nor is any
+    answer to a later attempt: the earlier one, answered with a 503 or 429, may have been done, and
+    "busy" or "full" may be said because of the very backup that it made.
     """
     if isinstance(error, ApiError):
-        return not isinstance(error, ServerError) and error.status != 408
+        is_answer_of_api = not isinstance(error, ServerError) and error.status != 408
+        return is_answer_of_api and error.attempts <= 1
     if isinstance(error, TransportError | DeadlineExceededError):
         return not error.sent
     # A list that could not be read completely before a create ends that before anything is sent.
