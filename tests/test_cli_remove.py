@@ -132,7 +132,12 @@ async def test_the_latest_is_the_newest_completed_backup_of_the_server(
         (["7", "5", "--before", "1d"], 2, "--before is of no use without --latest"),
         (["7", "--latest", "--before", "once"], 2, "--before 'once' is neither an age"),
         (["", "--latest"], 2, "the name of a server is empty"),
-        (["404", "--latest"], 1, "server 404 has no completed backup"),
+        (["404", "--latest"], 1, "there is no server 404\n"),
+        (["23", "--latest"], 1, "server 23 has no completed backup"),
+        (["07", "--latest"], 1, "no server has the name '07'; an id has no leading zeros"),
+        (["+7", "--latest"], 1, "no server has the name '+7'; an id has no leading zeros"),
+        ([" 7", "--latest"], 1, "no server has the name '7'; an id has no leading zeros"),
+        (["\u0667", "--latest"], 1, "no server has the name '\u0667'"),
     ],
 )
 async def test_a_server_or_backup_that_is_not_certain_is_not_restored(
@@ -141,6 +146,7 @@ async def test_a_server_or_backup_that_is_not_certain_is_not_restored(
     for number in (21, 22):
         fake.add_server(number, "twin")
         fake.add_backup(number)
+    fake.add_server(23, "bare")
     ended = await run("restore", *arguments, "--yes", fake=fake)
     assert (ended.code, ended.out) == (code, "")
     assert words in ended.err
@@ -152,6 +158,60 @@ async def test_a_server_is_restored_whose_name_is_the_expected_one(
 ) -> None:
     options = ("--latest", "--expect-name", "web-7", "--yes")
     assert (await run("restore", "7", *options, fake=fake)).code == 0
+    assert fake.restores == [(7, 5)]
+
+
+async def test_a_number_with_a_leading_zero_is_a_name(fake: FakeVPS, run: Here) -> None:
+    fake.add_server(6, "007")
+    made = fake.add_backup(6)["id"]
+    assert (await run("restore", "007", "--latest", "--yes", fake=fake)).code == 0
+    assert (await run("restore", "007", str(made), "--yes", fake=fake)).code == 0
+    assert fake.restores == [(6, made)] * 2
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("7", "7 is the id of server 7 (web-7), and the name of server 9:"),
+        ("77", "77 is the id of no server, and the name of server 10:"),
+    ],
+)
+@pytest.mark.parametrize("command", ["restore --yes", "show"])
+async def test_a_number_that_is_also_the_name_of_another_server_is_refused(
+    command: str, server: str, words: str, fake: FakeVPS, run: Here
+) -> None:
+    for number, name in ((9, "7"), (10, "77")):
+        fake.add_server(number, name)
+        fake.add_backup(number)
+    ended = await run(*command.split(), server, "--latest", fake=fake)
+    assert (ended.code, ended.out, fake.restores) == (1, "", [])
+    assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "restored"),
+    [
+        ("7 --latest --expect-name web-7", 7),
+        ("7 --latest --expect-name 7", 9),
+        ("9 --latest", 9),
+        ("7 5", 7),
+    ],
+)
+async def test_the_expected_name_or_the_id_decides_between_two_servers(
+    arguments: str, restored: int, fake: FakeVPS, run: Here
+) -> None:
+    fake.add_server(9, "7")
+    fake.add_backup(9)
+    assert (await run("restore", *arguments.split(), "--yes", fake=fake)).code == 0
+    assert [server_id for server_id, _ in fake.restores] == [restored]
+
+
+@pytest.mark.parametrize("calls", ["forbidden", "missing"])
+async def test_a_number_is_an_id_where_the_api_shows_no_servers(
+    calls: str, fake: FakeVPS, run: Here
+) -> None:
+    fake.account_calls = calls  # type: ignore[assignment]
+    assert (await run("restore", "7", "--latest", "--yes", fake=fake)).code == 0
     assert fake.restores == [(7, 5)]
 
 

@@ -61,10 +61,9 @@ def run(
     with Session(common) as session:
 
         async def find() -> Backup:
-            server_id = await find_server(session.client, server)
             if ref is None:
-                return await latest_backup(session.client, server_id, moment)
-            return await _given(session.client, server_id, ref)
+                return await latest_backup(session.client, server, moment, expect_name)
+            return await _given(session.client, await find_server(session.client, server), ref)
 
         found = session.do(find())
         if expect_name is not None and found.server.name != expect_name:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.ids import one_ref
-from vpsbackups_async.cli.naming import Latest, find_server, latest_backup
+from vpsbackups_async.cli.naming import Latest, latest_backup
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.rows import json_line
 from vpsbackups_async.cli.session import Session
@@ -42,7 +42,7 @@ def run(
         async def find() -> Backup:
             client = session.client
             if ref is None:
-                return await latest_backup(client, await find_server(client, backup))
+                return await latest_backup(client, backup)
             return await client.get(ref.id, server_id=ref.server_id)
 
         found = session.do(find())
