@@ -1,12 +1,14 @@
 """What the command line says of failures: no words of Python, and what to do in the shell."""
 
 import asyncio
+import contextlib
 import re
+import signal
 import time
 from collections.abc import AsyncIterator
 
 import pytest
-from helpers_cli import Here
+from helpers_cli import Here, start
 from helpers_transport import certified
 
 from vpsbackups_async.cli.ends import explain, hint_of
@@ -16,7 +18,7 @@ from vpsbackups_async.errors import (
     RateLimitedError,
     RequestTimeoutError,
 )
-from vpsbackups_async.testing import FakeVPS, Reply
+from vpsbackups_async.testing import FakeVPS, Latency, Reply
 
 PYTHON = re.compile(
     r"Timeouts|ssl:|Tokens|\bssl\b|_context|allow_insecure|\btoken=|base_url|\w+Error\b|\bint\b|"
@@ -121,6 +123,41 @@ async def test_a_log_line_has_no_hint_about_python(fake: FakeVPS, run: Here) -> 
     ended = await run("list", "--debug", fake=fake)
     assert "429" in ended.err
     assert "retry_after" not in ended.err
+
+
+TOO_MUCH = ("-s", "1", "--keep-daily", "7", "--keep-weekly", "4", "--keep-within", "36h")
+
+
+@pytest.mark.parametrize("command", [("rotate", "--job", "j", "--ndjson"), ("prune",)])
+async def test_a_policy_that_does_not_fit_is_told_by_its_options(
+    command: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(*command, *TOO_MUCH, fake=fake)
+    said = ended.err.splitlines()[0]
+    options = "--keep-daily 7 --keep-weekly 4 --keep-within 36h"
+    assert said.startswith(f"server 1: {options} does not fit into 10 places: ")
+    assert re.search(r"; (--keep-\w+ \d+ ?)+ fits\b", said), said
+    assert not re.search("Retention|daily=|datetime", ended.out + ended.err)
+    assert (command[0] == "rotate") == (f'"text": "server 1: {options}' in ended.out)
+
+
+@pytest.mark.parametrize("form", [(), ("--ndjson",)], ids=["rows", "ndjson"])
+async def test_a_second_signal_says_nothing_of_a_client(
+    form: tuple[str, ...], fake: FakeVPS
+) -> None:
+    fake.inject(Latency(600, method="POST"))
+    begun = asyncio.Event()
+    fake.on_request = lambda _: fake.count("POST") == 2 and begun.set()
+    process = await start("create", "1", "2", *form, fake=fake)
+    await begun.wait()
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), 1)  # the client is being closed then
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    said = (out + err).decode()
+    assert "the command was ended meanwhile" in said
+    assert "lient" not in said
 
 
 async def test_one_request_is_no_requests(fake: FakeVPS, run: Here) -> None:

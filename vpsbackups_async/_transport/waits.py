@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from vpsbackups_async._transport.deadlines import Scope
 from vpsbackups_async._transport.lines import Lines
@@ -9,13 +10,14 @@ from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._wire import Request
 from vpsbackups_async.errors import ConfigurationError
 
-__all__ = ["Waits", "closed_error"]
+__all__ = ["CLOSED", "Waits", "closed_error"]
+
+CLOSED: Final = "this client is closed, or is being closed: make a new BackupsClient"
 
 
 def closed_error() -> ConfigurationError:
     """The error for a call on a client that was closed."""
-    words = "this client is closed, or is being closed: make a new BackupsClient"
-    return ConfigurationError(words)
+    return ConfigurationError(CLOSED)
 
 
 class Waits:
