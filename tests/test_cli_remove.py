@@ -1,10 +1,12 @@
 """`vpsbackups delete` and `restore`: nothing is lost that was not shown and agreed to."""
 
 import json
+import re
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from helpers_cli import Here, Terminal, TerminalHere, call
@@ -94,6 +96,23 @@ async def test_a_restore_that_cannot_be_meant_sends_nothing(
     assert await call("restore", *arguments, "--yes") == code
     assert words in capfd.readouterr().err
     assert fake.count("POST") == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize(
+    "command", ["delete 1 2 3 4 -y", "prune -s 7 --keep-last 1 --max-fraction 1 --apply"]
+)
+async def test_a_full_disk_stops_deletions_and_nobody_is_said_to_have_interrupted_them(
+    command: str, fake: FakeVPS, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    for _ in range(3):
+        fake.add_backup(7)
+    with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123  # it is what is printed to
+        monkeypatch.setattr(sys, "stdout", full)
+        assert await call(*command.split()) == 1
+    said = capfd.readouterr().err
+    assert re.search(r"stopped: 1 of \d deletions were confirmed before", said), said
+    assert "interrupted" not in said
 
 
 # --- By name, and the latest ----------------------------------------------------------------------

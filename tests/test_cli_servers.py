@@ -100,6 +100,7 @@ async def test_where_there_is_no_list_of_servers_the_hint_is_to_name_them(
     ended = await run(*command, fake=fake)
     assert (ended.code, ended.out) == (1, "")
     assert "Name the servers by their ids" in ended.err
+    assert "interrupted" not in ended.err
 
 
 # --- create --all --------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Unreported:
     ) -> None:
         if kind is not None and (self._asked or self._deleted):
             logger.warning(
-                "deletions were interrupted: the server said of %s that it deleted them, and may "
+                "deletions were cut short: the server said of %s that it deleted them, and may "
                 "have deleted %s",
                 _named(self._deleted.values()),
                 _named(self._asked.values()),

@@ -1,5 +1,6 @@
 """Exit codes, and the text and the hint that are printed for an error."""
 
+import asyncio
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
@@ -22,7 +23,7 @@ from vpsbackups_async.errors import (
     WaitTimeoutError,
 )
 
-__all__ = ["Exit", "RefusedError", "UsageError", "code_of", "explain", "hint_of"]
+__all__ = ["Exit", "RefusedError", "UsageError", "code_of", "end_of", "explain", "hint_of"]
 
 
 class Exit(IntEnum):
@@ -84,6 +85,12 @@ def explain(error: BaseException) -> str:
         named = "" if error.filename is None else f": {error.filename}"
         return safe(f"{error.strerror}{named}")
     return safe(for_shell(str(error)))
+
+
+def end_of(error: BaseException) -> str:
+    """How the error ended a command, in a word: `interrupted` by a signal, or `stopped`."""
+    by_signal = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
+    return "interrupted" if by_signal else "stopped"
 
 
 def code_of(errors: Iterable[BaseException]) -> Exit:

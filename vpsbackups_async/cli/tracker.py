@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from vpsbackups_async.cli import pasting
-from vpsbackups_async.cli.ends import Exit
+from vpsbackups_async.cli.ends import Exit, end_of
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import BACKUPS
@@ -92,7 +92,7 @@ class Tracker:
             failed = self._write_not_made(cut_short=cut_short)
             if error is not None:
                 self._write_rest()
-            self._say_how_to_go_on(interrupted=error is not None)
+            self._say_how_to_go_on(error)
         if failed is not None and error is None:
             raise failed
 
@@ -235,11 +235,13 @@ class Tracker:
                 if server_id not in self._ended:
                     self.outcomes.write_failed_as(server_id, None, NOT_BEGUN)
 
-    def _say_how_to_go_on(self, *, interrupted: bool) -> None:
+    def _say_how_to_go_on(self, error: BaseException | None) -> None:
         """Name the backups that may still be running, and the servers that may have got one."""
-        if interrupted and self._makes:
+        if self._makes and error is not None:
+            how = end_of(error)
             of = "" if self._servers is None else f" of {len(self._servers):,}"
-            self._screen.note(f"interrupted: {self._started:,}{of} backups were started")
+            if self._started or how == "interrupted":
+                self._screen.note(f"{how}: {self._started:,}{of} backups were started")
         if self._doubtful and self._again:
             self._screen.note(
                 f"{len(self._doubtful):,} may have got a backup; this looks first, and makes none "
@@ -253,7 +255,7 @@ class Tracker:
                 again = f"vpsbackups {self._again}"
                 self._screen.note(f"{again}  # and the same servers as before", exact=True)
         refs = [written(ref) for ref in self._running.values()]
-        if not refs or not (interrupted or self._waits):
+        if not refs or (error is None and not self._waits):
             return
         self._screen.note(f"{len(refs):,} may still be running; to wait for them:")
         if len(refs) <= pasting.AT_MOST:

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async.cli.asking import Yes, agreed, check_asking
-from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.ends import Exit, UsageError, end_of
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import BackupsFrom, backup_refs, written
 from vpsbackups_async.cli.layouts import BACKUPS
@@ -109,11 +109,12 @@ async def _delete(
                         told.write(outcome.key.ref, outcome.key, outcome.error)
                     elif outcome.ok:
                         screen.result(f"deleted {ref}" if screen.shows_tables else ref)
-    except (asyncio.CancelledError, OSError):
+    except (asyncio.CancelledError, OSError) as error:
         if told is not None:
             told.write_rest()
         planned = len(backups)
-        screen.note(f"interrupted: {done:,} of {planned:,} deletions were confirmed before", "red")
+        how = end_of(error)
+        screen.note(f"{how}: {done:,} of {planned:,} deletions were confirmed before", "red")
         raise
 
 

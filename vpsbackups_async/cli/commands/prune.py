@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async._pruning.plan import Caps, PrunePlan
-from vpsbackups_async.cli.ends import Exit, UsageError, explain
+from vpsbackups_async.cli.ends import Exit, UsageError, end_of, explain
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
@@ -122,11 +122,12 @@ async def _apply(session: Session, plan: PrunePlan, caps: Caps, told: _Told | No
                     told.write(outcome.key, told.backups.get(outcome.key), outcome.error)
                 elif outcome.ok:
                     screen.result(f"deleted {ref}" if screen.shows_tables else ref)
-    except (asyncio.CancelledError, OSError):
+    except (asyncio.CancelledError, OSError) as error:
         if told is not None:
             told.write_rest()
         planned = len(plan.deleted)
-        screen.note(f"interrupted: {done:,} of {planned:,} deletions were confirmed before", "red")
+        how = end_of(error)
+        screen.note(f"{how}: {done:,} of {planned:,} deletions were confirmed before", "red")
         raise
     code = failures.close()
     failed = f", {failures.count:,} not" if failures.count else ""
