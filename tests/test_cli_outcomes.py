@@ -348,6 +348,19 @@ async def test_all_servers_of_an_account_are_known_before_the_first_backup(
     assert (made & left, made | left) == (set(), set(range(1, 31)))
 
 
+async def test_what_a_run_without_failures_leaves_is_nothing_to_do(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    file = tmp_path / "left"
+    assert (await run("create", "1", "--not-made-to", str(file), fake=fake)).code == 0
+    again = ("--servers-from", str(file), "--not-made-to", str(file))
+    ended = await run("create", *again, fake=fake)
+    assert (ended.code, ended.out, fake.count("POST")) == (0, "", 1)
+    assert ended.err == f"{file} names no server: nothing was started\n"
+    assert (await run("rotate", "--job", "j", "--keep-last", "1", *again[:2], fake=fake)).code == 2
+    assert (await run("create", "2", *again[:2], fake=fake)).lines == ["2:2"]
+
+
 async def test_a_file_that_cannot_be_written_is_a_usage_error_and_nothing_is_sent(
     fake: FakeVPS, tmp_path: Path, run: Here
 ) -> None:

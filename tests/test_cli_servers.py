@@ -113,11 +113,12 @@ async def test_create_all_backs_up_every_server(fake: FakeVPS, run: Here) -> Non
     assert {backup["description"] for backup in fake.backups} == {"Nightly"}
 
 
+@pytest.mark.parametrize("given", ["1\n", ""], ids=["some", "none"])
 @pytest.mark.parametrize("named", [["1"], ["--servers-from", "-"]])
 async def test_create_all_takes_no_other_servers(
-    fake: FakeVPS, run: Here, named: list[str]
+    fake: FakeVPS, run: Here, named: list[str], given: str
 ) -> None:
-    ended = await run("create", "--all", *named, fake=fake, given="1\n")
+    ended = await run("create", "--all", *named, fake=fake, given=given)
     assert (ended.code, fake.count()) == (2, 0)
     assert "name none beside it" in ended.err
 

@@ -12,7 +12,15 @@ from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.models import BackupRef
 
-__all__ = ["BackupsFrom", "backup_refs", "one_ref", "one_server", "server_ids", "written"]
+__all__ = [
+    "BackupsFrom",
+    "backup_refs",
+    "one_ref",
+    "one_server",
+    "server_ids",
+    "source_name",
+    "written",
+]
 
 BackupsFrom = Annotated[
     str | None,
@@ -48,18 +56,19 @@ def one_ref(text: str, where: str = "") -> BackupRef:
     return BackupRef(int(found[1]), int(found[2]) if found[2] else None)
 
 
-def server_ids(given: Iterable[str], source: str | None) -> list[int]:
+def server_ids(given: Iterable[str], source: str | None, *, may_be_none: bool = False) -> list[int]:
     """The ids in order and without repetition: those given, then every word of the source.
 
     `source` is the path of a file, or `-` for standard input. Raises `UsageError` for a word that
-    is not an id, and for a source without ids, which must not pass for no filter.
+    is not an id, and for a source without ids, which must not pass for no filter, unless there
+    `may_be_none`.
     """
     ids = [one_server(text) for text in given]
     if source is not None:
         for where, words in _lines(source):
             ids += [one_server(word, where) for word in words]
-        if not ids:
-            raise UsageError(f"{_name(source)} names no server")
+        if not ids and not may_be_none:
+            raise UsageError(f"{source_name(source)} names no server")
     return list(dict.fromkeys(ids))
 
 
@@ -90,10 +99,11 @@ def _lines(source: str) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].replace(",", " ").split()
         if words:
-            yield f"{_name(source)}, line {number}: ", words
+            yield f"{source_name(source)}, line {number}: ", words
 
 
-def _name(source: str) -> str:
+def source_name(source: str) -> str:
+    """The path of a source that ids are read from, safe for a terminal, or `standard input`."""
     return "standard input" if source == "-" else safe(source)
 
 

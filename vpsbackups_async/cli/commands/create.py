@@ -10,14 +10,15 @@ Usage: vpsbackups create [OPTIONS] SERVER...
 import shlex
 from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 from attrs import frozen
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.not_made import NotMadeTo
+from vpsbackups_async.cli.ids import server_ids, source_name
+from vpsbackups_async.cli.not_made import NotMade, NotMadeTo
 from vpsbackups_async.cli.options import (
     DEFAULTS,
     All,
@@ -29,6 +30,7 @@ from vpsbackups_async.cli.options import (
     timeout_seconds,
 )
 from vpsbackups_async.cli.outcomes import AsOutcomes, Taken, all_taken
+from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.selection import PAGE
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.tracker import Tracker
@@ -70,16 +72,18 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    ids = server_ids(servers, servers_from)
-    check_all(all_servers=all_servers, named=bool(ids))
-    if not (all_servers or ids):
+    ids = server_ids(servers, servers_from, may_be_none=True)
+    check_all(all_servers=all_servers, named=bool(ids) or servers_from is not None)
+    if not (all_servers or ids or servers_from is not None):
         raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
     wanted = _Wanted.of(
         description, unless_newer_than, timeout, concurrency, max_running, wait=wait
     )
+    if durable and (as_outcomes or not_made_to is not None or max_running is not None):
+        raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
+    if servers_from is not None and not ids:
+        return _nothing(common, servers_from, not_made_to)
     if durable:
-        if as_outcomes or not_made_to is not None or max_running is not None:
-            raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
         return _durably(common, ids, wanted)
     if all_servers and not_made_to is not None:
         ids = _all_ids(common)
@@ -169,6 +173,15 @@ class _Wanted:
             max_running=self.max_running,
             on_progress=report,
         )
+
+
+def _nothing(common: Common, source: str, not_made_to: Path | None) -> int:
+    """Say that the source names no server, as a run without failures leaves `--not-made-to`."""
+    if not_made_to is not None:
+        NotMade(not_made_to).write([])
+    screen = Screen(quiet=common.quiet)
+    screen.summary(f"{source_name(source)} names no server: nothing was started")
+    return Exit.FINE
 
 
 def _durably(common: Common, ids: list[int], wanted: _Wanted) -> int:
