@@ -71,10 +71,28 @@ async def test_what_is_odd_is_a_warning_with_what_to_do(
     lines = found(ended)
     assert ended.code == 0
     assert lines["proxy"] == ("warn", "none, although HTTPS_PROXY is set")
-    assert lines["page size"] == ("warn", "20 a page, although 100 are asked for")
+    assert lines["page size"] == ("warn", "20 a page of 100 asked for")
     assert lines["token"] == ("warn", f"from the token file {str(file)!r}, mode 0644")
     assert f"chmod 600 {file}" in ended.out
     assert "word" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("backups", "paging", "line"),
+    [
+        (30, "pages", ("ok", "not known: all there is fits into a page")),
+        (100, "pages", ("ok", "not known: all there is fits into a page")),
+        (130, "none", ("ok", "130 at once of 100 asked for")),
+    ],
+)
+async def test_doctor_says_also_where_one_page_is_all_whether_its_size_is_taken(
+    backups: int, paging: str, line: tuple[str, str], run: Here
+) -> None:
+    async with FakeVPS(servers=10, backups=backups // 10, clock=time.time) as fake:
+        if paging == "none":
+            fake.paging = "none"
+        ended = await run("doctor", fake=fake)
+    assert (ended.code, found(ended)["page size"]) == (0, line)
 
 
 async def test_a_clock_that_differs_is_a_warning(run: Here) -> None:

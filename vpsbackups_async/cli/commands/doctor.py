@@ -182,21 +182,23 @@ async def _backups(client: BackupsClient) -> list[_Finding]:
     seconds = time.monotonic() - began
     number = len(page.items) if page.count is None else page.count
     findings = [_Finding("ok", "backups", f"{counted(number, 'backup')}, read in {seconds:.2f} s")]
-    findings += _page_size(page)
+    findings.append(_page_size(page))
     offset = clock_offset(_wire.date_of(responses[-1].headers), before)
     findings.append(_clock(offset, seconds))
     return findings
 
 
-def _page_size(page: Page[Backup]) -> list[_Finding]:
-    """Whether the size that was asked for is taken; nothing if a page is all there is."""
+def _page_size(page: Page[Backup]) -> _Finding:
+    """Whether the size that was asked for is taken."""
     size = len(page.items)
+    if size > PAGE:
+        return _Finding("ok", "page size", f"{size} at once of {PAGE} asked for")
     if page.next is None:
-        return []
-    if size >= PAGE:
-        return [_Finding("ok", "page size", f"{size} a page, as asked for")]
+        return _Finding("ok", "page size", "not known: all there is fits into a page")
+    if size == PAGE:
+        return _Finding("ok", "page size", f"{size} a page, as asked for")
     to_do = f"Lists take {PAGE / max(1, size):.0f} times as many requests as with {PAGE} a page"
-    return [_Finding("warn", "page size", f"{size} a page, although {PAGE} are asked for", to_do)]
+    return _Finding("warn", "page size", f"{size} a page of {PAGE} asked for", to_do)
 
 
 def _clock(offset: float | None, seconds: float) -> _Finding:
