@@ -48,7 +48,8 @@ def outcomes(ended: Ended) -> dict[Any, dict[str, Any]]:
     """The objects by their keys, each of which comes once."""
     found = [json.loads(line) for line in ended.lines]
     assert all(
-        set(one) - {"deleted"} == {"key", "ok", "backup", "error", "seconds"} for one in found
+        set(one) - {"deleted", "dry_run"} == {"key", "ok", "backup", "error", "seconds"}
+        for one in found
     )
     assert all(one["ok"] == (one["error"] is None) for one in found)
     by_key = {one["key"]: one for one in found}
@@ -113,6 +114,42 @@ async def test_a_restore_has_one_object_whether_it_fails_or_not(fake: FakeVPS, r
     assert "409 Busy." in ended.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "key", "kind", "words"),
+    [
+        ("1 99", "99:1", "NotInListError", "backup 99 is not in the list"),
+        ("web-9 1", "1", "RefusedError", "no server has the name 'web-9'"),
+        ("2 1:1", "1:1", "RefusedError", "backup 1 is of server 1"),
+        ("2 --latest", 2, "RefusedError", "server 2 has no completed backup"),
+        ("web-9 --latest", "web-9", "RefusedError", "no server has the name 'web-9'"),
+        ("1 1 --expect-name no", "1:1", "RefusedError", "server 1 is named 'server-0001'"),
+    ],
+)
+async def test_a_restore_that_fails_before_anything_is_sent_has_an_object(
+    arguments: str, key: str | int, kind: str, words: str, fake: FakeVPS, run: Here
+) -> None:
+    fake.add_backup(1)
+    ended = await run("restore", *arguments.split(), "-y", "--ndjson", fake=fake)
+    ((written, one),) = outcomes(ended).items()
+    assert (ended.code, written, one["error"]["type"]) == (1, key, kind)
+    assert one["error"]["text"].startswith(words)
+    assert words in ended.err
+    assert fake.count("POST") == 0
+
+
+async def test_a_restore_that_is_interrupted_before_anything_is_sent_has_an_object(
+    fake: FakeVPS,
+) -> None:
+    fake.inject(Latency(600, method="GET"))
+    looking = asyncio.Event()
+    fake.on_request = lambda _: looking.set()
+    process = await start("restore", "1", "1", "-y", "--ndjson", fake=fake)
+    await looking.wait()
+    process.send_signal(signal.SIGINT)
+    ended = Ended(process.returncode, *await process.communicate())
+    assert outcomes(ended)["1:1"]["error"]["type"] == "NotAttemptedError"
+
+
 async def test_a_prune_shows_decisions_and_tells_outcomes_only_of_what_it_does(
     fake: FakeVPS, run: Here
 ) -> None:
@@ -147,9 +184,11 @@ async def test_a_rotation_tells_what_it_made_and_deleted(fake: FakeVPS, run: Her
     ]
     would = outcomes(await run(*options, "--dry-run", fake=fake))
     assert (would[1]["backup"], would[1]["deleted"]) == (None, ["1:1"])
+    assert all(one["dry_run"] is True for one in would.values())
     found = outcomes(await run(*options, fake=fake))
     assert found[1]["ok"]
     assert (found[1]["backup"]["id"], found[1]["deleted"]) == (4, ["1:1"])
+    assert not any("dry_run" in one for one in found.values())
     assert found[404]["error"]["type"] == "NotFoundError"
 
 

@@ -16,13 +16,18 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import NotFoundError, PermissionDeniedError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Latest", "find_server", "latest_backup"]
+__all__ = ["Latest", "find_server", "is_id", "latest_backup"]
 
 Latest = Annotated[Flag, Parameter(help="the newest completed backup of the server")]
 
 _LISTED: Final = 5
 _ID: Final = re.compile(r"[1-9][0-9]{0,17}")
 _LIKE_ID: Final = re.compile(r"\s*\+?[0-9]+\s*")
+
+
+def is_id(text: str) -> bool:
+    """Whether the text is the id of a server: a number without leading zeros, sign and spaces."""
+    return _ID.fullmatch(text) is not None
 
 
 async def find_server(client: BackupsClient, text: str) -> int:
@@ -32,7 +37,7 @@ async def find_server(client: BackupsClient, text: str) -> int:
     `RefusedError` if no server or several have the name, `UsageError` for an empty one, and what
     reading the list of servers raises.
     """
-    if _ID.fullmatch(text):
+    if is_id(text):
         return int(text)
     if not text.strip():
         raise UsageError("the name of a server is empty")
@@ -61,7 +66,7 @@ async def latest_backup(
     been missed; and what reading the lists raises.
     """
     is_there = True
-    if not _ID.fullmatch(server):
+    if not is_id(server):
         server_id = await find_server(client, server)
     else:
         server_id = int(server)

@@ -27,8 +27,8 @@ __all__ = [
     "object_line",
 ]
 
-Key = int | BackupRef
-"""The id of a server, or a backup."""
+Key = int | BackupRef | str
+"""The id of a server, or a backup, or the name of a server that was not found."""
 
 INTERRUPTED: Final = ("Interrupted", "the command was interrupted; the server may go on with it")
 NOT_BEGUN: Final = ("NotAttemptedError", "not attempted: the command was interrupted")

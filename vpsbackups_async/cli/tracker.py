@@ -13,7 +13,7 @@ from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.not_made import NotMade, is_certain
 from vpsbackups_async.cli.options import Common
-from vpsbackups_async.cli.outcomes import INTERRUPTED, NOT_BEGUN, Key, Outcomes
+from vpsbackups_async.cli.outcomes import INTERRUPTED, NOT_BEGUN, Outcomes
 from vpsbackups_async.cli.pasting import to_paste
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
@@ -116,7 +116,7 @@ class Tracker:
                 self.write(outcome.key, backup, outcome.error)
 
     def write(
-        self, key: Key, backup: Backup | None, error: Exception | None, **more: object
+        self, key: int | BackupRef, backup: Backup | None, error: Exception | None, **more: object
     ) -> None:
         """Write how an item ended, if outcomes are written, with `more` fields.
 

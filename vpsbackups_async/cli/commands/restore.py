@@ -9,6 +9,8 @@ Usage: vpsbackups restore [OPTIONS] SERVER [ID]
   vpsbackups restore web-01 --latest --before 2026-11-20T03:00
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -18,9 +20,9 @@ from vpsbackups_async.cli.asking import Yes, agreed, check_asking
 from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError
 from vpsbackups_async.cli.ids import one_ref
 from vpsbackups_async.cli.layouts import BACKUPS
-from vpsbackups_async.cli.naming import Latest, find_server, latest_backup
+from vpsbackups_async.cli.naming import Latest, find_server, is_id, latest_backup
 from vpsbackups_async.cli.options import DEFAULTS, Common
-from vpsbackups_async.cli.outcomes import AsOutcomes, Outcomes
+from vpsbackups_async.cli.outcomes import NOT_BEGUN, AsOutcomes, Key, Outcomes
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.selection import moment_of
 from vpsbackups_async.cli.session import Session
@@ -65,17 +67,50 @@ def run(
                 return await latest_backup(session.client, server, moment, expect_name)
             return await _given(session.client, await find_server(session.client, server), ref)
 
-        found = session.do(find())
-        if expect_name is not None and found.server.name != expect_name:
-            raise RefusedError(
-                f"server {found.server.id} is named {safe(found.server.name)!r}, "
-                f"not {safe(expect_name)!r}; nothing was restored"
-            )
+        outcomes = Outcomes(session.screen) if as_outcomes else None
+        with _told(outcomes, _key_of(server, ref)):
+            found = session.do(find())
+            _check_name(found, expect_name)
         if not yes and not _is_agreed(session, found):
             session.screen.note("nothing was restored")
             return Exit.SOME_FAILED
-        _restore(session, found, as_outcomes=as_outcomes)
+        _restore(session, found, outcomes)
     return Exit.FINE
+
+
+def _key_of(server: str, ref: BackupRef | None) -> Key:
+    """What an object is about before the backup is found."""
+    server_id = int(server) if is_id(server) else None
+    if ref is not None:
+        return BackupRef(ref.id, ref.server_id or server_id)
+    return server if server_id is None else server_id
+
+
+@contextmanager
+def _told(outcomes: Outcomes | None, key: Key) -> Iterator[None]:
+    """A block before anything is sent: if it fails, an object says so."""
+    if outcomes is None:
+        yield
+        return
+    outcomes.begin(key)
+    try:
+        yield
+    except (VPSBackupsError, RefusedError) as error:
+        outcomes.write(key, None, error)
+        raise
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            outcomes.write_failed_as(key, None, NOT_BEGUN)
+        raise
+
+
+def _check_name(found: Backup, expected: str | None) -> None:
+    """Raise `RefusedError` if the server is not named as expected."""
+    if expected is not None and found.server.name != expected:
+        raise RefusedError(
+            f"server {found.server.id} is named {safe(found.server.name)!r}, "
+            f"not {safe(expected)!r}; nothing was restored"
+        )
 
 
 async def _given(client: BackupsClient, server_id: int, ref: BackupRef) -> Backup:
@@ -102,9 +137,8 @@ def _is_agreed(session: Session, found: Backup) -> bool:
     return agreed(f"Restore server {found.server.id} to what it was {made}?")
 
 
-def _restore(session: Session, found: Backup, *, as_outcomes: bool) -> None:
+def _restore(session: Session, found: Backup, outcomes: Outcomes | None) -> None:
     """Restore the backup and write how that went. Raises what `BackupsClient.restore` raises."""
-    outcomes = Outcomes(session.screen) if as_outcomes else None
     if outcomes is not None:
         outcomes.expect([found])
         outcomes.begin(found.ref)

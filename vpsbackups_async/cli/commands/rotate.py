@@ -86,7 +86,7 @@ def run(
                     max_running=max_running,
                     on_progress=display.update,
                 )
-                code, text = await _follow(tracker, outcomes)
+                code, text = await _follow(tracker, outcomes, dry_run=dry_run)
             session.screen.summary(text)
             pings.ends(ok=code == Exit.FINE, text=text)
             return code
@@ -95,20 +95,19 @@ def run(
 
 
 async def _follow(
-    tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotation]]
+    tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotation]], *, dry_run: bool
 ) -> tuple[Exit, str]:
     """Write what became of each server; the exit code, and a summary."""
     screen = tracker.session.screen
     failures = Failures(screen)
     writer = open_writer("table", screen, DECISIONS)
     made = deleted = full = 0
-    dry = False
     async with aclosing(outcomes):
         async for outcome in outcomes:
             if not isinstance(outcome.error, _MAY_RUN):
                 tracker.has_none_running(outcome.key)
             if tracker.outcomes is not None:
-                _write(tracker, outcome)
+                _write(tracker, outcome, dry_run=dry_run)
             if outcome.error is not None:
                 failures.add(f"server {outcome.key}", outcome.error)
                 for note in getattr(outcome.error, "__notes__", ()):
@@ -117,7 +116,6 @@ async def _follow(
             rotation = outcome.value
             deleted += len(rotation.deleted)
             if rotation.backup is None:
-                dry = True
                 full += bool(rotation.plan.problem)
                 if tracker.outcomes is None:
                     _show(screen, writer, rotation)
@@ -128,22 +126,23 @@ async def _follow(
     writer.end()
     code = failures.close()
     failed = f", {failures.count:,} failed" if failures.count else ""
-    if dry:
+    if dry_run:
         text = f"{deleted:,} would be deleted; nothing was done{failed}"
         return max(code, Exit.SOME_FAILED) if full else code, text
     return code, f"{made:,} made, {deleted:,} deleted{failed}"
 
 
-def _write(tracker: Tracker, outcome: Outcome[int, Rotation]) -> None:
+def _write(tracker: Tracker, outcome: Outcome[int, Rotation], *, dry_run: bool) -> None:
     """Write the outcome of a server, with what was deleted, or would be."""
+    dry = {"dry_run": True} if dry_run else {}
     if outcome.error is not None:
-        tracker.write(outcome.key, None, outcome.error, deleted=[])
+        tracker.write(outcome.key, None, outcome.error, deleted=[], **dry)
         return
     rotation = outcome.value
     problem = rotation.plan.problem if rotation.backup is None else ""
     error = PruneRefusedError(problem) if problem else None
     deleted = [written(one.ref) for one in rotation.deleted]
-    tracker.write(outcome.key, rotation.backup, error, deleted=deleted)
+    tracker.write(outcome.key, rotation.backup, error, deleted=deleted, **dry)
 
 
 def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:
