@@ -29,6 +29,7 @@ def shrink(fake: FakeVPS, number: int) -> None:
     )
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.fake_vps(servers=1, backups=0, backup_seconds=60)
 async def test_nights_of_rotations_beside_a_pin_reach_back_24_days_and_lack_no_place(
