@@ -10,6 +10,7 @@ from vpsbackups_async import BackupFailedError, BackupsClient, Retention
 from vpsbackups_async.testing import FakeVPS, VirtualTime
 
 NIGHTS = 70
+pytestmark = pytest.mark.virtual_time
 
 
 def by_id(fake: FakeVPS) -> dict[int, dict[str, object]]:
@@ -29,7 +30,6 @@ def shrink(fake: FakeVPS, number: int) -> None:
     )
 
 
-@pytest.mark.virtual_time
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.fake_vps(servers=1, backups=0, backup_seconds=60)
 async def test_nights_of_rotations_beside_a_pin_reach_back_24_days_and_lack_no_place(
