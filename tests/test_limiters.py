@@ -282,9 +282,11 @@ async def put_apart(limiter: RedisLimiter, kind: str = "create") -> None:
     await limiter.acquire(1, kind)
     limiter.observe(Observation(kind, status=429, retry_after=0))
     await limiter.acquire()
+    await asyncio.sleep(0.05)  # clocks of loops may count milliseconds
     limiter.observe(Observation("list", status=200))
-    await asyncio.sleep(0.01)  # uvloop's clock counts milliseconds
+    await asyncio.sleep(0.05)
     await limiter.acquire(1, kind)
+    await asyncio.sleep(0.05)
     limiter.observe(Observation(kind, status=429, retry_after=50))
     assert (limiter.closed_for("list"), round(limiter.closed_for(kind))) == (0, 50)
 
