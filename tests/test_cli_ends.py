@@ -2,6 +2,7 @@
 
 import asyncio
 import compileall
+import importlib.util
 import pkgutil
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Literal
 
 import pytest
 from helpers_cli import COMMAND, call, environment, run
+from helpers_readme import README
 
 import vpsbackups_async
 from vpsbackups_async import VPSBackupsError
@@ -22,7 +24,9 @@ from vpsbackups_async.cli.commands.completion import script
 from vpsbackups_async.testing import FakeVPS, Reply
 
 ROOT = Path(vpsbackups_async.__file__).parent
-CONSOLE = ROOT / "cli" / "console" / "vpsbackups_console.py"
+# A module of its own once installed, and in the sources a file below `cli`.
+_INSTALLED = importlib.util.find_spec("vpsbackups_console")
+CONSOLE = Path((_INSTALLED and _INSTALLED.origin) or ROOT / "cli/console/vpsbackups_console.py")
 CANARY = "vps_canary0123456789abcdef"
 COMMANDS = (
     "list", "servers", "show", "create", "wait", "delete", "restore", "prune", "rotate", "audit",
@@ -253,7 +257,7 @@ sys.exit(main())
 
 
 def test_the_command_is_a_module_that_is_there_before_the_package() -> None:
-    scripts = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"][
+    scripts = tomllib.loads((README.parent / "pyproject.toml").read_text("utf-8"))["project"][
         "scripts"
     ]
     assert scripts == {"vpsbackups": f"{CONSOLE.stem}:main"}
