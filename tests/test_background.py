@@ -309,7 +309,7 @@ async def test_a_client_that_cannot_open_is_a_failed_startup(fake: FakeVPS) -> N
     served = Served(client)
     failed = await served.tell("startup")
     assert failed["type"] == "lifespan.startup.failed"
-    assert "make a new BackupsClient" in failed["message"]
+    assert "Make a new BackupsClient" in failed["message"]
     await served.living
 
 

@@ -97,7 +97,7 @@ async def test_a_closed_client_says_so(verb: str) -> None:
     async with RawServer().running() as server:
         async with BackupsClient("vps_x", base_url=server.url) as client:
             await client.list().collect()
-        with pytest.raises(ConfigurationError, match="make a new BackupsClient"):
+        with pytest.raises(ConfigurationError, match="Make a new BackupsClient"):
             await VERBS[verb](client)
         with pytest.raises(ConfigurationError, match="closed"):
             await client.__aenter__()

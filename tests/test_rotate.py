@@ -511,7 +511,7 @@ async def test_a_policy_that_does_not_fit_is_refused_before_anything_is_made(
     add_nights(fake, 1, 3)
     add(fake, 1, 3, description="Golden [keep]")
     add(fake, 1, 3, description="By hand")
-    with pytest.raises(PruneRefusedError, match=r"Retention\(daily=3, weekly=4, job='nightly'\)"):
+    with pytest.raises(PruneRefusedError, match="; daily=3, weekly=4 fits"):
         await client.rotate(1, FOUR)
     assert posts(fake) == []
 

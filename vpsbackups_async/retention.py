@@ -61,13 +61,13 @@ class Fit:
     def __str__(self) -> str:
         verb = "fits into" if self.fits else "does not fit into"
         text = (
-            f"{self.retention!r} {verb} {self.retention.quota} places: it may keep "
+            f"a policy of {self.retention.rules} {verb} {self.retention.quota} places: it may keep "
             f"{self.worst_case}, {self.pinned} are pinned, {self.others} are not its own, and the "
             "next backup needs one"
         )
         if self.fits:
             return text
-        return f"{text}; {f'{self.smaller!r} fits' if self.smaller else 'no policy does'}"
+        return f"{text}; {f'{self.smaller.rules} fits' if self.smaller else 'none does'}"
 
 
 @frozen(kw_only=True, repr=False)
@@ -126,6 +126,16 @@ class Retention:
             )
         check_int("quota", self.quota)
         object.__setattr__(self, "_zone", zone_of(self.tz))
+
+    @property
+    def rules(self) -> str:
+        """How much it keeps, as the command line has it, such as `daily=4, weekly=4`."""
+        said = [f"{rule}={count}" for rule, count in self._counts.items() if count]
+        if self.within is not None:
+            said.insert(0, f"within={self.within / timedelta(hours=1):g}h")
+        if self.min_keep > 1:
+            said.append(f"min_keep={self.min_keep}")
+        return ", ".join(said)
 
     def __repr__(self) -> str:
         given = [

@@ -74,7 +74,7 @@ class Rotator:
         decisions = self._retention.decide(held.backups, held.now)
         fit = self._retention.fit(decisions)
         if not fit.fits:
-            raise PruneRefusedError(f"server {server_id}: {fit}: nothing was created or deleted")
+            raise PruneRefusedError(f"{fit}: nothing was created or deleted on server {server_id}")
         place = await self._place(decisions, held)
         after = self._after(decisions, place, held)
         if place.freed is not None or self._options.dry_run:
@@ -227,7 +227,9 @@ class Rotator:
     def _check(self, plan: ServerPlan, backup: Backup, freed: Backup | None) -> None:
         """Raise an error if the plan must not be carried out after this backup was made."""
         if plan.problem:
-            raise PruneRefusedError(f"server {plan.server_id}: {plan.problem}")
+            raise PruneRefusedError(
+                f"{plan.problem}: nothing was deleted on server {plan.server_id}"
+            )
         if backup.id in {one.id for one in plan.deleted}:
             raise StalePlanError(
                 f"a backup of job {self._retention.job!r} that was made later is there already"

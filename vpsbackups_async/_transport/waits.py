@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from vpsbackups_async._transport.deadlines import Scope
 from vpsbackups_async._transport.lines import Lines
@@ -10,14 +9,14 @@ from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._wire import Request
 from vpsbackups_async.errors import ConfigurationError
 
-__all__ = ["CLOSED", "Waits", "closed_error"]
-
-CLOSED: Final = "this client is closed, or is being closed: make a new BackupsClient"
+__all__ = ["Waits", "closed_error"]
 
 
 def closed_error() -> ConfigurationError:
     """The error for a call on a client that was closed."""
-    return ConfigurationError(CLOSED)
+    return ConfigurationError(
+        "the connection to the API is closed, or being closed", hint="Make a new BackupsClient"
+    )
 
 
 class Waits:

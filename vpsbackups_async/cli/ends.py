@@ -6,7 +6,6 @@ from enum import IntEnum
 from typing import Final
 
 from vpsbackups_async.cli.text import safe
-from vpsbackups_async.cli.wording import for_shell
 from vpsbackups_async.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -80,11 +79,11 @@ def explain(error: BaseException) -> str:
         option = f"--{error.limit.replace('_', '-')} {error.most}"
         return safe(f"{error.message}, more than {option} allows: nothing was deleted")
     if isinstance(error, VPSBackupsError):
-        return safe(for_shell(error.describe()))
+        return safe(error.describe())
     if isinstance(error, OSError) and error.strerror is not None:
         named = "" if error.filename is None else f": {error.filename}"
         return safe(f"{error.strerror}{named}")
-    return safe(for_shell(str(error)))
+    return safe(str(error))
 
 
 def end_of(error: BaseException) -> str:

@@ -27,10 +27,9 @@ class Failures:
             if not known:
                 self._screen.note(explain(error), "red")
         else:
-            said = explain(error)
-            # A `WaitError` names its backup itself, and a refused rotation its server.
-            is_named = isinstance(error, WaitError) or said.startswith(f"{what}: ")
-            self._screen.note(said if is_named else f"{what}: {said}", "red")
+            # A `WaitError` names its backup itself.
+            named = "" if isinstance(error, WaitError) else f"{what}: "
+            self._screen.note(f"{named}{explain(error)}", "red")
 
     def close(self) -> Exit:
         """Print the hints; the exit code."""

@@ -14,7 +14,6 @@ from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.session import token_of, url_of
 from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.cli.text import safe
-from vpsbackups_async.cli.wording import for_shell
 
 try:
     from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
@@ -85,6 +84,6 @@ def outcome_line(outcome: RunOutcome) -> str:
         said.append(f"made twice: {', '.join(map(str, outcome.twins))}")
     if outcome.deleted:
         said.append(f"deleted {', '.join(map(str, outcome.deleted))}")
-    text = safe(for_shell("; ".join(filter(None, said))))
+    text = safe("; ".join(filter(None, said)))
     backup = "-" if outcome.backup_id is None else str(outcome.backup_id)
     return f"{outcome.server_id:<10} {outcome.state:<10} {backup:<10} {text}".rstrip()

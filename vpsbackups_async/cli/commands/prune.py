@@ -22,7 +22,7 @@ from vpsbackups_async.cli.outcomes import AsOutcomes, Outcomes, object_line
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.wording import for_shell
+from vpsbackups_async.cli.text import safe
 from vpsbackups_async.errors import PruneRefusedError
 from vpsbackups_async.events import AttemptEnded, Event
 from vpsbackups_async.models import AllServers, Backup, BackupRef
@@ -56,8 +56,7 @@ def run(
         plan = session.do(session.client.plan_prune(ids, retention))
         for server in plan.servers:
             if server.problem:
-                problem = for_shell(server.problem)
-                session.screen.note(f"server {server.server_id}: {problem}", "red")
+                session.screen.note(f"server {server.server_id}: {safe(server.problem)}", "red")
             elif not server.decisions and not isinstance(ids, AllServers):
                 session.screen.note(f"server {server.server_id}: no manual backups")
         code = Exit.SOME_FAILED if any(server.problem for server in plan.servers) else Exit.FINE

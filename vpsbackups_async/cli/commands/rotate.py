@@ -25,7 +25,6 @@ from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.selection import PAGE
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.cli.tracker import Tracker
-from vpsbackups_async.cli.wording import for_shell
 from vpsbackups_async.errors import (
     AuthenticationError,
     PermissionDeniedError,
@@ -148,8 +147,7 @@ def _write(tracker: Tracker, outcome: Outcome[int, Rotation], *, dry_run: bool) 
 def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:
     """Write what a dry run says of a server."""
     if rotation.plan.problem:
-        problem = for_shell(rotation.plan.problem)
-        screen.note(f"server {rotation.server_id}: {problem}", "red")
+        screen.note(f"server {rotation.server_id}: {safe(rotation.plan.problem)}", "red")
     if rotation.freed is not None:
         screen.note(f"backup {written(rotation.freed.ref)} would be deleted first, to make room")
     if rotation.plan.decisions and not rotation.plan.problem:
