@@ -49,8 +49,9 @@ class Ended:
 def environment(fake: FakeVPS | None, **more: str) -> dict[str, str]:
     """This process's environment without its VPS_ variables, plus the token and URL of `fake`."""
     given = {name: text for name, text in os.environ.items() if not name.startswith("VPS_")}
-    # Colours and widths must not depend on the terminal that the tests run on.
-    for name in ("COLUMNS", "LINES", *COLOUR_VARIABLES):
+    # Colours and widths must not depend on the terminal that the tests run on, nor what is
+    # buffered on a setting of Python.
+    for name in ("COLUMNS", "LINES", "TERM", "PYTHONUNBUFFERED", *COLOUR_VARIABLES):
         given.pop(name, None)
     if fake is not None:
         given |= {"VPS_API_TOKEN": fake.token, "VPS_API_URL": fake.url}

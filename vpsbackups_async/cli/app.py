@@ -115,13 +115,24 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except OSError as error:
-        if error.filename is None:  # not of a file that the command was to read or write
-            # Python flushes what is still buffered when it ends, and that would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader, `head` for example, has enough
             return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE
         Screen().error(explain(error))
         return Exit.SOME_FAILED
+    finally:
+        _drop_what_cannot_be_written()
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Leave nothing in the buffers of standard output and error that cannot be written.
+
+    Python flushes them when it ends: that would fail again, and change the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _have_streams() -> bool:
