@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
@@ -90,6 +90,17 @@ async def test_a_running_backup_can_be_adopted(fake: FakeVPS) -> None:
         assert adopted.id == first.id
         assert (await client.create(2, if_running="adopt")).id != first.id
     assert fake.count("POST") == 2
+
+
+async def test_of_several_running_backups_the_one_that_was_made_last_is_adopted_whatever_its_id(
+    fake: FakeVPS,
+) -> None:
+    for number, minute in ((501, 1), (499, 5), (500, 3)):
+        made = datetime(2025, 1, 16, 15, minute, tzinfo=UTC)
+        fake.add_backup(1, status="in_progress", id=number, created_at=made)
+    async with client_of(fake) as client:
+        assert (await client.create(1, if_running="adopt")).id == 499
+    assert fake.count("POST") == 0
 
 
 async def test_a_running_backup_is_adopted_in_whatever_case_its_status_is(fake: FakeVPS) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -228,14 +229,16 @@ async def test_a_look_that_fails_shows_nothing(real_fake: FakeVPS, tmp_path: Pat
     assert real_fake.count("POST") == 0
 
 
-async def test_twins_are_named_and_the_first_of_them_is_taken(
-    real_fake: FakeVPS, tmp_path: Path
+@pytest.mark.parametrize("step", [5, -5])
+async def test_twins_are_named_and_the_one_made_first_is_taken(
+    real_fake: FakeVPS, tmp_path: Path, step: int
 ) -> None:
     async with setting(tmp_path, real_fake) as made:
+        real_fake.add_backup(SERVER, id=700)  # the next one is 701
         item, first = await made.begun()
-        twin = real_fake.add_backup(
-            SERVER, description=f"Nightly [vb:{item.marker}]", backup_type="manual"
-        )
+        later = first.created_at + timedelta(seconds=5)
+        marked = f"Nightly [vb:{item.marker}]"
+        twin = real_fake.add_backup(SERVER, description=marked, id=701 + step, created_at=later)
         found = await made.guard().create(await made.claimed(), "Nightly")
     assert found.backup.id == first.id
     assert found.twins == (twin["id"],)

@@ -12,7 +12,7 @@ from vpsbackups_async import _tags
 from vpsbackups_async._bulk.places import without_place
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creation import Creation, IfRunning, first_of, late
-from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._creating.ensuring import Need, order_made
 from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._creating.maker import Maker
 from vpsbackups_async._creating.refusals import says_busy
@@ -278,7 +278,7 @@ class Creator:
         if creation.if_running == "raise":
             return None
         running = [backup for backup in held if is_running(backup)]
-        return max(running, key=lambda backup: backup.id, default=None)
+        return max(running, key=order_made, default=None)
 
     async def _has_ended(self, running: Backup, creation: Creation) -> bool:
         """Wait for the end of another backup; False if no list shows it any more."""

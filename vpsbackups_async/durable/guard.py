@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from attrs import define
 
+from vpsbackups_async._creating.ensuring import order_made
 from vpsbackups_async._creating.evidence import SentCreate, clock_offset, judge
 from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._creating.settling import may_create_again
@@ -285,7 +286,7 @@ class _Search:
         item = self._item
         made = [one for one in look.backups if _is_of(item, one)]
         if made:
-            first, *others = sorted(made, key=lambda one: one.id)
+            first, *others = sorted(made, key=order_made)
             return Found(first, tuple(one.id for one in others))
         verdict = judge(self._sent(look), look.backups, is_given)
         self._candidates.update((one.id, one) for one in verdict.candidates)
