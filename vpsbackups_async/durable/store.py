@@ -97,7 +97,7 @@ class Store:
             sa.select(items.c.server, sa.func.min(runs.c.name))
             .join(runs, runs.c.nonce == items.c.run)
             .where(items.c.server.in_(server_ids), items.c.run != run.nonce)
-            .where(items.c.state.in_([str(state) for state in UNDER_WAY]))
+            .where(items.c.state.in_(_UNDER_WAY))
             .group_by(items.c.server)
         )
 
@@ -243,7 +243,7 @@ class Store:
 
     async def is_idle(self) -> bool:
         """Whether no server of any run waits or is worked on."""
-        under_way = items.c.state.in_([str(state) for state in UNDER_WAY])
+        under_way = items.c.state.in_(_UNDER_WAY)
         query = sa.select(items.c.server).where(under_way).limit(1)
         found = await self._database.run(lambda connection: connection.execute(query).first())
         return found is None
