@@ -297,7 +297,7 @@ async def test_a_dry_run_names_the_one_that_makes_room_and_what_has_none(
     options = ("--keep-daily", "6", "--keep-weekly", "2", "--job", JOB, "--dry-run")
     ended = await run("rotate", "--all", *options, fake=fake)
     assert ended.code == 1
-    assert f"backup {failed}:7 would be deleted first, to make room" in ended.err
+    assert f"backup {failed}:7 would be deleted first, to free a place" in ended.err
     assert "server 8: the server holds 10 of 10 manual backups" in ended.err
 
 

@@ -603,7 +603,7 @@ async def test_a_refused_create_after_a_failed_one_was_freed_says_so(
     runs = add(fake, 1, 0.1, status="in_progress")
     with pytest.raises(BackupInProgressError) as caught:
         await client.rotate(1, FOUR, make_room=True)
-    assert f"backup {failed} was deleted before, to make room" in notes(caught.value)
+    assert f"backup {failed} was deleted before, to free a place" in notes(caught.value)
     assert held(fake, 1) == [*ids, runs]
 
 
@@ -825,7 +825,7 @@ async def test_over_the_quota_nothing_is_freed(fake: FakeVPS, client: BackupsCli
     add(fake, 1, 3, status="failed")
     with pytest.raises(ManualBackupLimitError) as caught:
         await client.rotate(1, FOUR, make_room=True)
-    assert "holds 11 of 10 manual backups: deleting one makes no room" in notes(caught.value)
+    assert "holds 11 of 10 manual backups: deleting one frees no place" in notes(caught.value)
     assert deletes(fake) == []
 
 

@@ -604,7 +604,7 @@ class BackupsClient:
         policy lets go once the new one is there (of a refused size, if any), and only if the job's
         newest attempt is verified too (with `verify`, by that), no backup is running, and
         `retention.min_keep` good ones stay. Otherwise the server refuses the create, and a note of
-        the error says why there was no room.
+        the error says why there was no place.
 
         With `dry_run`, it reads only and does not call `verify`; the `Rotation` says what would be
         done, and its `plan.problem` why a create would be refused.

@@ -137,7 +137,7 @@ class Pruner:
             await self._confirm(backup.server.id, [backup], outcomes.append)
             failure = outcomes[0].error
         if failure is not None:
-            failure.add_note(f"backup {backup.id} was to make room, and nothing was created")
+            failure.add_note(f"backup {backup.id} was to free a place, and nothing was created")
             raise failure
 
     async def _confirm(self, server_id: int, deleted: Sequence[Backup], give: Give) -> None:

@@ -52,13 +52,13 @@ class Rotation:
 
     @property
     def deleted(self) -> tuple[Backup, ...]:
-        """All backups that were deleted, or would be; the one that made room first."""
+        """All backups that were deleted, or would be; the one that freed a place first."""
         freed = () if self.freed is None else (self.freed,)
         return freed + self.plan.deleted
 
     def __str__(self) -> str:
         made = "a new backup" if self.backup is None else f"backup {self.backup.id}"
-        freed = "" if self.freed is None else f", {self.freed.id} makes room for it"
+        freed = "" if self.freed is None else f" in the place of {self.freed.id}"
         verb = "would be made" if self.dry_run else "was made"
         return f"server {self.server_id}: {made} {verb}{freed}\n{self.plan}"
 
@@ -135,7 +135,7 @@ def place_for(
         return Place()
     full = f"the server holds {len(decisions)} of {retention.quota} manual backups"
     if len(decisions) > retention.quota:
-        return Place(problem=f"{full}: deleting one makes no room")
+        return Place(problem=f"{full}: deleting one frees no place")
     failed = [one.backup for one in decisions if one.reason in _FAILED]
     if failed:
         return Place(failed[-1])

@@ -53,7 +53,7 @@ class Rotator:
     """Rotates servers as the options say, each in two steps.
 
     `begin` starts the new backup, `finish` waits for it and deletes others. Whatever fails before
-    the new backup is verified, deletes nothing but what made room for it.
+    the new backup is verified, deletes nothing but the backup whose place it takes.
     """
 
     def __init__(self, options: RotateOptions, pruner: Pruner, creator: Create, wait: Wait) -> None:
@@ -90,7 +90,7 @@ class Rotator:
             backup = await self._creator.create(server_id, self._options.labelled, read_before=True)
         except VPSBackupsError as error:
             if place.freed is not None:
-                error.add_note(f"backup {place.freed.id} was deleted before, to make room")
+                error.add_note(f"backup {place.freed.id} was deleted before, to free a place")
             if place.problem:
                 error.add_note(place.problem)
             raise
@@ -130,8 +130,8 @@ class Rotator:
         if set(again.backups) - {freed} == set(held.backups) - {freed}:
             return None
         return StalePlanError(
-            f"server {freed.server.id} changed before backup {freed.id} made room: nothing was "
-            "created or deleted"
+            f"server {freed.server.id} changed before backup {freed.id} was deleted for its place: "
+            "nothing was created or deleted"
         )
 
     def _after(
@@ -237,7 +237,7 @@ class Rotator:
         self._check_caps(plan, freed)
 
     def _check_caps(self, plan: ServerPlan, freed: Backup | None) -> None:
-        """Raise `PruneRefusedError` if the plan, and what makes room before it, are too much."""
+        """Raise `PruneRefusedError` if the plan, with what is deleted before it, is too much."""
         if freed is not None:
             gone = Decision(freed, Reason.NO_RULE)
             plan = evolve(plan, decisions=(*plan.decisions, gone))

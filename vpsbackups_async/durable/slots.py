@@ -56,7 +56,7 @@ def open_slots(database: Database) -> Slots:
 
 
 def _none_free() -> ConfigurationError:
-    return ConfigurationError(f"{COUNT} workers use this database, and it has room for no more")
+    return ConfigurationError(f"{COUNT} workers use this database, and it takes no more")
 
 
 class _FileSlots:

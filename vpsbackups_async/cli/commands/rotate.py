@@ -149,7 +149,7 @@ def _show(screen: Screen, writer: Writer[Decision], rotation: Rotation) -> None:
     if rotation.plan.problem:
         screen.note(f"server {rotation.server_id}: {safe(rotation.plan.problem)}", "red")
     if rotation.freed is not None:
-        screen.note(f"backup {written(rotation.freed.ref)} would be deleted first, to make room")
+        screen.note(f"backup {written(rotation.freed.ref)} would be deleted first, to free a place")
     if rotation.plan.decisions and not rotation.plan.problem:
         writer.rows(rotation.plan.decisions)
 
