@@ -147,7 +147,7 @@ async def test_a_policy_that_does_not_fit_into_the_quota_is_refused_for_that_ser
     add_nights(fake, 2, 5)
     add(fake, 1, 3, description="Golden [keep]")
     plan = await client.plan_prune([1, 2], Retention(last=9, job=JOB))
-    assert "Retention(last=8, job='nightly') fits" in plan.servers[0].problem
+    assert "; last=8 fits" in plan.servers[0].problem
     assert plan.servers[1].problem == ""
 
 
