@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -92,18 +93,16 @@ def measured_apart(module: str, servers: int) -> dict[str, Any]:
     return measured
 
 
-def run(verdict: Verdict) -> None:
-    """Audit a fake server in another process, from a new process."""
-    servers = verdict.size(_SERVERS, 200)
-    measured = measured_apart("benchmarks.audits", servers)
-    what = f"S15 audit of {servers:,} servers with {servers * _EACH:,} backups"
-    verdict.check("each server found in its state", right=not measured["wrong"])
+def record_cost(
+    verdict: Verdict, what: str, measured: Mapping[str, Any], *, seconds: float
+) -> None:
+    """Record what the work took of CPU, for which there are so many seconds, and of memory."""
     print(f"{measured['requests']} requests, {measured['wall']:.1f} s")
     verdict.record(
         f"{what}, client CPU",
         measured=f"{measured['cpu']:.2f} s, {measured['requests']} requests",
-        target="<= 1 s",
-        met=measured["cpu"] <= 1,
+        target=f"<= {seconds:g} s",
+        met=measured["cpu"] <= seconds,
         ours=measured["cpu"],
         unit="s",
     )
@@ -115,6 +114,15 @@ def run(verdict: Verdict) -> None:
         ours=measured["mb"],
         unit="MB",
     )
+
+
+def run(verdict: Verdict) -> None:
+    """Audit a fake server in another process, from a new process."""
+    servers = verdict.size(_SERVERS, 200)
+    measured = measured_apart("benchmarks.audits", servers)
+    what = f"S15 audit of {servers:,} servers with {servers * _EACH:,} backups"
+    verdict.check("each server found in its state", right=not measured["wrong"])
+    record_cost(verdict, what, measured, seconds=1)
 
 
 if __name__ == "__main__":
