@@ -116,6 +116,14 @@ async def no_task_left() -> AsyncIterator[None]:
 
 
 @pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> object:
+    """What runs the command line in this process."""
+    from helpers_cli import Here  # noqa: PLC0415  # it needs an extra
+
+    return Here(monkeypatch, capfd)
+
+
+@pytest.fixture
 def fake(fake_vps: FakeVPS) -> FakeVPS:
     """A short name for the plugin's fixture `fake_vps`."""
     return fake_vps

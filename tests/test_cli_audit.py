@@ -26,11 +26,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 async def test_piped_servers_are_a_line_each_the_worst_first_and_the_exit_code_is_1(
     fake: FakeVPS, run: Here
 ) -> None:

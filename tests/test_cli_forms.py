@@ -17,11 +17,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 COLOURS: tuple[dict[str, str], ...] = (
     {},
     {"NO_COLOR": "1"},

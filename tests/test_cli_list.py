@@ -30,11 +30,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 def ids(lines: list[str]) -> list[int]:
     return [int(line.partition(":")[0]) for line in lines]
 

@@ -27,11 +27,6 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 def refs(text: str) -> set[str]:
     return set(text.split())
 

@@ -25,11 +25,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 BUSY = ServerError(503, "Busy.", method="GET", path="/api/v1/backups/")
 
 

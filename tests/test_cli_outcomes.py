@@ -39,11 +39,6 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 def outcomes(ended: Ended) -> dict[Any, dict[str, Any]]:
     """The objects by their keys, each of which comes once."""
     found = [json.loads(line) for line in ended.lines]

@@ -22,11 +22,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 def make_at_once(fake: FakeVPS) -> None:
     """Let each create make a backup that is completed when the answer comes."""
 

@@ -24,11 +24,6 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 def held(fake: FakeVPS) -> list[int]:
     return [backup["id"] for backup in fake.backups]
 

@@ -22,11 +22,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 # --- servers -------------------------------------------------------------------------------------
 
 

@@ -33,11 +33,6 @@ async def fake() -> AsyncIterator[FakeVPS]:
         yield server
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 async def doctor(run: Here, fake: FakeVPS, url: str) -> str:
     """What doctor says of this URL, for it makes one attempt only."""
     ended = await run("doctor", fake=fake, VPS_API_URL=url)

@@ -267,11 +267,6 @@ def test_texts_have_enough_contrast_in_light_and_dark(scheme: str) -> None:
 # --- The command ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 async def test_the_command_writes_the_page(fake: FakeVPS, run: Here, tmp_path: Path) -> None:
     file = tmp_path / "backups.html"
     fake.add_server(9, EVIL)

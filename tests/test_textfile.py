@@ -74,11 +74,6 @@ def test_the_file_is_replaced_in_one_step_and_stays_if_that_fails(tmp_path: Path
         write_textfile(coverage(), tmp_path / "missing" / "backups.prom")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
-    return Here(monkeypatch, capfd)
-
-
 async def test_the_audit_command_writes_the_file(fake: FakeVPS, run: Here, tmp_path: Path) -> None:
     file = tmp_path / "backups.prom"
     ended = await run("audit", "--rpo", "24h", "--prometheus", str(file), fake=fake)
