@@ -1,13 +1,11 @@
 """One run of a command: its event loop, its client, its signals and its log."""
 
-import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async.cli.ends import UsageError, explain
@@ -15,7 +13,7 @@ from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.outage import Outage
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.signals import run_in
+from vpsbackups_async.cli.signals import OwnLoop
 from vpsbackups_async.cli.text import counted, safe
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import VPSBackupsError
@@ -107,7 +105,7 @@ def _message(record: logging.LogRecord) -> str:
     )
 
 
-class Session:
+class Session(OwnLoop):
     """A client, and an event loop that a command enters as often as it needs; closes both."""
 
     def __init__(self, common: Common) -> None:
@@ -115,7 +113,7 @@ class Session:
         self._common = common
         self._log = _Log(self, retries=common.verbose or common.debug)
         self._began = time.monotonic()
-        self._runner = asyncio.Runner()
+        super().__init__()
         self._outage = Outage()
         self._hearers: list[OnEvent] = [self._outage.on_event]
         self.client: BackupsClient = BackupsClient(
@@ -139,9 +137,8 @@ class Session:
         """Seconds since the command began."""
         return time.monotonic() - self._began
 
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of the work; raises `KeyboardInterrupt` after Ctrl-C, SIGTERM and SIGHUP."""
-        return run_in(self._runner, work)
+    async def _close(self) -> None:
+        await self.client.close()
 
     def __enter__(self) -> Self:
         _LOGGER.addHandler(self._log)
@@ -156,9 +153,8 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self.do(self.client.close())
+            super().__exit__(kind, error, traceback)
         finally:
-            self._runner.close()
             _LOGGER.removeHandler(self._log)
             _LOGGER.setLevel(self._level)
         if self._common.verbose:

@@ -5,10 +5,10 @@ import contextlib
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
-from types import FrameType
-from typing import Any, Final, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TypeVar
 
-__all__ = ["Stopped", "catching", "run_in"]
+__all__ = ["OwnLoop", "Stopped", "catching", "run_in"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,34 @@ def run_in(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
         return runner.run(_stoppable(work, came))
     except asyncio.CancelledError:
         raise Stopped(came[0] if came else signal.SIGINT) from None
+
+
+class OwnLoop:
+    """An event loop that a command enters as often as it needs; `_close` is awaited at its end."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the work; raises `KeyboardInterrupt` after Ctrl-C, SIGTERM and SIGHUP."""
+        return run_in(self._runner, work)
+
+    async def _close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.do(self._close())
+        finally:
+            self._runner.close()
 
 
 async def _stoppable(work: Coroutine[Any, Any, T], came: list[int]) -> T:
