@@ -787,4 +787,5 @@ async def test_two_processes_stay_within_one_quota_and_a_killed_one_locks_nobody
     names = Counter(request.query["server_id"] for request in shared)
     assert min(names["1"], names["2"]) > 0.2 * len(shared)
     assert {request.query["server_id"] for request in alone[24:]} == {"2"}
-    assert all(request.status == 200 for request in fake.requests[:-24])
+    # The killed process took the answers to its last requests with it.
+    assert {request.status for request in fake.requests[:-24]} <= {200, None}
