@@ -148,11 +148,10 @@ def _counted(side: str, url: str, work: str, requests: int, *, uvloop: bool) -> 
             return next(int(line.split()[1]) for line in lines if line.startswith("totals:"))
 
 
-def _cost(verdict: Verdict, side: str, url: str, work: str, *, uvloop: bool) -> float:
+def _cost(side: str, url: str, work: str, *, uvloop: bool) -> float:
     """The instructions of one request."""
-    few, more = verdict.size(_FEW, 1), verdict.size(_MORE, 5)
-    first = _counted(side, url, work, few, uvloop=uvloop)
-    return (_counted(side, url, work, more, uvloop=uvloop) - first) / (more - few)
+    first = _counted(side, url, work, _FEW, uvloop=uvloop)
+    return (_counted(side, url, work, _MORE, uvloop=uvloop) - first) / (_MORE - _FEW)
 
 
 def _faults(verdict: Verdict, side: str, url: str, work: str) -> float:
@@ -185,14 +184,16 @@ def run(verdict: Verdict) -> None:
                 unit="page faults",
             )
         if verdict.smoke:  # the start alone takes each process many seconds there
-            _count_list(verdict, url, "list of 1", uvloop=False)
+            for side in SIDES:
+                count = _counted(side, url, "list of 1", 1, uvloop=False)
+                print(f"{side}: {count:,} instructions for the start and one request", flush=True)
             return
         for uvloop in (False, True):
             for work in LISTS:
                 _count_list(verdict, url, work, uvloop=uvloop)
             for work in VERBS:
-                ours = _cost(verdict, "ours", url, work, uvloop=uvloop)
-                loop = _cost(verdict, "loop", url, work, uvloop=uvloop)
+                ours = _cost("ours", url, work, uvloop=uvloop)
+                loop = _cost("loop", url, work, uvloop=uvloop)
                 verdict.note(_title(work, uvloop=uvloop), ours, loop, unit="instructions")
     _count_over_tls(verdict)
 
@@ -209,8 +210,8 @@ def _count_over_tls(verdict: Verdict) -> None:
             with serving(total=1, certificate=own) as url:
                 for uvloop in (False, True):
                     for work in LISTS:
-                        ours = _cost(verdict, "ours", url, work, uvloop=uvloop)
-                        loop = _cost(verdict, "loop", url, work, uvloop=uvloop)
+                        ours = _cost("ours", url, work, uvloop=uvloop)
+                        loop = _cost("loop", url, work, uvloop=uvloop)
                         title = f"{_title(work, uvloop=uvloop)}, TLS"
                         verdict.note(title, ours, loop, unit="instructions")
         finally:
@@ -218,7 +219,7 @@ def _count_over_tls(verdict: Verdict) -> None:
 
 
 def _count_list(verdict: Verdict, url: str, work: str, *, uvloop: bool) -> None:
-    ours, loop, bare = (_cost(verdict, side, url, work, uvloop=uvloop) for side in SIDES)
+    ours, loop, bare = (_cost(side, url, work, uvloop=uvloop) for side in SIDES)
     name, target = _TARGETS[work]
     title = f"{name} {_title(work, uvloop=uvloop)}"
     verdict.compare(title, ours, loop, target, loop=loop, peers={"bare": bare}, unit="instructions")
