@@ -325,7 +325,7 @@ async def test_the_parts_of_a_client_do_not_show_the_token() -> None:
             with pytest.raises(asyncio.CancelledError) as caught:
                 await waiting
             assert_clean(caught.value)
-            headers = client._session.channel.headers
+            headers = client._session.channel.session.headers
             assert CANARY in headers["Authorization"]
             assert "'***'" in repr(headers)
         fake.requests.clear()

@@ -2,8 +2,10 @@
 
 import base64
 import tracemalloc
+from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import pytest
 from helpers_transport import (
     BACKUP,
@@ -322,19 +324,36 @@ async def test_every_path_has_its_exact_slash_and_query() -> None:
     ]
 
 
-async def test_a_request_carries_its_headers_and_no_others_of_ours() -> None:
-    async with RawServer().running() as server:
-        async with BackupsClient(" vps_x\n", base_url=server.url) as client:
+@pytest.mark.parametrize("session", ["own", "given"])
+async def test_a_request_carries_its_headers_and_no_others(session: str) -> None:
+    async with RawServer().running() as server, AsyncExitStack() as stack:
+        given = None
+        if session == "given":
+            given = await stack.enter_async_context(aiohttp.ClientSession())
+        client = BackupsClient(" vps_x\n", base_url=server.url, session=given)
+        async with client:
             await client.list().collect()
             await client.create(1, description="é")
+            await client.delete(1)
         heads = [request.partition(b"\r\n\r\n")[0].decode() for request in server.requests]
-    for head in heads:
-        assert "Authorization: Bearer vps_x\r\n" in head
-        assert "Accept: application/json\r\n" in head
-        assert "User-Agent: vpsbackups_async/" in head
-        assert "Cookie:" not in head
-    assert "Content-Type" not in heads[0]
-    assert "Content-Type: application/json\r\n" in heads[1]
+    every = ["Accept", "Accept-Encoding", "Authorization", "Host", "User-Agent"]
+    body = (
+        ["Content-Length", "Content-Type"]
+        if given
+        else ["Connection", "Content-Length", "Content-Type"]
+    )
+    for head, more in zip(heads, [[], body, ["Content-Length"]], strict=True):
+        lines = [line.partition(": ")[::2] for line in head.split("\r\n")[1:]]
+        sent = dict(lines)
+        assert sorted(name for name, _ in lines) == sorted([*every, *more])
+        assert lines[0] == ("Host", f"127.0.0.1:{server.port}")
+        assert sent["Authorization"] == "Bearer vps_x"
+        assert sent["Accept"] == "application/json"
+        assert "gzip" in sent["Accept-Encoding"]
+        if given is None:
+            assert sent["User-Agent"].startswith("vpsbackups_async/")
+    assert "Content-Type: application/json" in heads[1]
+    assert "Content-Length: 0" in heads[2]
     assert server.requests[1].endswith('{"server_id":1,"description":"é"}'.encode())
 
 

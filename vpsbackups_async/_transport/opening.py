@@ -3,10 +3,13 @@
 import asyncio
 import math
 import ssl as ssl_module
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http.cookies import BaseCookie, SimpleCookie
 from typing import Any, Final, TypeAlias
 
 import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
 from vpsbackups_async._version import __version__
 from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
@@ -37,21 +40,73 @@ _MORE_THAN_A_RECEIVE: Final = 2**19
 _USER_AGENT: Final = f"vpsbackups_async/{__version__} aiohttp/{aiohttp.__version__}"
 
 
-def open_session(keepalive: float | None, given: Connector | None) -> ClientSession:
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Keeps no cookies, and makes no empty jar for each request."""
+
+    _none: Final[BaseCookie[str]] = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> BaseCookie[str]:  # noqa: ARG002  # aiohttp's
+        """No cookies."""
+        return self._none
+
+
+class _CompleteRequest(aiohttp.ClientRequest):
+    """A request whose headers are those of its session as they are.
+
+    aiohttp asks of each request which cookies, encodings and defaults its headers need. Those of a
+    session that was opened with `complete` headers need none.
+    """
+
+    def update_headers(self, headers: aiohttp.typedefs.LooseHeaders | None) -> None:
+        """Take the headers, which aiohttp copied for this request."""
+        if isinstance(headers, CIMultiDict):
+            self.headers = headers
+        else:
+            super().update_headers(headers)
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        """Add none."""
+
+    def update_cookies(self, cookies: aiohttp.typedefs.LooseCookies | None) -> None:
+        """Add none."""
+
+    def update_content_encoding(self, data: object) -> None:
+        """Leave the body as it is."""
+
+    def update_auth(self, auth: object, trust_env: bool = False) -> None:
+        """Leave the token as it is."""
+
+    def update_expect_continue(self, expect: bool = False) -> None:
+        """Expect no answer before the body."""
+
+
+def open_session(
+    keepalive: float | None,
+    given: Connector | None,
+    complete: Mapping[str, str] | None = None,
+) -> ClientSession:
     """A session of our own, on a `given` connector if there is one, which it will not close.
 
     `keepalive` is how many seconds a connector of our own keeps an idle connection; None keeps
-    none. Raises `WrongEventLoopError` for a connector of another event loop.
+    none. `complete` headers are sent with each request, which then brings none of its own but that
+    of a body. Raises `WrongEventLoopError` for a connector of another event loop.
     """
     connector = given or _own_connector(keepalive)
+    own: dict[str, str] = {"User-Agent": _USER_AGENT}
+    request_class = aiohttp.ClientRequest
+    if complete is not None:
+        encodings = aiohttp.ClientRequest.DEFAULT_HEADERS[aiohttp.hdrs.ACCEPT_ENCODING]
+        own = {**complete, "Accept-Encoding": encodings, **own}  # Host comes first (RFC 9110, 7.2)
+        request_class = _CompleteRequest
     try:
         return aiohttp.ClientSession(
             connector=connector,
             connector_owner=given is None,
             loop=asyncio.get_running_loop(),  # else it would be the connector's
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": _USER_AGENT},
+            cookie_jar=_NoCookies(),
+            headers=own,
             trust_env=False,  # it would read .netrc as well
+            request_class=request_class,
         )
     except RuntimeError:
         raise WrongEventLoopError("the connector was made in another event loop") from None

@@ -159,14 +159,18 @@ class Session:
         return self._deadlines
 
     def _open_channel(self) -> Channel:
-        # The session must not have them: aiohttp would send its Authorization to a proxy as well.
         headers = {
             "Authorization": Secret(f"Bearer {self._token}"),
             "Accept": "application/json",
         }
-        session = unused = self._given or open_session(self._keepalive, self._connector)
+        # With a proxy the session must not have them: aiohttp would send them to it as well.
+        complete = None
+        if self._given is None and self._proxy is None:
+            complete = {"Host": str(self.root.host_port_subcomponent), **headers}
+            headers = {}
+        session = unused = self._given or open_session(self._keepalive, self._connector, complete)
         if self._given is None and self._connector is None:
-            unused = open_session(None, None)
+            unused = open_session(None, None, complete)
         headers_kind = type(session.headers)  # aiohttp would make one of a dict for each request
         return Channel(
             session,
