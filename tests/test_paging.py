@@ -250,7 +250,7 @@ async def test_a_total_that_moved_and_came_back_is_no_complete_walk() -> None:
     walk = walk_over(source)
     came = await read(walk)
     assert 10 not in came
-    assert (walk.tally.count_first, walk.tally.count_last, walk.tally.distinct) == (25, 25, 25)
+    assert (walk.count_first, walk.count_last, walk.distinct) == (25, 25, 25)
     assert not walk.complete
 
 
@@ -434,7 +434,7 @@ async def test_a_walk_that_began_again_is_not_complete_whatever_the_totals_say()
     source.before = lambda number: number == 1 and source.asked != [1] and source.fails.clear()
     walk = walk_over(source)
     assert await read(walk) == list(range(21))
-    assert (walk.tally.count_first, walk.tally.count_last, walk.tally.distinct) == (21, 21, 21)
+    assert (walk.count_first, walk.count_last, walk.distinct) == (21, 21, 21)
     assert not walk.complete
 
 

@@ -91,6 +91,5 @@ async def count_pages(walk: Walk[Any]) -> int:
         await walk.aclose()
     if page is None:
         return 0
-    tally = walk.tally  # of the page before it was filtered
-    size = tally.distinct + tally.duplicates
-    return _pages_in_list(tally.count_first, size, is_last=page.next is None)
+    size = walk.distinct + walk.duplicates  # before it was filtered
+    return _pages_in_list(walk.count_first, size, is_last=page.next is None)

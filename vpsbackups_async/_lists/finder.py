@@ -43,7 +43,7 @@ class Finder:
             walk = self._lists.open(query, on_response=on_response)
             sweep = await walk.read()
             reads += 1
-            if reads == SWEEPS or not walk.tally.moved:
+            if reads == SWEEPS or not walk.moved:
                 return sweep
 
     # --- Until it is known ---------------------------------------------------------------------

@@ -80,13 +80,10 @@ class ListQuery(Generic[T]):
         self.page_size: int | None = (
             None if page_size is None else check_int("page_size", page_size)
         )
-        pairs = [
-            f"{name}={value if type(value) is int else quote(str(value), safe='')}"
-            for name, value in filters.items()
-        ]
-        if self.page_size is not None:
-            pairs.append(f"page_size={self.page_size}")
-        self.text: str = "&".join(pairs)
+        text = ""
+        for name, value in filters.items():
+            text += f"{name}={value if type(value) is int else quote(str(value), safe='')}&"
+        self.text: str = text[:-1] if page_size is None else f"{text}page_size={self.page_size}"
 
 
 def backups_query(

@@ -79,7 +79,7 @@ class OneServer:
         except VPSBackupsError as error:
             return self.failed(error)
         planner.troubles.worked(self._server_id)
-        if missing and not walk.tally.ended:
+        if missing and not walk.ended:
             return self.left()
         if unreadable:
             return self._finding(failed=missing.remove_all(), error=unreadable[0])

@@ -206,7 +206,7 @@ class Planner:
             failed_before = troubles.standing(server_id, loop.time()).failures > 0
             is_doubtful = failed_before or (server_id is not None and troubles.none_works)
             late = loop.time() - last_answer + pause_of(error) > RETRIED
-            if late or (is_doubtful and not walk.tally.pages):
+            if late or (is_doubtful and not walk.pages_read):
                 raise error  # the next look tries again, or another way
 
         walk = self._lists.open(

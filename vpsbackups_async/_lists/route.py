@@ -7,7 +7,12 @@ from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async.errors import PaginationError
 from vpsbackups_async.models import Page
 
-__all__ = ["Route"]
+__all__ = ["Route", "is_whole_list"]
+
+
+def is_whole_list(first: Page[Any]) -> bool:
+    """Whether the first page of a list is its only one."""
+    return not first.next and (first.count is None or first.count <= len(first.items))
 
 
 class Route:

@@ -157,9 +157,9 @@ class Search:
         are asked, and others after the next sweep.
         """
         self._planner.troubles.worked(None)
-        if walk.tally.ended and walk.complete and not unreadable:
+        if walk.ended and walk.complete and not unreadable:
             return Finding(None, absent=unseen.remove_all())
-        if walk.tally.ended:
+        if walk.ended:
             most = max(_PROOFS, shape.pages)
             self._proved_to = unseen.keep_some_to_prove(most, self._proved_to)
         left = unseen.take_by_server()

@@ -208,7 +208,7 @@ class ServersReader:
                 async with aclosing(walk.pages()) as pages:
                     async for page in pages:
                         backups += seen.add(page.items)
-                if not walk.tally.moved:
+                if not walk.moved:
                     break
         except (VPSBackupsError, ValueError) as error:
             if isinstance(error, AuthenticationError):

@@ -54,12 +54,14 @@ class Stream(Generic[T]):
         # the rest of this module.
         walk = self._begin()
         try:
-            while (page := await walk.turn()) is not None:
+            while not walk.ended and (page := await walk.turn()) is not None:
                 for item in page.items:
                     yield item
         finally:
             self._walks.discard(walk)
-            await walk.aclose()
+            ending = walk.end()
+            if ending is not None:
+                await ending
 
     async def pages(self) -> AsyncGenerator[Page[T]]:
         """The pages as the server cuts them, each without the items that an earlier one had.

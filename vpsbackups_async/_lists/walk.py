@@ -1,14 +1,14 @@
 """One walk through a paged list, from its first page to its last."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
 
 from attrs import evolve
 
 from vpsbackups_async._lists.links import NextLinks
 from vpsbackups_async._lists.prefetch import Fetch, Prefetch, predict
-from vpsbackups_async._lists.route import Route
+from vpsbackups_async._lists.route import Route, is_whole_list
 from vpsbackups_async._lists.seen import Identified, SeenIds
 from vpsbackups_async.errors import NotFoundError, PaginationError, VPSBackupsError
 from vpsbackups_async.models import Page, Sweep
@@ -30,15 +30,15 @@ _LONGEST_PAUSE: Final = 2.0
 class Tally:
     """What a walk has met so far."""
 
-    def __init__(self) -> None:
-        self.pages: int = 0
-        self.restarts: int = 0
-        self.count_first: int | None = None
-        self.count_last: int | None = None
-        self.count_moved: bool = False
-        self.distinct: int = 0
-        self.duplicates: int = 0
-        self.ended: bool = False
+    pages_read: int = 0
+    restarts: int = 0
+    count_first: int | None = None
+    count_last: int | None = None
+    count_moved: bool = False
+    distinct: int = 0
+    duplicates: int = 0
+    ended: bool = False
+    """Whether the last page was read."""
 
     @property
     def moved(self) -> bool:
@@ -52,19 +52,19 @@ class Tally:
             return False
         return self.duplicates == 0 if self.count_last is None else self.distinct == self.count_last
 
-    def add(self, page: Page[Any], fresh: int) -> None:
+    def count(self, page: Page[Any], fresh: int) -> None:
         """Count a page of which `fresh` items are new."""
-        if not self.pages:
+        if not self.pages_read:
             self.count_first = page.count
         elif page.count != self.count_last:
             self.count_moved = True  # also if a later page has the first one's total again
-        self.pages += 1
+        self.pages_read += 1
         self.count_last = page.count
         self.distinct += fresh
         self.duplicates += len(page.items) - fresh
 
 
-class Walk(Generic[T]):
+class Walk(Tally, Generic[T]):
     """One way through a paged list from its first page to its last.
 
     While the reader holds a page, nothing is held here but what `prefetch` lets run ahead; `aclose`
@@ -84,13 +84,12 @@ class Walk(Generic[T]):
         max_pages: int = MAX_PAGES,
         open_walks: "set[Walk[Any]] | None" = None,
     ) -> None:
-        self.tally: Tally = Tally()
         self._first_query = query
         self._query: str | None = query
         self._links = links
         self._keep = keep
         self._max_pages = max_pages
-        self._route = Route(links, max_pages)
+        self._route: Route | None = None  # a list of one page needs none
         self._ahead = Prefetch(fetch, prefetch) if prefetch else None
         self._take: Fetch[T] = fetch if self._ahead is None else self._ahead.take
         self._seen: SeenIds | None = None
@@ -122,14 +121,13 @@ class Walk(Generic[T]):
                 items.extend(page.items)
         finally:
             await self.aclose()
-        tally = self.tally
         return Sweep(
             tuple(items),
-            tally.complete,
-            tally.count_first,
-            tally.count_last,
-            tally.duplicates,
-            tally.pages,
+            self.complete,
+            self.count_first,
+            self.count_last,
+            self.duplicates,
+            self.pages_read,
         )
 
     async def turn(self) -> Page[T] | None:
@@ -143,16 +141,16 @@ class Walk(Generic[T]):
             try:
                 page = await self._take(query)
             except NotFoundError as error:
-                if not self._route.pages:
+                if self._route is None or not self._route.pages:
                     raise
-                self._restart(error)
+                self._restart(self._route, error)
             else:
                 page = self._taken(query, page)
                 return page if self._keep is None else self._keep(page)
         problem = self._problem or (None if self._query is None else self._closing_error)
         if problem is not None:
             raise problem
-        self.tally.ended = self._query is None
+        self.ended = self._query is None
         return None
 
     def _taken(self, query: str, page: Page[T]) -> Page[T]:
@@ -161,17 +159,27 @@ class Walk(Generic[T]):
         The page itself is good whatever its link is worth, so a bad link is raised after it.
         """
         try:
-            self._query = following = self._route.after(query, page)
+            self._query = following = self._after(query, page)
         except PaginationError as error:
             # Without its traceback: the frames hold the page with its link.
             self._problem, following = error.with_traceback(None), query
         else:
-            if self._ahead is not None and following is not None and not self._closed:
-                self._ahead.start(predict(following, page.count, self._route.first_size))
+            self.ended = following is None
+            if following is not None and self._ahead is not None and not self._closed:
+                first_size = 0 if self._route is None else self._route.first_size
+                self._ahead.start(predict(following, page.count, first_size))
         fresh = self._fresh(page.items, is_last=following is None)
         self._stale = 0 if fresh else self._stale + 1
-        self.tally.add(page, len(fresh))
+        self.count(page, len(fresh))
         return page if len(fresh) == len(page.items) else evolve(page, items=fresh)
+
+    def _after(self, query: str, page: Page[T]) -> str | None:
+        """The query of the page after this one, None at the end; raises what `Route` raises."""
+        if self._route is None:
+            if is_whole_list(page):
+                return None
+            self._route = Route(self._links, self._max_pages)
+        return self._route.after(query, page)
 
     async def _pause(self) -> bool:
         """Wait after a page that brought nothing new; False if the walk was closed meanwhile."""
@@ -185,44 +193,44 @@ class Walk(Generic[T]):
         """The items that neither an earlier page had nor this one before."""
         if self._seen is None:
             # A list of one page needs no memory of ids: only the page itself may repeat one.
-            if is_last and len({item.id for item in items}) == len(items):
+            if is_last and (len(items) < 2 or len({item.id for item in items}) == len(items)):
                 return items
             self._seen = SeenIds()
         return self._seen.add(items)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the walk reached the end of a list that did not visibly move meanwhile."""
-        return self.tally.complete
-
     async def aclose(self, error: VPSBackupsError | None = None) -> None:
         """End the walk and its prefetched requests; a reader who goes on gets the error."""
+        ending = self.end(error)
+        if ending is not None:
+            await ending
+
+    def end(self, error: VPSBackupsError | None = None) -> Awaitable[None] | None:
+        """Likewise, but give what is still to be awaited: None without prefetched requests."""
         self._closed = True
         self._closing_error = error
         if self._awake is not None and not self._awake.done():
             self._awake.set_result(None)
         if self._open_walks is not None:
             self._open_walks.discard(self)
-        if self._ahead is not None:
-            await self._ahead.cancel()
+        return None if self._ahead is None else self._ahead.cancel()
 
-    def _restart(self, error: NotFoundError) -> None:
+    def _restart(self, route: Route, error: NotFoundError) -> None:
         """Start again from the first page: the list shrank, and items moved to earlier pages.
 
         Items that only the new pass shows are handed out; those seen before are not. A page that no
         link named, and whose 404 comes again after nothing new, is not there: the total is wrong,
         and the walk ends incomplete. Raises `PaginationError` after several restarts.
         """
-        if self._route.guessed and self.tally.distinct == self._distinct_before:
+        if route.guessed and self.distinct == self._distinct_before:
             self._query = None
             return
-        self._distinct_before = self.tally.distinct
-        self._stale = -self._route.pages
-        if self.tally.restarts >= _MAX_RESTARTS:
+        self._distinct_before = self.distinct
+        self._stale = -route.pages
+        if self.restarts >= _MAX_RESTARTS:
             raise PaginationError(
                 f"pages keep vanishing while the list is read ({error.describe()})"
             ) from None
-        self.tally.restarts += 1
+        self.restarts += 1
         self._route = Route(self._links, self._max_pages)
         self._query = self._first_query
 
