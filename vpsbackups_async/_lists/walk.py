@@ -52,6 +52,14 @@ class Tally:
             return False
         return self.duplicates == 0 if self.count_last is None else self.distinct == self.count_last
 
+    def count_restart(self) -> None:
+        """Count that the walk starts again from the first page."""
+        self.restarts += 1
+
+    def end_here(self) -> None:
+        """Note that the last page was read."""
+        self.ended = True
+
     def count(self, page: Page[Any], fresh: int) -> None:
         """Count a page of which `fresh` items are new."""
         if not self.pages_read:
@@ -150,7 +158,6 @@ class Walk(Tally, Generic[T]):
         problem = self._problem or (None if self._query is None else self._closing_error)
         if problem is not None:
             raise problem
-        self.ended = self._query is None
         return None
 
     def _taken(self, query: str, page: Page[T]) -> Page[T]:
@@ -164,8 +171,9 @@ class Walk(Tally, Generic[T]):
             # Without its traceback: the frames hold the page with its link.
             self._problem, following = error.with_traceback(None), query
         else:
-            self.ended = following is None
-            if following is not None and self._ahead is not None and not self._closed:
+            if following is None:
+                self.end_here()
+            elif self._ahead is not None and not self._closed:
                 first_size = 0 if self._route is None else self._route.first_size
                 self._ahead.start(predict(following, page.count, first_size))
         fresh = self._fresh(page.items, is_last=following is None)
@@ -223,6 +231,7 @@ class Walk(Tally, Generic[T]):
         """
         if route.guessed and self.distinct == self._distinct_before:
             self._query = None
+            self.end_here()
             return
         self._distinct_before = self.distinct
         self._stale = -route.pages
@@ -230,7 +239,7 @@ class Walk(Tally, Generic[T]):
             raise PaginationError(
                 f"pages keep vanishing while the list is read ({error.describe()})"
             ) from None
-        self.restarts += 1
+        self.count_restart()
         self._route = Route(self._links, self._max_pages)
         self._query = self._first_query
 

@@ -8,7 +8,6 @@ from http.cookies import BaseCookie, SimpleCookie
 from typing import Any, Final, TypeAlias
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from vpsbackups_async._version import __version__
@@ -57,12 +56,9 @@ class _CompleteRequest(aiohttp.ClientRequest):
     session that was opened with `complete` headers need none.
     """
 
-    def update_headers(self, headers: aiohttp.typedefs.LooseHeaders | None) -> None:
+    def update_headers(self, headers: Any) -> None:
         """Take the headers, which aiohttp copied for this request."""
-        if isinstance(headers, CIMultiDict):
-            self.headers = headers
-        else:
-            super().update_headers(headers)
+        self.headers = headers
 
     def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
         """Add none."""
