@@ -237,6 +237,7 @@ async def test_the_grace_counts_from_the_first_look_that_succeeds(fake: FakeVPS)
     assert len(posts(fake)) == 1
 
 
+@pytest.mark.timeout(240)  # 12 s on an idle machine, much more beside other work
 async def test_a_server_that_restarts_for_8_s_with_500_creates_in_flight_loses_none() -> None:
     async with (
         FakeVPS(servers=500, faults=[Latency(3, method="POST", when="after")]) as fake,
