@@ -263,7 +263,7 @@ async def test_an_interrupted_restore_says_that_it_may_have_begun(fake: FakeVPS)
         (ApiError(402), True),
         (AuthenticationError(401), True),
         (RateLimitedError(429), True),
-        (RateLimitedError(429, attempts=2), False),
+        (RateLimitedError(429, attempts=2), True),
         (BackupInProgressError(409, attempts=2), False),
         (ManualBackupLimitError(400, attempts=2), False),
         (NotAttemptedError("stopped"), True),

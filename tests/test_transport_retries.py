@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from attrs import evolve
 from helpers_transport import (
     BACKUP,
     METHODS,
@@ -575,6 +576,34 @@ async def test_a_client_that_is_closed_meanwhile_sends_nothing_more(account: Fak
         await call
     assert account.requests == []
     assert limiter.running == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"), [("refused", TransportError), ("forbidden", PermissionDeniedError)]
+)
+@pytest.mark.parametrize("first", [Drop(method="DELETE"), RateLimit(0, method="DELETE")])
+async def test_a_later_attempt_that_is_refused_does_not_hide_that_an_earlier_one_may_be_done(
+    first: Fault, end: str, kind: type[VPSBackupsError], account: FakeVPS
+) -> None:
+    account.inject(evolve(first, times=1), ServerFault(403, method="DELETE"))
+
+    class Gate(CountingLimiter):
+        async def acquire(self, cost: int = 1, kind: str = "list") -> None:
+            await super().acquire(cost, kind)
+            if end == "refused" and len(self.acquired) > 1:
+                await account.stop()
+
+    policy = at_once(2)
+    async with BackupsClient(
+        account.token, base_url=account.url, retry=policy, limiter=Gate()
+    ) as client:
+        with pytest.raises(kind) as caught:
+            await client.delete(1)
+    doubtful = isinstance(first, Drop)
+    assert caught.value.in_doubt == doubtful
+    assert getattr(caught.value, "sent", doubtful) == doubtful
+    words = "it may have reached the server", "an earlier attempt may have been carried out"
+    assert any(said in caught.value.describe() for said in words) == doubtful
 
 
 async def test_a_healthy_server_needs_one_request_a_call() -> None:

@@ -66,6 +66,13 @@ class VPSBackupsError(Exception):
     retries_refused: bool = False
     """Whether the request was not retried only because the client's retry budget was used up."""
 
+    in_doubt: bool = False
+    """Whether the server may have carried out the request all the same, at any attempt of the call.
+
+    A create, restore or deletion that failed with False has certainly changed nothing, unless a
+    refusal that says "busy" or "full" is due to an attempt that the server refused before.
+    """
+
     def __init__(self, *fields: object) -> None:
         # Not super(): in a subclass of TimeoutError, OSError would take two or more fields for an
         # errno and a file name, and lose the rest on pickling.
@@ -114,9 +121,10 @@ class WrongEventLoopError(VPSBackupsError):
 class TransportError(VPSBackupsError):
     """No usable HTTP response arrived.
 
-    `sent` is False if the request certainly did not reach the server, and True if it may have.
-    `method` and `path` are those of the request, `attempts` is the number of attempts so far.
-    `failure` is the kind of failure, as `AttemptEnded.error` has it: "untrusted" is a certificate.
+    `sent` is False if the request certainly did not reach the server at any attempt, and True if it
+    may have. `method` and `path` are those of the request, `attempts` is the number of attempts so
+    far. `failure` is the kind of failure, as `AttemptEnded.error` has it: "untrusted" is a
+    certificate.
     """
 
     failure: str = "connection"
@@ -131,6 +139,7 @@ class TransportError(VPSBackupsError):
         super().__init__(message, sent, method, path, attempts)
         self.message = message
         self.sent = sent
+        self.in_doubt = sent
         self.method = method
         self.path = path
         self.attempts = attempts
@@ -197,6 +206,7 @@ class DeadlineExceededError(VPSBackupsError, TimeoutError):
         super().__init__(message, sent, method, path, attempts)
         self.message = message
         self.sent = sent
+        self.in_doubt = sent
         self.method = method
         self.path = path
         self.attempts = attempts
@@ -239,6 +249,8 @@ class ApiError(VPSBackupsError):
         self.path = path
         self.attempts = attempts
         self.retry_after = retry_after
+        # With no attempt it stands for an earlier answer, because of which nothing was sent.
+        self.in_doubt: bool = attempts > 0 and (status >= 500 or status == 408)
 
     def describe(self) -> str:
         """The status, the server's messages and the request."""
@@ -249,6 +261,8 @@ class ApiError(VPSBackupsError):
             request += f", request id {self.request_id}"
         if self.retry_after is not None:
             request += f", to be tried again after {self.retry_after:g} s"
+        if self.in_doubt and self.status < 500 and self.status != 408:
+            request += "; an earlier attempt may have been carried out"
         reason = "; ".join(reasons) or "without a reason"
         if not re.match(rf"{self.status}\b", reason):  # the title of an HTML page may begin with it
             reason = f"{self.status} {reason}"
@@ -344,6 +358,7 @@ class InvalidResponseError(VPSBackupsError):
     and `request_id` is its id in the response headers, None if there is none.
     """
 
+    in_doubt: bool = True
     hint = "Nothing was taken from this reply; if it persists, report it with this line"
 
     def __init__(
@@ -515,6 +530,7 @@ class CreateOutcomeUnknownError(VPSBackupsError):
       if no response told.
     """
 
+    in_doubt: bool = True
     hint = (
         "Do not create blindly again: client.settle(error) looks again, a minute later say; "
         "or list this server's manual backups, and wait for the new one if it is there"

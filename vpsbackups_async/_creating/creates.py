@@ -12,8 +12,10 @@ from attrs import evolve
 
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.known import KnownBackups
+from vpsbackups_async._transport.failures import doubt
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.waits import closed_error
+from vpsbackups_async.errors import ConfigurationError, VPSBackupsError
 from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.models import Backup
 
@@ -51,7 +53,8 @@ class Creates:
     ) -> Backup:
         """The backup that the work gives; if the server may make one, it needs no caller to end."""
         server_id = creation.server_id
-        task = asyncio.create_task(work(creation), name=f"vpsbackups-create-{server_id}")
+        name = f"vpsbackups-create-{server_id}"
+        task = asyncio.create_task(_told(creation, work), name=name)
         self._open[task] = creation
         task.add_done_callback(self._open.pop)
         try:
@@ -66,6 +69,8 @@ class Creates:
             else:
                 task.cancel()
                 await asyncio.wait([task])
+                if creation.doubt is not None:
+                    self._report(creation, task)
             raise
         except Exception as error:
             if self.monitor.emit is not None:
@@ -81,7 +86,9 @@ class Creates:
         server_id, name = creation.server_id, task.get_name()
         event = CreateEnded(server_id, caller_cancelled=True)
         if task.cancelled():
-            cut = creation.unknown((), "it was cut short, for the client was closed")
+            why = "the client was closed" if self.stopped else "its caller was cancelled"
+            cut = creation.unknown((), f"it was cut short, for {why}")
+            cut.__cause__ = creation.doubt
             event = evolve(event, error=cut)
             how = f"was cut short: {cut}"
         elif isinstance(error := task.exception(), Exception):
@@ -139,3 +146,19 @@ class Creates:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _told(
+    creation: Creation, work: Callable[[Creation], Coroutine[Any, Any, Backup]]
+) -> Backup:
+    """The backup that the work gives; its error tells of all attempts, not only of the last one."""
+    try:
+        return await work(creation)
+    except VPSBackupsError as error:
+        if creation.doubt is None or error.in_doubt:
+            raise
+        if isinstance(error, ConfigurationError):  # as of a client that was closed
+            reason = f"{creation.doubt.describe()}; {error.describe()}"
+            raise creation.unknown((), reason) from creation.doubt
+        doubt(error)
+        raise

@@ -13,7 +13,11 @@ from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._tags import with_labels, with_marker
 from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._wire import API_ROOT, create_request
-from vpsbackups_async.errors import CreateOutcomeUnknownError, DeadlineExceededError
+from vpsbackups_async.errors import (
+    CreateOutcomeUnknownError,
+    DeadlineExceededError,
+    VPSBackupsError,
+)
 from vpsbackups_async.models import Backup
 
 __all__ = ["Creation", "IfRunning", "check_if_running", "first_of", "late"]
@@ -35,13 +39,15 @@ class Creation:
     `description` is sent with its tags. `known_ids` and `read_before` are those of `SentCreate`.
     `sought` is whether a backup with the `marker` may be there from before, `reads` whether the
     server's backups are to be read first in any case; `need` is what `ensure` asks for, at `now` by
-    the server's clock. `unanswered` is whether the server may have carried out one of the `posts`
-    requests, `made` whether its backup is known and is being given to the caller; `pause` is the
-    last pause before one, in seconds. `paced` counts the refusals for pace, which cost no attempt;
-    `accepted` is the session's count of creates without overload when the last request was sent.
-    The call waits for other backups until `wait_until`; a try of it begins at `began` and ends by
-    `end`, in loop time. `longest` is how many seconds the client waits for it when it is closed.
-    `preparing` is the timeout of what precedes a request, while that runs.
+    the server's clock. `doubt` is the last failure after which the server may have carried out the
+    request all the same. `unanswered` is whether it may be doing so after one of the `posts`
+    requests, which the words of a 503 deny; `made` whether its backup is known and is being given
+    to the caller; `pause` is the last pause before one, in seconds. `paced` counts the refusals for
+    pace, which cost no attempt; `accepted` is the session's count of creates without overload when
+    the last request was sent. The call waits for other backups until `wait_until`; a try of it
+    begins at `began` and ends by `end`, in loop time. `longest` is how many seconds the client
+    waits for it when it is closed. `preparing` is the timeout of what precedes a request, while
+    that runs.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Creation:
         self.preparing: asyncio.Timeout | None = None
         self.known_ids: frozenset[int] = frozenset()
         self.read_before = False
+        self.doubt: VPSBackupsError | None = None
         self.unanswered = False
         self.made = False
         self.posts = self.paced = self.accepted = 0

@@ -117,6 +117,8 @@ class Maker:
 
     async def _after(self, creation: Creation, failure: VPSBackupsError) -> Backup | None:
         """What follows from a failure: the backup after all, None to send again, or an error."""
+        if failure.in_doubt:
+            creation.doubt = failure
         if not creation.unanswered:
             if is_not_handled(failure):
                 return await self._after_not_handled(creation, failure)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from vpsbackups_async._transport.attempts import is_ambiguous
+from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.models import Backup
 
 __all__ = ["Unreported"]
@@ -31,7 +31,7 @@ class Unreported:
         """Note how that ended; it stays open if the server may have deleted it all the same."""
         if error is None:
             self._deleted[backup.id] = backup
-        if error is None or not is_ambiguous(error):
+        if not (isinstance(error, VPSBackupsError) and error.in_doubt):
             self._asked.pop(backup.id, None)
 
     def report(self, backup_id: int) -> None:

@@ -16,7 +16,7 @@ from vpsbackups_async.errors import (
     VPSBackupsError,
 )
 
-__all__ = ["deadline_error", "error_of"]
+__all__ = ["deadline_error", "doubt", "error_of"]
 
 _OWN_AUTHORITY: Final = (
     "For a certificate authority of your own pass "
@@ -61,6 +61,14 @@ def deadline_error(call: Call, deadline: float, how: str) -> DeadlineExceededErr
     )
     error.__cause__ = call.last_error
     return error
+
+
+def doubt(error: VPSBackupsError) -> None:
+    """Let the error tell that an earlier attempt of its call may have been carried out."""
+    error.in_doubt = True
+    if isinstance(error, TransportError | DeadlineExceededError):
+        error.sent = True
+        error.args = (error.args[0], True, *error.args[2:])
 
 
 def _refusal(

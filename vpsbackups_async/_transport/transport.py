@@ -23,6 +23,7 @@ from vpsbackups_async._transport.calls import (
 )
 from vpsbackups_async._transport.deadlines import Deadlines
 from vpsbackups_async._transport.exchange import Exchange
+from vpsbackups_async._transport.failures import doubt
 from vpsbackups_async._transport.limiter import Observation
 from vpsbackups_async._transport.opening import timeout_of
 from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
@@ -124,14 +125,23 @@ class Transport:
                 if step.earns_budget:
                     self.budget.earn()
                 return step.response
+            await self._go_on(call, step)
+
+    async def _go_on(self, call: Call, step: Fail | SendAgain) -> None:
+        """Return once the call is to be sent again; raises what ends it, by all of its attempts."""
+        try:
             if isinstance(step, Fail):
                 raise step.error
             self._charge(call, step)
-            self.note_retry(request, call.number, step.error, step.pause)
+            self.note_retry(call.request, call.number, step.error, step.pause)
             if not step.in_limiter:
                 await self.pause(step.pause)
             if call.before_again is not None:
                 await call.before_again(step.error)
+        except VPSBackupsError as error:
+            if call.ambiguous:
+                doubt(error)
+            raise
 
     def note_retry(
         self, request: Request, attempt: int, error: VPSBackupsError, pause: float

@@ -5,22 +5,32 @@ import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.errors import (
     ApiError,
+    BadRequestError,
     ConfigurationError,
+    ConflictError,
     DeadlineExceededError,
     NotAttemptedError,
     PaginationError,
-    ServerError,
     TransportError,
 )
 
 __all__ = ["NotMade", "NotMadeTo", "is_certain"]
+
+_TELLING: Final = (
+    ApiError,
+    TransportError,
+    DeadlineExceededError,
+    NotAttemptedError,
+    ConfigurationError,
+    PaginationError,  # of a list that is read before anything is sent
+)
 
 NotMadeTo = Annotated[
     Path | None,
@@ -31,17 +41,12 @@ NotMadeTo = Annotated[
 def is_certain(error: BaseException) -> bool:
     """Whether a create that failed so has certainly made no backup: refused, or never sent.
 
-    A 5xx or 408 is no proof, for a gateway may answer while the server does the work. Nor is any
-    answer to a later attempt: the earlier one, answered with a 503 or 429, may have been done, and
-    "busy" or "full" may be said because of the very backup that it made.
+    "Busy" or "full" is no proof where it answers a later attempt, for it may be said because of
+    the very backup that an earlier one made.
     """
-    if isinstance(error, ApiError):
-        is_answer_of_api = not isinstance(error, ServerError) and error.status != 408
-        return is_answer_of_api and error.attempts <= 1
-    if isinstance(error, TransportError | DeadlineExceededError):
-        return not error.sent
-    # A list that could not be read completely before a create ends that before anything is sent.
-    return isinstance(error, NotAttemptedError | ConfigurationError | PaginationError)
+    if isinstance(error, BadRequestError | ConflictError) and error.attempts > 1:
+        return False
+    return isinstance(error, _TELLING) and not error.in_doubt
 
 
 class NotMade:
