@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import start
+from helpers_cli import Here, start
 
 from vpsbackups_async.testing import FakeVPS, Fault, RateLimit, ServerFault
 
@@ -45,3 +45,105 @@ async def test_a_create_interrupted_in_its_pause_is_certain_only_after_a_refusal
     assert (process.returncode, file.read_text()) == (130, left)
     assert json.loads(out)["error"]["type"] == kind
     assert ("vpsbackups create --unless-newer-than 1h 5" in err.decode()) == (not left)
+
+
+# --- What an earlier run left --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "left"),
+    [
+        ("1 2 --not-made-to {old}", {"VPS_API_TOKEN": ""}, "1\n2\n"),
+        ("1 2 --not-made-to {old}", {"VPS_API_URL": "ftp://nowhere"}, "1\n2\n"),
+        ("1 2 --not-made-to {old} --concurrency 0", {}, "1\n2\n"),
+        ("1 2 --not-made-to {old} --timeout soon -w", {}, "1\n2\n"),
+        ("1 x --not-made-to {old}", {}, ""),
+        ("--servers-from {old}.gone --not-made-to {old}", {}, ""),
+        ("--not-made-to {old}", {}, ""),
+        ("1 2 --not-made-to {old} --concurrency many", {}, ""),
+        ("1 2 --not-made-to={old} --unheard-of", {}, ""),
+        ("--all --not-made-to {old}", {"VPS_API_TOKEN": ""}, ""),
+    ],
+)
+async def test_a_command_that_fails_at_once_does_not_leave_the_list_of_an_earlier_run(
+    arguments: str,
+    settings: dict[str, str],
+    left: str,
+    fake: FakeVPS,
+    tmp_path: Path,
+    run: Here,
+) -> None:
+    old = tmp_path / "left"
+    old.write_text("7\n8\n")
+    ended = await run("create", *arguments.format(old=old).split(), fake=fake, **settings)
+    assert (ended.code, fake.count(), old.read_text()) == (2, 0, left)
+
+
+@pytest.mark.parametrize(
+    ("option", "settings"),
+    [
+        ("", {"VPS_API_TOKEN": ""}),
+        ("--concurrency 0", {}),
+        ("--concurrency many", {}),
+        ("--unheard-of", {}),
+    ],
+)
+@pytest.mark.parametrize("source", ["path", "stdin"])
+async def test_servers_that_are_read_from_the_same_file_are_not_lost_to_a_usage_error(
+    source: str, option: str, settings: dict[str, str], fake: FakeVPS, tmp_path: Path
+) -> None:
+    todo = tmp_path / "todo"
+    todo.write_text("7\n8\n")
+    with todo.open() as given:
+        process = await start(
+            *("create", "--servers-from", str(todo) if source == "path" else "-"),
+            *("--not-made-to", str(todo), *option.split()),
+            fake=fake,
+            stdin=given.fileno(),
+            **settings,
+        )
+        await process.communicate()
+    assert (process.returncode, fake.count(), todo.read_text()) == (2, 0, "7\n8\n")
+
+
+@pytest.mark.parametrize("command", ["rotate", "wait", "creat"])
+async def test_a_command_without_the_option_leaves_the_file_alone(
+    command: str, tmp_path: Path, run: Here
+) -> None:
+    file = tmp_path / "left"
+    file.write_text("7\n")
+    assert (await run(command, "--not-made-to", str(file))).code == 2
+    assert file.read_text() == "7\n"
+
+
+async def test_a_line_that_is_no_id_keeps_the_file_that_it_is_in(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    todo = tmp_path / "todo"
+    todo.write_text("7\nweb-01\n")
+    same = ("--servers-from", str(todo), "--not-made-to", str(todo))
+    assert (await run("create", *same, fake=fake)).code == 2
+    assert todo.read_text() == "7\nweb-01\n"
+
+
+async def test_a_file_that_servers_are_read_from_is_empty_once_they_are_begun(
+    fake: FakeVPS, tmp_path: Path
+) -> None:
+    todo = tmp_path / "todo"
+    todo.write_text("7\n8\n")
+    seen: list[str] = []
+    fake.on_request = lambda _: seen.append(todo.read_text())
+    same = ("--servers-from", str(todo), "--not-made-to", str(todo))
+    process = await start("create", *same, fake=fake)
+    await process.communicate()
+    assert (process.returncode, set(seen), todo.read_text()) == (0, {""}, "")
+
+
+async def test_a_token_that_is_refused_before_the_servers_are_known_leaves_no_old_list(
+    fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    old = tmp_path / "left"
+    old.write_text("7\n")
+    fake.revoke()
+    ended = await run("create", "--all", "--not-made-to", str(old), fake=fake)
+    assert (ended.code, old.read_text()) == (3, "")

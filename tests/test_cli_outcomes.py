@@ -273,6 +273,7 @@ async def test_an_interrupted_restore_says_that_it_may_have_begun(fake: FakeVPS)
         (DeadlineExceededError("late", True), False),
         (ApiError(408), False),
         (ServerError(503), False),
+        (ServerError(503, attempts=0), True),
         (InvalidResponseError("no JSON"), False),
         (CreateOutcomeUnknownError(), False),
         (RuntimeError("of a limiter"), False),

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Group
 
 from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError, code_of, explain, hint_of
 from vpsbackups_async.cli.helping import PACKAGE, Help, help_of
+from vpsbackups_async.cli.not_made import replace_named
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.signals import Stopped, catching
 from vpsbackups_async.cli.text import safe
@@ -165,7 +166,10 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (CycloptsError, UsageError) as error:
-        said = safe(words_of(error)) if isinstance(error, CycloptsError) else explain(error)
+        said = explain(error)
+        if isinstance(error, CycloptsError):
+            said = safe(words_of(error))
+            replace_named(arguments)
         screen.error(said, f"{_with_command(arguments)} --help tells more")
         return Exit.USAGE
     except (VPSBackupsError, ValueError, RefusedError) as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -35,7 +34,7 @@ class Tracker:
     `as_outcomes` an object for each item is written instead of the rows. `again` is the command
     that makes a backup of servers of which it is not known whether they got one. Leaving the
     context closes the session, names the backups that may still be running, and writes the servers
-    that got none to the file `not_made_to`.
+    that got none to `not_made`.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Tracker:
         servers: Collection[int] | None = None,
         running: Iterable[BackupRef] = (),
         as_outcomes: bool = False,
-        not_made_to: Path | None = None,
+        not_made: NotMade | None = None,
         again: str = "",
     ) -> None:
         self.session: Session = Session(common)
@@ -58,8 +57,7 @@ class Tracker:
         self._failures = Failures(self._screen)
         self.outcomes: Outcomes | None = Outcomes(self._screen) if as_outcomes else None
         """Where outcomes are written; None where rows are."""
-        # Opened after the client, whose settings may be wrong: that must not empty the file.
-        self._not_made = None if not_made_to is None else NotMade(not_made_to)
+        self._not_made = not_made
         self._again = again
         self._table = Table(self._screen, BACKUPS) if self._screen.shows_tables else None
         self._started = self._completed = self._existing = 0
@@ -75,6 +73,8 @@ class Tracker:
 
     def __enter__(self) -> Self:
         self.session.__enter__()
+        if self._not_made is not None:
+            self._not_made.begin()
         return self
 
     def __exit__(

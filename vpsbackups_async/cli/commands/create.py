@@ -9,8 +9,8 @@ Usage: vpsbackups create [OPTIONS] SERVER...
 
 import shlex
 from collections.abc import AsyncGenerator, Callable
+from contextlib import nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 from attrs import frozen
@@ -72,45 +72,48 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    ids = server_ids(servers, servers_from, may_be_none=True)
-    check_all(all_servers=all_servers, named=bool(ids) or servers_from is not None)
-    if not (all_servers or ids or servers_from is not None):
-        raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
-    wanted = _Wanted.of(
-        description, unless_newer_than, timeout, concurrency, max_running, wait=wait
-    )
-    if durable and (as_outcomes or not_made_to is not None or max_running is not None):
-        raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
-    if servers_from is not None and not ids:
-        return _nothing(common, servers_from, not_made_to)
-    if durable:
-        return _durably(common, ids, wanted)
-    if all_servers and not_made_to is not None:
-        ids = _all_ids(common)
-    tracker = Tracker(
-        common,
-        waits=wait,
-        servers=ids or None,
-        as_outcomes=as_outcomes,
-        not_made_to=not_made_to,
-        again=wanted.again,
-    )
-    with tracker:
-        session = tracker.session
+    with nullcontext() if not_made_to is None else NotMade(not_made_to, servers_from) as not_made:
+        ids = server_ids(servers, servers_from, may_be_none=True)
+        if not_made is not None:
+            not_made.servers = ids
+        check_all(all_servers=all_servers, named=bool(ids) or servers_from is not None)
+        if not (all_servers or ids or servers_from is not None):
+            raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
+        wanted = _Wanted.of(
+            description, unless_newer_than, timeout, concurrency, max_running, wait=wait
+        )
+        if durable and (as_outcomes or not_made is not None or max_running is not None):
+            raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
+        if servers_from is not None and not ids:
+            return _nothing(common, servers_from)
+        if durable:
+            return _durably(common, ids, wanted)
+        if all_servers and not_made is not None:
+            not_made.servers = ids = _all_ids(common)
+        tracker = Tracker(
+            common,
+            waits=wait,
+            servers=ids or None,
+            as_outcomes=as_outcomes,
+            not_made=not_made,
+            again=wanted.again,
+        )
+        with tracker:
+            return tracker.session.do(_create(tracker, ids, wanted, concurrency))
 
-        async def work() -> Exit:
-            what = "Backing up" if wait else "Starting"
-            source = (
-                Taken(ids, tracker.begin)
-                if ids
-                else all_taken(session.client.servers(page_size=PAGE), tracker.begin)
-            )
-            fleet = session.client.fleet(source, concurrency=concurrency)
-            async with session.display(what) as display:
-                await tracker.follow(wanted.of_each(fleet, display.update))
-            return tracker.end()
 
-        return session.do(work())
+async def _create(tracker: Tracker, ids: list[int], wanted: "_Wanted", concurrency: int) -> Exit:
+    """Create a backup of each of these servers, of all if there are none; the exit code."""
+    session = tracker.session
+    source = (
+        Taken(ids, tracker.begin)
+        if ids
+        else all_taken(session.client.servers(page_size=PAGE), tracker.begin)
+    )
+    fleet = session.client.fleet(source, concurrency=concurrency)
+    async with session.display("Backing up" if wanted.wait else "Starting") as display:
+        await tracker.follow(wanted.of_each(fleet, display.update))
+    return tracker.end()
 
 
 @frozen
@@ -175,10 +178,8 @@ class _Wanted:
         )
 
 
-def _nothing(common: Common, source: str, not_made_to: Path | None) -> int:
+def _nothing(common: Common, source: str) -> int:
     """Say that the source names no server, as a run without failures leaves `--not-made-to`."""
-    if not_made_to is not None:
-        NotMade(not_made_to).write([])
     screen = Screen(quiet=common.quiet)
     screen.summary(f"{source_name(source)} names no server: nothing was started")
     return Exit.FINE
