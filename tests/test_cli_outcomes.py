@@ -83,6 +83,46 @@ async def test_a_wait_that_times_out_has_the_backup_that_was_started(
     assert key == f"{found[2]['backup']['id']}:2"
 
 
+async def test_a_wait_that_does_not_succeed_has_the_backup_as_it_was_last_seen(
+    fake: FakeVPS, run: Here
+) -> None:
+    fake.add_backup(1, status="in_progress")
+    fake.add_backup(2, status="in_progress")
+    fake.on_request = lambda _: fake.finish(2, "failed") if fake.count("GET") > 1 else None
+    options = ("--timeout", "0", "--ndjson")
+    (one,) = outcomes(await run("wait", "1", *options, fake=fake)).values()
+    assert one["error"]["type"] == "WaitTimeoutError"
+    seen = one["backup"]
+    assert (seen["id"], seen["server"]["id"], seen["status"]) == (1, 1, "in_progress")
+    (one,) = outcomes(await run("wait", "2:2", "--ndjson", fake=fake)).values()
+    assert (one["error"]["type"], one["backup"]["status"]) == ("BackupFailedError", "failed")
+    (one,) = outcomes(await run("wait", "99:1", *options, fake=fake)).values()
+    assert (one["error"]["type"], one["backup"]) == ("WaitTimeoutError", None)
+
+
+async def test_an_interrupted_wait_has_the_backup_as_it_was_last_seen(fake: FakeVPS) -> None:
+    fake.add_backup(1, status="in_progress")
+    looked = asyncio.Event()
+    fake.on_request = lambda _: fake.count("GET") > 1 and looked.set()
+    process = await start("wait", "1:1", "99:1", "--ndjson", fake=fake)
+    await looked.wait()
+    process.send_signal(signal.SIGINT)
+    found = outcomes(Ended(process.returncode, *await process.communicate()))
+    assert {one["error"]["type"] for one in found.values()} == {"Interrupted"}
+    assert {one["backup"] and one["backup"]["status"] for one in found.values()} == {
+        "in_progress", None,
+    }  # fmt: skip
+
+
+async def test_a_backup_that_fails_after_its_create_is_told_as_failed(
+    fake: FakeVPS, run: Here
+) -> None:
+    fake.fails = {3}
+    ended = await run("create", "3", "-w", "--ndjson", fake=fake)
+    (one,) = outcomes(ended).values()
+    assert (one["error"]["type"], one["backup"]["status"]) == ("BackupFailedError", "failed")
+
+
 async def test_a_delete_tells_also_what_was_not_there(fake: FakeVPS, run: Here) -> None:
     for _ in range(2):
         fake.add_backup(1)

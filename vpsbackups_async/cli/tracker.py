@@ -17,7 +17,12 @@ from vpsbackups_async.cli.pasting import to_paste
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import clock, counted
-from vpsbackups_async.errors import WaitError, WaitTimeoutError
+from vpsbackups_async.errors import (
+    BackupDisappearedError,
+    BackupFailedError,
+    WaitError,
+    WaitTimeoutError,
+)
 from vpsbackups_async.events import CreateEnded, Event
 from vpsbackups_async.models import Backup, BackupRef, Outcome
 
@@ -68,7 +73,10 @@ class Tracker:
         # What is known of items of which no outcome was written yet.
         self._untold: dict[int, Backup | Exception] = {}
         self._makes = not self._running
-        self._waited = dict.fromkeys(self._running.values()) if as_outcomes else {}
+        # Those whose outcome is not written yet, as they were last seen.
+        self._waited: dict[BackupRef, Backup | None] = (
+            dict.fromkeys(self._running.values()) if as_outcomes else {}
+        )
         self._write_error: OSError | None = None
 
     def __enter__(self) -> Self:
@@ -120,17 +128,25 @@ class Tracker:
     ) -> None:
         """Write how an item ended, if outcomes are written, with `more` fields.
 
-        If it failed after its backup was started, that is written as it was then. Raises `OSError`.
+        If it failed after its backup was seen, that is written as it was then. Raises `OSError`.
         """
-        known = None
         if isinstance(key, BackupRef):
-            self._waited.pop(key, None)
+            seen: Backup | Exception | None = self._waited.pop(key, None)
         else:
-            known = self._untold.pop(key, None)
+            seen = self._untold.pop(key, None)
             self._ended.add(key)
+        if isinstance(error, BackupFailedError):
+            seen = error.backup or seen
+        elif isinstance(error, BackupDisappearedError):
+            seen = error.last_seen or seen
         if self.outcomes is not None:
-            started = known if isinstance(known, Backup) else None
-            self.outcomes.write(key, backup or started, error, **more)
+            last = seen if isinstance(seen, Backup) else None
+            self.outcomes.write(key, backup or last, error, **more)
+
+    def saw(self, ref: BackupRef, backup: Backup | None) -> None:
+        """Note the backup as a look showed it, if outcomes are written."""
+        if ref in self._waited:
+            self._waited[ref] = backup
 
     def has_ended(self, ref: BackupRef) -> None:
         """Note at once that a backup runs no more; its row may come later, or not at all."""
@@ -229,8 +245,8 @@ class Tracker:
                 else:
                     runs = self._waits and not known.is_completed
                     self.outcomes.write_failed_as(server_id, known, INTERRUPTED if runs else None)
-            for ref in self._waited:
-                self.outcomes.write_failed_as(ref, None, INTERRUPTED)
+            for ref, seen in self._waited.items():
+                self.outcomes.write_failed_as(ref, seen, INTERRUPTED)
             for server_id in self._servers or ():
                 if server_id not in self._ended:
                     self.outcomes.write_failed_as(server_id, None, NOT_BEGUN)

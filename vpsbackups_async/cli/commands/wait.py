@@ -50,7 +50,11 @@ def run(
         async def wait(ref: BackupRef) -> Backup:
             if tracker.outcomes is not None:
                 tracker.outcomes.begin(ref)
-            done = await session.client.wait(ref, backoff=_at_once, timeout=seconds)
+
+            def saw(attempt: Attempt) -> None:
+                tracker.saw(ref, attempt.backup)
+
+            done = await session.client.wait(ref, backoff=_at_once, timeout=seconds, on_poll=saw)
             tracker.has_ended(ref)
             return done
 
