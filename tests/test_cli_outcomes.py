@@ -42,11 +42,11 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeVPS]:
 def outcomes(ended: Ended) -> dict[Any, dict[str, Any]]:
     """The objects by their keys, each of which comes once."""
     found = [json.loads(line) for line in ended.lines]
-    assert all(
-        set(one) - {"deleted", "dry_run"} == {"key", "ok", "backup", "error", "seconds"}
-        for one in found
-    )
+    fields = {"key", "server_id", "ok", "backup", "error", "seconds"}
+    assert all(set(one) - {"deleted", "dry_run", "reason"} == fields for one in found)
     assert all(one["ok"] == (one["error"] is None) for one in found)
+    ids = [one[name] for one in found for name in ("key", "server_id")]
+    assert all(number is None or type(number) is int for number in ids)
     by_key = {one["key"]: one for one in found}
     assert len(by_key) == len(found)
     return by_key
@@ -79,8 +79,8 @@ async def test_a_wait_that_times_out_has_the_backup_that_was_started(
     again = await run(
         "wait", f"{found[2]['backup']['id']}:2", "--timeout", "0", "--ndjson", fake=fake
     )
-    (key,) = outcomes(again)
-    assert key == f"{found[2]['backup']['id']}:2"
+    ((key, one),) = outcomes(again).items()
+    assert (key, one["server_id"]) == (found[2]["backup"]["id"], 2)
 
 
 async def test_a_wait_that_does_not_succeed_has_the_backup_as_it_was_last_seen(
@@ -94,6 +94,7 @@ async def test_a_wait_that_does_not_succeed_has_the_backup_as_it_was_last_seen(
     assert one["error"]["type"] == "WaitTimeoutError"
     seen = one["backup"]
     assert (seen["id"], seen["server"]["id"], seen["status"]) == (1, 1, "in_progress")
+    assert one["server_id"] == 1  # which the arguments do not tell
     (one,) = outcomes(await run("wait", "2:2", "--ndjson", fake=fake)).values()
     assert (one["error"]["type"], one["backup"]["status"]) == ("BackupFailedError", "failed")
     (one,) = outcomes(await run("wait", "99:1", *options, fake=fake)).values()
@@ -131,42 +132,48 @@ async def test_a_delete_tells_also_what_was_not_there(fake: FakeVPS, run: Here) 
     found = outcomes(ended)
     assert ended.code == 1
     assert {key: one["ok"] for key, one in found.items()} == {
-        "1:1": True, "2:1": False, "99": False,
+        1: True, 2: False, 99: False,
     }  # fmt: skip
-    assert found["1:1"]["backup"]["id"] == 1
-    assert found["2:1"]["error"]["type"] == "PermissionDeniedError"
-    assert found["99"]["error"]["type"] == "NotInListError"
-    assert found["99"]["seconds"] == 0
+    assert found[1]["backup"]["id"] == 1
+    assert found[2]["error"]["type"] == "PermissionDeniedError"
+    assert found[99]["error"]["type"] == "NotInListError"
+    assert found[99]["seconds"] == 0
 
 
 async def test_a_restore_has_one_object_whether_it_fails_or_not(fake: FakeVPS, run: Here) -> None:
     fake.add_backup(1)
     ended = await run("restore", "1", "1", "-y", "--ndjson", fake=fake)
-    assert (ended.code, outcomes(ended)["1:1"]["ok"]) == (0, True)
+    assert (ended.code, outcomes(ended)[1]["ok"]) == (0, True)
     fake.inject(Reply(409, b'{"detail": "Busy."}', method="POST"))
     ended = await run("restore", "1", "1", "-y", "--ndjson", fake=fake)
-    assert (ended.code, outcomes(ended)["1:1"]["error"]["type"]) == (1, "ConflictError")
+    assert (ended.code, outcomes(ended)[1]["error"]["type"]) == (1, "ConflictError")
     assert "409 Busy." in ended.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "kind", "words"),
+    ("arguments", "ids", "kind", "words"),
     [
-        ("1 99", "99:1", "NotInListError", "backup 99 is not in the list"),
-        ("web-9 1", "1", "RefusedError", "no server has the name 'web-9'"),
-        ("2 1:1", "1:1", "RefusedError", "backup 1 is of server 1"),
-        ("2 --latest", 2, "RefusedError", "server 2 has no completed backup"),
-        ("web-9 --latest", "web-9", "RefusedError", "no server has the name 'web-9'"),
-        ("1 1 --expect-name no", "1:1", "RefusedError", "server 1 is named 'server-0001'"),
+        ("1 99", (99, 1), "NotInListError", "backup 99 is not in the list"),
+        ("web-9 1", (1, None), "RefusedError", "no server has the name 'web-9'"),
+        ("2 1:1", (1, 1), "RefusedError", "backup 1 is of server 1"),
+        ("2 --latest", (None, 2), "RefusedError", "server 2 has no completed backup"),
+        ("web-9 --latest", (None, None), "RefusedError", "no server has the name 'web-9'"),
+        ("1 1 --expect-name no", (1, 1), "RefusedError", "server 1 is named 'server-0001'"),
     ],
 )
 async def test_a_restore_that_fails_before_anything_is_sent_has_an_object(
-    arguments: str, key: str | int, kind: str, words: str, fake: FakeVPS, run: Here
+    arguments: str,
+    ids: tuple[int | None, int | None],
+    kind: str,
+    words: str,
+    fake: FakeVPS,
+    run: Here,
 ) -> None:
     fake.add_backup(1)
     ended = await run("restore", *arguments.split(), "-y", "--ndjson", fake=fake)
-    ((written, one),) = outcomes(ended).items()
-    assert (ended.code, written, one["error"]["type"]) == (1, key, kind)
+    (one,) = outcomes(ended).values()
+    assert (ended.code, one["key"], one["server_id"]) == (1, *ids)
+    assert one["error"]["type"] == kind
     assert one["error"]["text"].startswith(words)
     assert words in ended.err
     assert fake.count("POST") == 0
@@ -182,22 +189,54 @@ async def test_a_restore_that_is_interrupted_before_anything_is_sent_has_an_obje
     await looking.wait()
     process.send_signal(signal.SIGINT)
     ended = Ended(process.returncode, *await process.communicate())
-    assert outcomes(ended)["1:1"]["error"]["type"] == "NotAttemptedError"
+    assert outcomes(ended)[1]["error"]["type"] == "NotAttemptedError"
 
 
-async def test_a_prune_shows_decisions_and_tells_outcomes_only_of_what_it_does(
-    fake: FakeVPS, run: Here
-) -> None:
+@pytest.fixture
+def three(fake: FakeVPS) -> tuple[str, ...]:
+    """The words of a prune that deletes two of the three backups of server 1."""
     for day in (1, 2, 3):
         fake.add_backup(1, created_at=f"2026-01-0{day}T00:00:00Z")
-    options = ("prune", "-s", "1", "--keep-last", "2", "--ndjson", "--max-fraction", "1")
-    shown = [json.loads(line) for line in (await run(*options, fake=fake)).lines]
-    assert {one["key"]: one["kept"] for one in shown} == {"1:1": False, "2:1": True, "3:1": True}
-    found = outcomes(await run(*options, "--apply", fake=fake))
-    assert set(found) == {"1:1"}
-    assert found["1:1"]["ok"]
-    assert found["1:1"]["backup"]["created_at"] == "2026-01-01T00:00:00Z"
-    assert found["1:1"]["seconds"] > 0
+    return ("prune", "-s", "1", "--keep-last", "1", "--ndjson", "--max-fraction", "1")
+
+
+async def test_a_prune_tells_the_same_of_what_it_would_do_and_of_what_it_does(
+    three: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(*three, fake=fake)
+    would = outcomes(ended)
+    assert (ended.code, fake.count("DELETE")) == (0, 0)
+    assert all(one["dry_run"] is True and one["ok"] for one in would.values())
+    found = outcomes(await run(*three, "--apply", fake=fake))
+    assert set(found) == set(would) == {1, 2}
+    assert all("dry_run" not in one and one["seconds"] > 0 for one in found.values())
+    for key, one in found.items():
+        assert {**would[key], "seconds": one["seconds"]} == {**one, "dry_run": True}
+    assert found[1]["reason"]
+    assert found[1]["backup"]["created_at"] == "2026-01-01T00:00:00Z"
+
+
+async def test_a_prune_that_is_refused_tells_so_of_each_backup_whether_it_is_applied_or_not(
+    three: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    for more in ((), ("--apply",)):
+        ended = await run(*three, "--max-deletions", "1", *more, fake=fake)
+        found = outcomes(ended)
+        assert (ended.code, set(found), fake.count("DELETE")) == (1, {1, 2}, 0)
+        assert {one["error"]["type"] for one in found.values()} == {"PruneRefusedError"}
+        assert {one.get("dry_run", False) for one in found.values()} == {not more}
+
+
+@pytest.mark.parametrize("more", [(), ("--apply",)], ids=["plan", "applied"])
+async def test_a_server_of_which_a_prune_can_decide_nothing_has_an_object(
+    more: tuple[str, ...], three: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    fake.inject(Reply(400, b'{"detail": "No."}', method="GET", query={"server_id": 2}))
+    ended = await run(*three, "-s", "2", *more, fake=fake)
+    found = outcomes(ended)
+    assert (ended.code, set(found)) == (1, {1, 2, None})
+    assert (found[None]["server_id"], found[None]["ok"]) == (2, False)
+    assert found[None]["error"]["text"] in ended.err
 
 
 async def test_a_rotation_tells_what_it_made_and_deleted(fake: FakeVPS, run: Here) -> None:
@@ -218,11 +257,11 @@ async def test_a_rotation_tells_what_it_made_and_deleted(fake: FakeVPS, run: Her
         "20",
     ]
     would = outcomes(await run(*options, "--dry-run", fake=fake))
-    assert (would[1]["backup"], would[1]["deleted"]) == (None, ["1:1"])
+    assert (would[1]["backup"], would[1]["deleted"]) == (None, [1])
     assert all(one["dry_run"] is True for one in would.values())
     found = outcomes(await run(*options, fake=fake))
     assert found[1]["ok"]
-    assert (found[1]["backup"]["id"], found[1]["deleted"]) == (4, ["1:1"])
+    assert (found[1]["backup"]["id"], found[1]["deleted"]) == (4, [1])
     assert not any("dry_run" in one for one in found.values())
     assert found[404]["error"]["type"] == "NotFoundError"
 
@@ -280,7 +319,7 @@ async def test_interrupted_deletions_are_told_one_by_one(
     words = f"{command.format(file=file)} {options}".split()
     ended = await interrupted(fake, "DELETE", *words)
     found = outcomes(ended)
-    assert set(found) == {"1:1", "2:1", "3:1", "4:1"}
+    assert set(found) == {1, 2, 3, 4}
     assert all(one["backup"] is not None for one in found.values())
     kinds = [one["error"] and one["error"]["type"] for one in found.values()]
     assert "Interrupted" in kinds
@@ -290,7 +329,7 @@ async def test_interrupted_deletions_are_told_one_by_one(
 async def test_an_interrupted_restore_says_that_it_may_have_begun(fake: FakeVPS) -> None:
     fake.add_backup(1)
     ended = await interrupted(fake, "POST", "restore", "1", "1", "-y", "--ndjson")
-    assert outcomes(ended)["1:1"]["error"]["type"] == "Interrupted"
+    assert outcomes(ended)[1]["error"]["type"] == "Interrupted"
     assert "interrupted: the restore of server 1 (server-0001) may have begun" in ended.err
 
 

@@ -2,14 +2,13 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import explain
-from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.options import Flag
 from vpsbackups_async.cli.rows import json_line
 from vpsbackups_async.cli.screen import Screen
@@ -21,14 +20,21 @@ __all__ = [
     "NOT_BEGUN",
     "AsOutcomes",
     "Key",
+    "NoBackup",
     "Outcomes",
     "Taken",
     "all_taken",
-    "object_line",
 ]
 
-Key = int | BackupRef | str
-"""The id of a server, or a backup, or the name of a server that was not found."""
+
+class NoBackup(NamedTuple):
+    """Stands for a backup that is not known, of this server if that is known."""
+
+    server_id: int | None
+
+
+Key = int | BackupRef | NoBackup
+"""The id of a server, or a backup."""
 
 INTERRUPTED: Final = ("Interrupted", "the command was interrupted; the server may go on with it")
 NOT_BEGUN: Final = ("NotAttemptedError", "not attempted: the command was interrupted")
@@ -40,16 +46,16 @@ AsOutcomes = Annotated[Flag, Parameter("--ndjson", help="a JSON object for each,
 class Outcomes:
     """Writes an object for each item to standard output.
 
-    `key` is the id of the server, or `ID:SERVER` of the backup; `ok` whether it succeeded;
-    `backup` what is known of the backup, as the API writes it, else null; `error` null, or an
-    object with the `type` and `text` of what failed; `seconds` is how long the item took, 0 if it
-    was not begun.
+    `key` is the id of the server or of the backup, null where none is known; `server_id`
+    that of the server, null if it is not known; `ok` whether it succeeded; `backup` what is known
+    of the backup, as the API writes it, else null; `error` null, or an object with the `type` and
+    `text` of what failed; `seconds` is how long the item took, 0 if it was not begun.
     """
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._began: dict[Key, float] = {}
-        self._expected: dict[Key, Backup] = {}
+        self._expected: dict[BackupRef, Backup] = {}
 
     def expect(self, backups: Iterable[Backup]) -> None:
         """Note the backups that are to be worked on, for `write_rest`."""
@@ -85,23 +91,22 @@ class Outcomes:
     ) -> None:
         """Write how an item ended: with this type and text of an error, or well."""
         now = time.monotonic()
-        self._expected.pop(key, None)
-        head = {"key": written(key) if isinstance(key, BackupRef) else key, "ok": failed is None}
+        if isinstance(key, BackupRef):
+            self._expected.pop(key, None)
+        server_id = key if isinstance(key, int) else key.server_id
+        head = {
+            "key": None if isinstance(key, NoBackup) else getattr(key, "id", key),
+            "server_id": backup.server.id if backup is not None else server_id,
+            "ok": failed is None,
+        }
         tail = {
             "error": failed and {"type": failed[0], "text": failed[1]},
             "seconds": round(now - self._began.pop(key, now), 3),
             **more,
         }
-        self._screen.raw(object_line(head, backup, tail))
-
-
-def object_line(
-    head: Mapping[str, object], backup: Backup | None, tail: Mapping[str, object]
-) -> bytes:
-    """One JSON object: the head, the `backup` as the API writes it, the tail."""
-    shown = b"null" if backup is None else json_line(backup)
-    parts = (json.dumps(head).encode()[:-1], shown, json.dumps(tail).encode()[1:])
-    return b'%b, "backup": %b, %b\n' % parts
+        shown = b"null" if backup is None else json_line(backup)
+        parts = (json.dumps(head).encode()[:-1], shown, json.dumps(tail).encode()[1:])
+        self._screen.raw(b'%b, "backup": %b, %b\n' % parts)
 
 
 # --- When an item was begun ----------------------------------------------------------------------

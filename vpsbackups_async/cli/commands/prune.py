@@ -8,7 +8,7 @@ Usage: vpsbackups prune [OPTIONS]
 
 import asyncio
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,12 +18,12 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
-from vpsbackups_async.cli.outcomes import AsOutcomes, Outcomes, object_line
+from vpsbackups_async.cli.outcomes import AsOutcomes, Key, NoBackup, Outcomes
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import safe
-from vpsbackups_async.errors import PruneRefusedError
+from vpsbackups_async.errors import PruneRefusedError, VPSBackupsError
 from vpsbackups_async.events import AttemptEnded, Event
 from vpsbackups_async.models import AllServers, Backup, BackupRef
 
@@ -60,44 +60,63 @@ def run(
             elif not server.decisions and not isinstance(ids, AllServers):
                 session.screen.note(f"server {server.server_id}: no manual backups")
         code = Exit.SOME_FAILED if any(server.problem for server in plan.servers) else Exit.FINE
+        told = _Told(session, plan, is_done=apply) if as_outcomes else None
         if apply:
-            told = _Told(session, plan) if as_outcomes else None
             return max(code, session.do(_apply(session, plan, caps, told)))
-        return max(code, _show(session, plan, caps, as_outcomes=as_outcomes))
+        return max(code, _show(session, plan, caps, told))
 
 
-def _show(session: Session, plan: PrunePlan, caps: Caps, *, as_outcomes: bool) -> Exit:
-    """Write a row or an object for each backup, and how many would go, or why none would."""
+def _show(session: Session, plan: PrunePlan, caps: Caps, told: "_Told | None") -> Exit:
+    """Write a row for each backup, or an object for each that would go; and how many would."""
     writer = lines_or_table(session.screen, DECISIONS)
     for server in plan.servers:
-        if server.problem:
-            continue
-        if as_outcomes:
-            for one in server.decisions:
-                key = {"key": written(one.backup.ref), "kept": one.kept}
-                why = {"reason": str(one.reason), "rules": one.rules}
-                session.screen.raw(object_line(key, one.backup, why))
-        elif server.decisions:
+        if told is None and server.decisions and not server.problem:
             writer.rows(server.decisions)
     try:
         caps.check(plan.servers, plan.retention.job)
     except PruneRefusedError as refusal:
+        if told is not None:
+            told.end_rest(refusal)
         session.screen.note(f"--apply would refuse this: {explain(refusal)}", "red")
         return Exit.SOME_FAILED
+    if told is not None:
+        told.end_rest(None)
     count = f"{len(plan.deleted):,} would be deleted, {plan.mb_freed:,} MB"
     session.screen.summary(f"{count}; nothing was deleted: --apply does it")
     return Exit.FINE
 
 
 class _Told(Outcomes):
-    """The outcomes of deletions, each of which begins with its first request."""
+    """The outcomes of deletions, each of which begins with its first request, or of a plan.
 
-    def __init__(self, session: Session, plan: PrunePlan) -> None:
+    An object also has the `reason` why the backup goes, and `dry_run` unless `is_done`. A server
+    of which nothing can go has an object at once that says why.
+    """
+
+    def __init__(self, session: Session, plan: PrunePlan, *, is_done: bool) -> None:
         super().__init__(session.screen)
         self.backups: dict[BackupRef, Backup] = {backup.ref: backup for backup in plan.deleted}
         self.expect(plan.deleted)
+        self._dry: dict[str, bool] = {} if is_done else {"dry_run": True}
+        decisions = (one for server in plan.servers for one in server.decisions)
+        self._reasons: dict[Key, str] = {one.backup.ref: str(one.reason) for one in decisions}
         self._refs = {str(ref.id): ref for ref in self.backups}
         session.hear(self._on_event)
+        for server in plan.servers:
+            if server.problem:
+                self.write(NoBackup(server.server_id), None, PruneRefusedError(server.problem))
+
+    def write_failed_as(
+        self, key: Key, backup: Backup | None, failed: tuple[str, str] | None, **more: Any
+    ) -> None:
+        """Write how an item ended, or would."""
+        reason = self._reasons.get(key)
+        super().write_failed_as(key, backup, failed, reason=reason, **self._dry, **more)
+
+    def end_rest(self, error: VPSBackupsError | None) -> None:
+        """Write that all of which nothing was written end so."""
+        for ref, backup in list(self._expected.items()):
+            self.write(ref, backup, error)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, AttemptEnded) and event.kind == "delete":
@@ -109,8 +128,10 @@ class _Told(Outcomes):
 async def _apply(session: Session, plan: PrunePlan, caps: Caps, told: _Told | None) -> Exit:
     """Delete what the plan says, and write the ref or the outcome of each."""
     screen, failures, done = session.screen, Failures(session.screen), 0
-    outcomes = session.client.apply(plan, max_deletions=caps.deletions, max_fraction=caps.fraction)
     try:
+        outcomes = session.client.apply(
+            plan, max_deletions=caps.deletions, max_fraction=caps.fraction
+        )
         async with aclosing(outcomes):
             async for outcome in outcomes:
                 ref = written(outcome.key)
@@ -121,6 +142,10 @@ async def _apply(session: Session, plan: PrunePlan, caps: Caps, told: _Told | No
                     told.write(outcome.key, told.backups.get(outcome.key), outcome.error)
                 elif outcome.ok:
                     screen.result(f"deleted {ref}" if screen.shows_tables else ref)
+    except VPSBackupsError as error:
+        if told is not None:
+            told.end_rest(error)
+        raise
     except (asyncio.CancelledError, OSError) as error:
         if told is not None:
             told.write_rest()

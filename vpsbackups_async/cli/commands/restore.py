@@ -22,7 +22,7 @@ from vpsbackups_async.cli.ids import one_ref
 from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.naming import Latest, find_server, is_id, latest_backup
 from vpsbackups_async.cli.options import DEFAULTS, Common
-from vpsbackups_async.cli.outcomes import NOT_BEGUN, AsOutcomes, Key, Outcomes
+from vpsbackups_async.cli.outcomes import NOT_BEGUN, AsOutcomes, Key, NoBackup, Outcomes
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.selection import moment_of
 from vpsbackups_async.cli.session import Session
@@ -83,7 +83,7 @@ def _key_of(server: str, ref: BackupRef | None) -> Key:
     server_id = int(server) if is_id(server) else None
     if ref is not None:
         return BackupRef(ref.id, ref.server_id or server_id)
-    return server if server_id is None else server_id
+    return NoBackup(server_id)
 
 
 @contextmanager

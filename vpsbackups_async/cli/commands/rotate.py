@@ -140,7 +140,7 @@ def _write(tracker: Tracker, outcome: Outcome[int, Rotation], *, dry_run: bool) 
     rotation = outcome.value
     problem = rotation.plan.problem if rotation.backup is None else ""
     error = PruneRefusedError(problem) if problem else None
-    deleted = [written(one.ref) for one in rotation.deleted]
+    deleted = [one.id for one in rotation.deleted]
     tracker.write(outcome.key, rotation.backup, error, deleted=deleted, **dry)
 
 
