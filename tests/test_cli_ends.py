@@ -21,6 +21,8 @@ import vpsbackups_async
 from vpsbackups_async import VPSBackupsError
 from vpsbackups_async.cli import commands, main
 from vpsbackups_async.cli.commands.completion import script
+from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.options import duration_of, timeout_seconds
 from vpsbackups_async.testing import FakeVPS, Reply
 
 ROOT = Path(vpsbackups_async.__file__).parent
@@ -58,6 +60,43 @@ def test_help_fits_a_screen_and_has_examples(command: str, capfd: pytest.Capture
     assert lines[0].startswith(f"Usage: vpsbackups {command}".rstrip())
     assert "Examples:" in lines
     assert said.err == ""
+
+
+def test_each_option_that_takes_a_time_says_its_form_in_the_same_words(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    options = []
+    for command in (*COMMANDS, *(f"run {name}" for name in RUN_COMMANDS)):
+        main([*command.split(), "--help"])
+        said = capfd.readouterr().out
+        assert "SECONDS" not in said
+        options += [line for line in said.splitlines() if " TIME " in line]
+    assert len(options) >= 12
+    assert all("(30m, 24h, 2d)" in line for line in options)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172_800), (" 1w", 604_800)],
+)
+def test_a_time_has_a_unit_and_where_it_always_could_it_may_be_seconds_alone(
+    given: str, seconds: float
+) -> None:
+    assert duration_of("--rpo", given).total_seconds() == seconds
+    assert timeout_seconds(given) == seconds
+    assert timeout_seconds(str(seconds)) == seconds
+    with pytest.raises(UsageError, match=r"--rpo '.*' is no time: give 30m, 24h or 2d"):
+        duration_of("--rpo", str(seconds))
+
+
+@pytest.mark.parametrize("given", ["soon", "-5s", "5x", "", "1e3", "99999999w"])
+@pytest.mark.parametrize("words", ["wait 1 --timeout", "fake --backup-seconds", "audit --rpo"])
+def test_what_is_no_time_is_a_usage_error_that_says_what_is(
+    words: str, given: str, capfd: pytest.CaptureFixture
+) -> None:
+    *command, option = words.split()
+    assert main([*command, f"{option}={given}"]) == 2
+    assert f"{option} {given!r} is no time: give 30m, 24h or 2d" in capfd.readouterr().err
 
 
 def test_help_names_each_command_and_the_exit_codes(capfd: pytest.CaptureFixture) -> None:

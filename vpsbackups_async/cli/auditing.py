@@ -21,7 +21,7 @@ from vpsbackups_async.audit import (
 from vpsbackups_async.audit.coverage import QUOTA, iso
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
-from vpsbackups_async.cli.options import check_all, duration_of
+from vpsbackups_async.cli.options import A_TIME, check_all, duration_of
 from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import safe, short
@@ -46,14 +46,14 @@ ServersFrom = Annotated[
     ),
 ]
 Slack = Annotated[
-    str | None, Parameter(metavar="TIME", help="how much later if none failed, 0h if not given")
+    str | None, Parameter(metavar="TIME", help=f"later if none failed {A_TIME}; 0h if not given")
 ]
 Keeps = Annotated[
     int | None, Parameter("--kept", metavar="N", help="require that many good ones on each server")
 ]
 Reaches = Annotated[
     str | None,
-    Parameter("--reach", metavar="TIME", help="require good ones that far back, 14d for example"),
+    Parameter("--reach", metavar="TIME", help=f"require good ones that far back {A_TIME}"),
 ]
 
 

@@ -12,6 +12,7 @@ from vpsbackups_async.cli.helping import OF_EVERY_COMMAND
 from vpsbackups_async.cli.text import seconds_of
 
 __all__ = [
+    "A_TIME",
     "DEFAULTS",
     "All",
     "Common",
@@ -27,8 +28,11 @@ Flag = Annotated[bool, Parameter(negative=())]
 
 All = Annotated[Flag, Parameter("--all", help="every server of the account")]
 
+A_TIME: Final = "(30m, 24h, 2d)"
+"""What the help of every option that takes a duration says of its form."""
+
 Timeout = Annotated[
-    str | None, Parameter(metavar="TIME", help="of each wait, 90s, 30m or 2h; 1h if not given")
+    str | None, Parameter(metavar="TIME", help=f"of each wait {A_TIME}; 1h if not given")
 ]
 
 Ping = Annotated[
@@ -67,18 +71,20 @@ def check_all(*, all_servers: bool, named: bool) -> None:
 
 def timeout_seconds(given: str | None) -> float:
     """The seconds of a `Timeout`, 3600 if none is given; raises `UsageError`."""
-    seconds = 3600.0 if given is None else seconds_of(given)
-    if seconds is None:
-        raise UsageError(f"--timeout {given!r} is no time: give 90s, 30m or 2h")
-    return seconds
+    if given is None:
+        return 3600.0
+    return duration_of("--timeout", given, least=timedelta(0), alone=True).total_seconds()
 
 
-def duration_of(option: str, text: str, *, least: timedelta = timedelta(seconds=1)) -> timedelta:
-    """The duration of a text such as `30m`, `24h` or `2d`; raises `UsageError`.
+def duration_of(
+    option: str, text: str, *, least: timedelta = timedelta(seconds=1), alone: bool = False
+) -> timedelta:
+    """The duration of a text such as `90s`, `30m`, `24h`, `2d` or `1w`; raises `UsageError`.
 
-    A number without a unit is refused: nobody knows whether 24 is hours or seconds.
+    A number `alone` is seconds. Elsewhere one without a unit is refused: nobody knows whether 24 is
+    hours or seconds.
     """
-    seconds = seconds_of(text) if text.strip()[-1:].isalpha() else None
+    seconds = seconds_of(text) if alone or text.strip()[-1:].isalpha() else None
     if seconds is None or not least <= timedelta(seconds=min(seconds, 1e10)) <= _LONGEST:
         raise UsageError(f"{option} {text!r} is no time: give 30m, 24h or 2d")
     return timedelta(seconds=seconds)

@@ -25,7 +25,7 @@ from vpsbackups_async.cli.auditing import (
     Wanted,
 )
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.options import DEFAULTS, All, Common, Flag, Ping
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common, Flag, Ping
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.screen import Screen
@@ -36,7 +36,9 @@ __all__ = ["run"]
 
 def run(
     *servers: Servers,
-    rpo: Annotated[str, Parameter(metavar="TIME", help="the most age of the newest good backup")],
+    rpo: Annotated[
+        str, Parameter(metavar="TIME", help=f"the most age of the newest good backup {A_TIME}")
+    ],
     servers_from: ServersFrom = None,
     all_servers: All = False,
     slack: Slack = None,

@@ -20,6 +20,7 @@ from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids, source_name
 from vpsbackups_async.cli.not_made import NotMade, NotMadeTo
 from vpsbackups_async.cli.options import (
+    A_TIME,
     DEFAULTS,
     All,
     Common,
@@ -56,7 +57,7 @@ def run(
     ] = None,
     unless_newer_than: Annotated[
         str | None,
-        Parameter(metavar="TIME", help="none where one so described is younger (20h)"),
+        Parameter(metavar="TIME", help=f"none where one so described is newer {A_TIME}"),
     ] = None,
     wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
     concurrency: Annotated[

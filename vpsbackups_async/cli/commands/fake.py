@@ -13,11 +13,13 @@ import contextlib
 import os
 import sys
 import time
+from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.options import A_TIME, duration_of
 from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.testing import FakeVPS
 
@@ -30,8 +32,8 @@ def run(
     servers: Annotated[int, Parameter(metavar="N", help="with ids from 1; 25 if not given")] = 25,
     backups: Annotated[int, Parameter(metavar="N", help="of each server at first; 3")] = 3,
     backup_seconds: Annotated[
-        float, Parameter(metavar="SECONDS", help="how long a new one takes; 20")
-    ] = 20.0,
+        str, Parameter(metavar="TIME", help=f"how long a new one takes {A_TIME}; 20s")
+    ] = "20s",
     page_size: Annotated[int, Parameter(metavar="N", help="backups a page; 20")] = 20,
     rate_limit: Annotated[
         float | None, Parameter(metavar="N", help="requests a second before it answers 429")
@@ -40,13 +42,14 @@ def run(
     """The exit code of the command, once it has ended."""
     if not 0 <= port < 65_536:
         raise UsageError("--port is at most 65535")
-    if min(servers, backups, page_size) < 0 or backup_seconds < 0:
+    if min(servers, backups, page_size) < 0:
         raise UsageError("these numbers are zero or more")
+    takes = duration_of("--backup-seconds", backup_seconds, least=timedelta(0), alone=True)
     server = FakeVPS(
         port=port,
         servers=servers,
         backups=backups,
-        backup_seconds=backup_seconds,
+        backup_seconds=takes.total_seconds(),
         page_size=page_size,
         max_page_size=max(100, page_size),
         rate_limit=rate_limit,

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from vpsbackups_async.audit import html_report
 from vpsbackups_async.cli.auditing import Keeps, Reaches, Servers, ServersFrom, Slack, Wanted
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.options import DEFAULTS, All, Common
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common
 from vpsbackups_async.cli.session import Session
 
 __all__ = ["run"]
@@ -27,7 +27,7 @@ def run(
     servers_from: ServersFrom = None,
     all_servers: All = False,
     rpo: Annotated[
-        str, Parameter(metavar="TIME", help="the most age of the newest good backup; 24h")
+        str, Parameter(metavar="TIME", help=f"most age of the newest good backup {A_TIME}; 24h")
     ] = "24h",
     slack: Slack = None,
     kept: Keeps = None,

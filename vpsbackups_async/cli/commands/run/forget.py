@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.fleets import Database, Fleets
-from vpsbackups_async.cli.options import DEFAULTS, Common, duration_of
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, duration_of
 
 __all__ = ["run"]
 
@@ -20,7 +20,7 @@ def run(
     name: Annotated[str | None, Parameter(metavar="NAME", help="of the run")] = None,
     *,
     older_than: Annotated[
-        str | None, Parameter(metavar="TIME", help="all that were submitted so long ago")
+        str | None, Parameter(metavar="TIME", help=f"all that were submitted so long ago {A_TIME}")
     ] = None,
     database: Database = None,
     common: Common = DEFAULTS,

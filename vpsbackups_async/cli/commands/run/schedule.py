@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.fleets import Database, Fleets
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, duration_of
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, Flag, duration_of
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
 from vpsbackups_async.cli.text import safe
 
@@ -27,7 +27,7 @@ def run(
     name: Annotated[str, Parameter(metavar="NAME", help="nightly if not given")] = "nightly",
     servers: Chosen = SERVERS,
     description: Annotated[str | None, Parameter(("--description", "-d"), show=False)] = None,
-    ensure: Annotated[str | None, Parameter(metavar="TIME", help="as run submit")] = None,
+    ensure: Annotated[str | None, Parameter(metavar="TIME", help=f"as run submit {A_TIME}")] = None,
     rotate: Annotated[str | None, Parameter(metavar="RULES", help="as run submit")] = None,
     job: Annotated[str | None, Parameter(metavar="NAME", help="the label; else NAME")] = None,
     tz: Annotated[str, Parameter(metavar="ZONE", help="of the clock and of --rotate")] = "UTC",

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.fleets import Database, Fleets
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, duration_of
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, Flag, duration_of
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
 from vpsbackups_async.cli.session import has_token
 from vpsbackups_async.models import AllServers
@@ -31,7 +31,8 @@ def run(
         str | None, Parameter(("--description", "-d"), metavar="TEXT", help="of the new backups")
     ] = None,
     ensure: Annotated[
-        str | None, Parameter(metavar="TIME", help="only where none so described is younger")
+        str | None,
+        Parameter(metavar="TIME", help=f"only where none so described is newer {A_TIME}"),
     ] = None,
     rotate: Annotated[
         str | None, Parameter(metavar="RULES", help="then delete all but these: daily=4,weekly=4")
