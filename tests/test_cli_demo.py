@@ -93,10 +93,14 @@ async def test_the_demo_shows_all_servers_at_once_on_a_terminal(
 
 
 @needs_pty
+@pytest.mark.parametrize(
+    ("columns", "variables"), [(80, {"NO_COLOR": "1"}), (120, {"FORCE_COLOR": "1"})]
+)
 async def test_the_bar_of_the_demo_agrees_with_its_cells_in_each_picture(
-    monkeypatch: pytest.MonkeyPatch,
+    columns: int, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with TerminalHere(monkeypatch, "demo") as terminal:
+    terminal = TerminalHere(monkeypatch, "demo", columns=columns, variables=variables)
+    async with terminal:
         await terminal.end()
     plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.raw)
     pictures = [part for part in re.split(r"\x1b\[\d?[AK]", plain) if "of 25" in part]
