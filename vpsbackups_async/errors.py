@@ -69,8 +69,10 @@ class VPSBackupsError(Exception):
     in_doubt: bool = False
     """Whether the server may have carried out the request all the same, at any attempt of the call.
 
-    A create, restore or deletion that failed with False has certainly changed nothing, unless a
-    refusal that says "busy" or "full" is due to an attempt that the server refused before.
+    A create, restore or deletion that failed with False has changed nothing. Two errors need a
+    second look: a later attempt may be refused as busy or full because of an earlier one that the
+    server answered with 429 and did all the same; and a `WaitError` is about no request: where a
+    create was also waited for, its backup was started before.
     """
 
     def __init__(self, *fields: object) -> None:
