@@ -106,6 +106,15 @@ async def test_servers_that_are_read_from_the_same_file_are_not_lost_to_a_usage_
     assert (process.returncode, fake.count(), todo.read_text()) == (2, 0, "7\n8\n")
 
 
+async def test_an_option_in_the_place_of_a_forgotten_file_name_makes_no_file(
+    fake: FakeVPS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Here
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = await run("create", "1", "--not-made-to", "--unheard-of", fake=fake)
+    assert (ended.code, fake.count()) == (2, 0)
+    assert not Path("--unheard-of").exists()  # noqa: ASYNC240  # at once
+
+
 @pytest.mark.parametrize("command", ["rotate", "wait", "creat"])
 async def test_a_command_without_the_option_leaves_the_file_alone(
     command: str, tmp_path: Path, run: Here

@@ -138,4 +138,6 @@ def _named(option: str, arguments: Sequence[str]) -> str | None:
         name, is_joined, value = argument.partition("=")
         if name == option:
             found = value if is_joined else following
+            if found and found.startswith("-") and found != "-":
+                found = None  # an option: the value was forgotten
     return found
