@@ -1,8 +1,9 @@
 """S12 and S13: the instructions that a request takes, counted by valgrind's callgrind.
 
 A count repeats to about a thousandth, whatever else the machine does. Each side runs with few and
-with more requests, one at a time; the difference leaves out what its start takes. Beside them stand
-the page faults of a request, which cost time but no instructions of the process.
+with more requests, one at a time and for lists 50 at once; the difference leaves out what its start
+takes. Beside them stand the page faults of a request, which cost time but no instructions of the
+process.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from pathlib import Path
 import trustme
 
 from benchmarks._server import serving
-from benchmarks._sides import TOKEN
+from benchmarks._sides import AT_ONCE, TOKEN
 from benchmarks._table import Verdict
 
 _SERVER = 12345
@@ -121,18 +122,33 @@ async def _bare(url: str) -> AsyncIterator[Callable[[str], Do]]:
 SIDES = {"ours": _ours, "loop": _loop, "bare": _bare}
 
 
-async def _send(side: str, url: str, work: str, requests: int) -> None:
+async def _send(side: str, url: str, work: str, requests: int, together: int = 1) -> None:
     async with SIDES[side](url) as doing:
         do = doing(work)
-        for _ in range(requests):
-            await do()
+
+        async def some() -> None:
+            for _ in range(requests // together):
+                await do()
+
+        if together == 1:
+            await some()
+        else:
+            await asyncio.gather(*(some() for _ in range(together)))
 
 
-def _counted(side: str, url: str, work: str, requests: int, *, uvloop: bool) -> int:
+def _counted(
+    side: str, url: str, work: str, requests: int, *, uvloop: bool, together: int = 1
+) -> int:
     """The instructions of a process that sends this many requests."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
-        order = {"side": side, "url": url, "work": work, "requests": requests}
+        order = {
+            "side": side,
+            "url": url,
+            "work": work,
+            "requests": requests,
+            "together": together,
+        }
         subprocess.run(
             [
                 *("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"),
@@ -148,10 +164,13 @@ def _counted(side: str, url: str, work: str, requests: int, *, uvloop: bool) -> 
             return next(int(line.split()[1]) for line in lines if line.startswith("totals:"))
 
 
-def _cost(side: str, url: str, work: str, *, uvloop: bool) -> float:
+def _cost(side: str, url: str, work: str, *, uvloop: bool, together: int = 1) -> float:
     """The instructions of one request."""
-    first = _counted(side, url, work, _FEW, uvloop=uvloop)
-    return (_counted(side, url, work, _MORE, uvloop=uvloop) - first) / (_MORE - _FEW)
+    # Together, the first requests make the connections, and the limiter learns of the server.
+    few, more = (_FEW, _MORE) if together == 1 else (_MORE, 5 * _MORE)
+    first = _counted(side, url, work, few, uvloop=uvloop, together=together)
+    last = _counted(side, url, work, more, uvloop=uvloop, together=together)
+    return (last - first) / (more - few)
 
 
 def _faults(verdict: Verdict, side: str, url: str, work: str) -> float:
@@ -191,6 +210,12 @@ def run(verdict: Verdict) -> None:
         for uvloop in (False, True):
             for work in LISTS:
                 _count_list(verdict, url, work, uvloop=uvloop)
+                sides = [
+                    _cost(side, url, work, uvloop=uvloop, together=AT_ONCE)
+                    for side in ("ours", "loop")
+                ]
+                title = f"{_title(work, uvloop=uvloop)}, {AT_ONCE} at once"
+                verdict.note(title, *sides, unit="instructions")
             for work in VERBS:
                 ours = _cost("ours", url, work, uvloop=uvloop)
                 loop = _cost("loop", url, work, uvloop=uvloop)
