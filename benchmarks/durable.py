@@ -1,19 +1,24 @@
 """Durable runs on PostgreSQL: workers at one rate over many servers, and a million submitted.
 
 Each worker is a process `vpsbackups run work`. PostgreSQL, the fake server and the workers share
-the machine. Needs the `durable` extra and PostgreSQL's programs.
+the machine, each in processes of its own. Needs the `durable` extra, PostgreSQL's programs and
+Linux.
 """
 
 import asyncio
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psycopg
+from yarl import URL
 
+from benchmarks._arrivals import Relay, relaying
 from benchmarks._table import Verdict
 from benchmarks.redis_limit import most_within
 
@@ -30,10 +35,10 @@ WORKERS = 3
 class _Workers:
     """Worker processes, and the most memory that one of them took, in MB."""
 
-    def __init__(self, url: str, fake: FakeVPS, rate: float) -> None:
+    def __init__(self, url: str, api: "_Api", rate: float) -> None:
         self._command = (sys.executable, "-m", "vpsbackups_async", "run", "work", "--until-done")
         self._options = ("--database", url, "--rate", str(rate), "-q")
-        self._environment = os.environ | {"VPS_API_TOKEN": fake.token, "VPS_API_URL": fake.url}
+        self._environment = os.environ | {"VPS_API_TOKEN": api.token, "VPS_API_URL": api.url}
         self._processes: list[asyncio.subprocess.Process] = []
         self.peak = 0.0
 
@@ -72,20 +77,55 @@ def _memory_of(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+class _Api:
+    """The fake server in its own process, behind a relay."""
+
+    def __init__(self, pipe: Connection, relay: Relay, token: str) -> None:
+        self._pipe = pipe
+        self.relay = relay
+        self.token = token
+        self.url = f"http://127.0.0.1:{relay.port}"
+
+    def seen(self) -> tuple[int, int]:
+        """How many creates the server received, and how many requests for a list."""
+        self._pipe.send("seen")
+        posts, lists = self._pipe.recv()
+        return posts, lists
+
+
 @contextmanager
-def _fake(servers: int, seconds: float) -> Iterator[FakeVPS]:
+def _fake(servers: int, seconds: float) -> Iterator[_Api]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, servers, seconds), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is seen here
+    try:
+        port, token = ours.recv()
+        with relaying(port) as relay:
+            yield _Api(ours, relay, token)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(pipe: Connection, servers: int, seconds: float) -> None:
     with FakeVPS(servers=servers, backups=0, backup_seconds=seconds).in_thread() as fake:
-        yield fake
+        pipe.send((URL(fake.url).port, fake.token))
+        pipe.recv()
+        lists = sum(one.method == "GET" and one.path.endswith("/backups/") for one in fake.requests)
+        pipe.send((fake.count("POST"), lists))
+        pipe.recv()
 
 
 async def _at_a_rate(
     verdict: Verdict, postgres: Postgres, servers: int, rate: float, seconds: float
 ) -> None:
     url = postgres.new_database()
-    with _fake(servers, seconds) as fake:
+    with _fake(servers, seconds) as api:
         async with DurableFleet(url) as fleet:
             await fleet.submit("nightly", range(1, servers + 1), description="Nightly")
-            workers = _Workers(url, fake, rate)
+            workers = _Workers(url, api, rate)
             began = time.monotonic()
             try:
                 await workers.start(WORKERS)
@@ -94,10 +134,10 @@ async def _at_a_rate(
                 await workers.end()
             took = time.monotonic() - began
             completed = (await fleet.progress("nightly")).completed
-        seen = list(fake.requests)
-    starts = sorted(one.at for one in seen if one.method == "POST")
-    lists = sum(one.method == "GET" and one.path.endswith("/backups/") for one in seen)
-    verdict.check("each server has one backup", right=completed == len(starts) == servers)
+        starts = api.relay.creates()
+        received, lists = api.seen()
+    right = completed == len(starts) == received == servers
+    verdict.check("each server has one backup", right=right)
     achieved = (len(starts) - 1) / (starts[-1] - starts[0])
     print(f"{completed} servers in {took:.0f} s, {achieved:.1f} starts a second")
     most = most_within(starts, 1.0)
@@ -121,13 +161,13 @@ async def _at_a_rate(
 
 async def _million(verdict: Verdict, postgres: Postgres, servers: int, seconds: float) -> None:
     url = postgres.new_database()
-    with _fake(servers, 60.0) as fake:
+    with _fake(servers, 60.0) as api:
         async with DurableFleet(url) as fleet:
             began = time.monotonic()
             await fleet.submit("all", range(1, servers + 1), description="Nightly")
             submitted = time.monotonic() - began
             size = _size_of(url)
-            workers = _Workers(url, fake, 1000.0)
+            workers = _Workers(url, api, 1000.0)
             try:
                 await workers.start(WORKERS)
                 while (await fleet.progress("all")).waiting == servers:  # noqa: ASYNC110
