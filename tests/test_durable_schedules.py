@@ -2,21 +2,25 @@
 
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from croniter import croniter
+from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from helpers_durable import until
 
 from vpsbackups_async import ALL_SERVERS, Retention
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
-from vpsbackups_async.durable.engine import Night, is_superseded
+from vpsbackups_async.durable.engine import Night, is_repeated, is_superseded
 from vpsbackups_async.errors import RunError
 from vpsbackups_async.testing import FakeVPS
 
@@ -185,6 +189,88 @@ def test_a_night_after_which_another_one_was_due_is_superseded(days: int, due_ag
     at = datetime.now(UTC) - timedelta(days=days, minutes=1)
     night = Night(at, {"cron": f"{at.minute} {at.hour} * * *", "tz": "UTC"})
     assert is_superseded(night) == due_again
+
+
+def last_sunday(month: int) -> date:
+    """The last Sunday of this month that is over, when Europe changes its clocks."""
+    today = datetime.now(UTC).date()
+    for year in (today.year, today.year - 1):
+        end = date(year, month, 31)
+        sunday = end - timedelta(days=(end.weekday() + 1) % 7)
+        if sunday < today - timedelta(days=1):
+            return sunday
+    raise AssertionError
+
+
+@pytest.mark.durable
+@pytest.mark.parametrize(
+    ("month", "due"),
+    [
+        pytest.param(3, "01:00", id="spring, when half past two does not exist"),
+        pytest.param(10, "00:30", id="autumn, when half past two comes twice"),
+    ],
+)
+async def test_a_night_on_which_the_clock_changes_has_one_run(
+    file: Path, real_fake: FakeVPS, month: int, due: str
+) -> None:
+    day = last_sunday(month)
+    midnight = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo("Europe/Berlin"))
+    # What the engine finds due on that day for a line of each day.
+    times = croniter("30 2 * * *", midnight).all_next(datetime)
+    found = list(itertools.takewhile(lambda at: at.date() == day, times))
+    async with fleet_on(file, real_fake) as fleet:
+        # Due once a year, so that no later night supersedes it.
+        await fleet.schedule("nightly", f"30 2 {day.day} {month} *", [1], tz="Europe/Berlin")
+        context = (await fleet.schedules())[0].to_context()
+        engine = DBOSClient(
+            system_database_url=f"sqlite:///{file}",
+            serializer=DBOSPortableJSONSerializer(),
+            application_name="vpsbackups",
+        )
+        async with working(fleet):
+            for at in found:
+                options: EnqueueOptions = {
+                    "workflow_name": "vpsbackups.night",
+                    "queue_name": "vpsbackups-resumed",
+                    "workflow_id": at.isoformat(),
+                    "app_version": "vpsbackups-1",
+                }
+                night = await engine.enqueue_async(options, at.isoformat(), context)
+                await night.get_result()
+        await asyncio.to_thread(engine.destroy)
+        names = [info.run for info in await fleet.runs()]
+    assert names == [f"nightly@{day}T{due}Z"]
+
+
+@pytest.mark.parametrize(
+    "tz", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Havana"]
+)
+@pytest.mark.parametrize("line", ["0 2 * * *", "30 2 * * *", "45 1 * * *", "30 0 * * *"])
+def test_a_line_for_one_time_of_the_day_has_one_run_on_each_day_of_a_year(
+    tz: str, line: str
+) -> None:
+    zone = ZoneInfo(tz)
+    first = datetime(2027, 1, 1, tzinfo=zone)
+    times = croniter(line, first - timedelta(seconds=1))
+    runs: list[date] = []
+    while (at := times.get_next(datetime)) < first.replace(year=2028):
+        if not is_repeated(Night(at, {"cron": line, "tz": tz})):
+            runs.append(at.date())
+    assert runs == [date(2027, 1, 1) + timedelta(days=day) for day in range(365)]
+
+
+@pytest.mark.parametrize("line", ["*/30 * * * *", "30 0-23 * * *"])
+def test_a_line_for_each_hour_is_due_in_the_hour_that_comes_twice_both_times(line: str) -> None:
+    for hour in (0, 1):
+        at = datetime(2027, 10, 31, hour, 30, tzinfo=UTC)
+        assert not is_repeated(Night(at, {"cron": line, "tz": "Europe/Berlin"}))
+
+
+def test_the_repeat_of_a_time_does_not_supersede_its_night() -> None:
+    day = last_sunday(10)
+    at = datetime(day.year, day.month, day.day, 0, 30, tzinfo=UTC)
+    line = f"30 2 {day.day} {day.month} *"
+    assert not is_superseded(Night(at, {"cron": line, "tz": "Europe/Berlin"}))
 
 
 async def test_a_schedule_is_kept_as_it_was_given_until_it_is_deleted(file: Path) -> None:

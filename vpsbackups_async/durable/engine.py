@@ -23,7 +23,15 @@ from dbos import error as engine_error
 from vpsbackups_async.durable.database import SCHEMA, Database
 from vpsbackups_async.durable.schema import VERSION
 
-__all__ = ["EngineClient", "EngineWorker", "Entry", "Night", "is_superseded", "migrate"]
+__all__ = [
+    "EngineClient",
+    "EngineWorker",
+    "Entry",
+    "Night",
+    "is_repeated",
+    "is_superseded",
+    "migrate",
+]
 
 _APPLICATION: Final = "vpsbackups"
 _APP_VERSION: Final = f"vpsbackups-{VERSION}"
@@ -36,6 +44,7 @@ _RESUMED: Final = "vpsbackups-resumed"
 _AHEAD: Final = 1.5
 _POLL: Final = 0.25
 _BATCH: Final = 1000
+_HOURS: Final = 24
 _STOP_WITHIN: Final = 15.0
 _QUIET: Final = "CRITICAL"
 """The engine logs each moment in which the database is away; we say what follows from it."""
@@ -256,11 +265,29 @@ def is_superseded(night: Night) -> bool:
     return _due(context["cron"], context["tz"], night.at, 1) <= datetime.now(UTC)
 
 
+def is_repeated(night: Night) -> bool:
+    """Whether the clock was set back since the schedule was due at the same time of that day."""
+    return _is_repeat(night.context["cron"], night.context["tz"], night.at)
+
+
 def _due(cron: str, tz: str | None, when: datetime, step: Literal[-1, 1]) -> datetime:
     """The last (-1) or next time at which a line of cron is due, before or after another."""
     lines = croniter(cron, when.astimezone(ZoneInfo(tz or "UTC")), second_at_beginning=True)
-    found: datetime = (lines.get_prev if step < 0 else lines.get_next)(datetime)
-    return found
+    while True:
+        found: datetime = (lines.get_prev if step < 0 else lines.get_next)(datetime)
+        if not _is_repeat(cron, tz, found):
+            return found
+
+
+def _is_repeat(cron: str, tz: str | None, when: datetime) -> bool:
+    """Whether this is the second time by the clock of the zone on the day it is set back.
+
+    The engine is due at both. What is due each hour is meant to be, as with cron itself.
+    """
+    hours = croniter.expand(cron, second_at_beginning=True)[0][1]
+    if len(hours) == _HOURS or "*" in hours:
+        return False
+    return when.astimezone(UTC).astimezone(ZoneInfo(tz or "UTC")).fold == 1
 
 
 def _limiter(rate: float) -> _Limiter:

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from vpsbackups_async._ping import check_ping, ping
 from vpsbackups_async.durable.api import WorkerClient
-from vpsbackups_async.durable.engine import EngineClient, Night, is_superseded
+from vpsbackups_async.durable.engine import EngineClient, Night, is_repeated, is_superseded
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import RunProgress, Task, task_from_json, task_to_json
 from vpsbackups_async.errors import VPSBackupsError
@@ -88,8 +88,11 @@ class Nights:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def do(self, night: Night) -> None:
-        """Submit the run that is due, unless a later one is due too; return once it is over."""
-        if is_superseded(night):
+        """Submit the run that is due, unless a later one is due too; return once it is over.
+
+        A time that comes twice, as the clock is set back, has one run.
+        """
+        if is_repeated(night) or is_superseded(night):
             return
         task = asyncio.create_task(self._do(night), name="vpsbackups-night")
         self._tasks.add(task)
