@@ -1,13 +1,18 @@
 """Workers of durable runs as processes of their own, and what a fake server saw of them."""
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+
+from yarl import URL
 
 from vpsbackups_async.testing import FakeVPS, Latency
 
@@ -16,7 +21,7 @@ import asyncio, json, sys
 from vpsbackups_async import RetryPolicy, Timeouts
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, Limits
-from vpsbackups_async.durable.guard import Guard
+from vpsbackups_async.durable import guard, worker
 
 options = json.loads(sys.argv[2])
 
@@ -24,7 +29,11 @@ async def nothing(*_):
     return None
 
 if options.pop("without_guard", False):
-    Guard.find = nothing
+    guard.Guard.find = nothing
+if options.pop("without_window", False):
+    guard._Window.is_over = lambda self: False
+worker._SILENT_LOOKS = options.pop("silent_looks", worker._SILENT_LOOKS)
+worker._ANSWER_WITHIN = options.pop("answer_within", worker._ANSWER_WITHIN)
 
 async def main():
     until_done = options.pop("until_done", True)
@@ -36,6 +45,17 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def _is_writable(url: str) -> bool:
+    path = url.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 class WorkerProcess:
@@ -61,6 +81,16 @@ class WorkerProcess:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+
+    async def freeze(self, url: str) -> None:
+        """Stop it, while it does not write: a SQLite file would be locked for all others then."""
+        while True:
+            self.signal(signal.SIGSTOP)
+            await asyncio.to_thread(os.waitid, os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+            if not url.startswith("sqlite") or _is_writable(url):
+                return
+            self.signal(signal.SIGCONT)
+            await asyncio.sleep(0.01)
 
     async def ended(self, within: float = 40) -> int:
         """Its exit code, once it has ended by itself."""
@@ -97,6 +127,45 @@ class Workers:
         for worker in self._started:
             if worker._process.returncode is None:
                 await worker.kill()
+
+
+_RELAY = """
+import asyncio, sys
+
+async def pipe(source, target):
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
+    target.close()
+
+async def serve(reader, writer):
+    there = await asyncio.open_connection("127.0.0.1", int(sys.argv[1]))
+    both = (pipe(reader, there[1]), pipe(there[0], writer))
+    await asyncio.gather(*both, return_exceptions=True)
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def relayed(url: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """The URL of a database behind a relay, and what makes that swallow all from then on."""
+    parts = URL(url)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _RELAY, str(parts.port)), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        port = int(await asyncio.wait_for(process.stdout.readline(), 30))
+        yield str(parts.with_port(port)), lambda: process.send_signal(signal.SIGSTOP)
+    finally:
+        process.kill()
+        await process.communicate()
 
 
 @asynccontextmanager

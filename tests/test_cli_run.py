@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from helpers_cli import Here, run, start
 from helpers_durable import created, held_posts, posts, until
 from helpers_postgres import Postgres
 
+from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.slots import open_slots
 from vpsbackups_async.testing import FakeVPS
 
 
@@ -56,6 +60,7 @@ async def test_a_run_from_its_submission_to_its_end(
         "cancelled": 0,
         "total": 3,
         "is_over": True,
+        "silent_workers": [],
     }
     said = await here("run", "status", "nightly", "--watch", **place)
     assert (said.code, said.out) == (1, "nightly: 2 completed, 1 failed; 3 in all\n")
@@ -145,6 +150,32 @@ async def test_a_schedule_is_made_listed_and_deleted(here: Here, database: str) 
     assert (await here("run", "schedule", "--delete", **place)).code == 0
     assert (await here("run", "schedule", **place)).out == ""
     assert (await here("run", "schedule", "--delete", **place)).code == 1
+
+
+async def test_a_worker_that_does_not_answer_is_told_of_while_the_run_is_not_over(
+    here: Here, database: str
+) -> None:
+    place = {"VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "nightly", "-s", "1", **place)).code == 0
+    with contextlib.closing(Database(database)) as opened:
+        slots = open_slots(opened)
+        slots.take()
+        with contextlib.closing(sqlite3.connect(opened.path)) as connection:
+            connection.execute("UPDATE fleet_workers SET seen_at = seen_at - 100, host = 'web-1'")
+            connection.commit()
+        said = await here("run", "status", "nightly", **place)
+        assert (said.code, said.out) == (0, "nightly: 1 waiting; 1 in all\n")
+        assert re.fullmatch(
+            rf"worker 0 has not answered for 1\d\d s: end process {os.getpid()} on web-1 if it is "
+            "still there; another worker takes over what it has\n",
+            said.err,
+        )
+        said = await here("run", "status", "nightly", "--json", **place)
+        (silent,) = json.loads(said.out)["silent_workers"]
+        assert (silent["slot"], silent["pid"], silent["host"]) == (0, os.getpid(), "web-1")
+        assert (await here("run", "cancel", "nightly", **place)).code == 0
+        assert (await here("run", "status", "nightly", **place)).err == ""
+        slots.release()
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from helpers_durable import Workers, created, held_posts, looks, posts, until, workers_of
+from helpers_durable import Workers, created, held_posts, looks, posts, relayed, until, workers_of
 from helpers_postgres import Postgres
 
 from vpsbackups_async import Retention
@@ -171,6 +171,68 @@ async def test_a_worker_that_wakes_after_it_was_taken_over_creates_nothing(
         assert await survivor.ended() == 0
         frozen.signal(signal.SIGCONT)
         assert await frozen.ended() != 0
+        await assert_all_completed(fleet)
+        assert created(fake) == ONE_EACH
+
+
+async def run_frozen_until_taken_over(url: str, **options: object) -> Counter[int]:
+    """What each server was given, where a worker was frozen before the turns of some creates.
+
+    It holds its slot all the while; another one ends the run, and then it wakes up.
+    """
+    limits = {"attempt": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
+    async with (
+        FakeVPS(servers=SERVERS, backups=0, backup_seconds=0.5) as fake,
+        workers_of(url, fake) as workers,
+        DurableFleet(url) as fleet,
+    ):
+        await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
+        frozen = await workers.start(**limits, **options, until_done=False)
+        await until(lambda: len(posts(fake)) >= HELD)
+        await frozen.freeze(url)
+        survivor = await workers.start(**limits, silent_looks=1)
+        assert await survivor.ended() == 0
+        await assert_all_completed(fleet)
+        frozen.signal(signal.SIGCONT)
+        assert await frozen.ended() != 0
+        return created(fake)
+
+
+@pytest.mark.durable
+async def test_a_worker_that_is_frozen_is_taken_over_and_creates_nothing_once_it_wakes(
+    durable_url: str,
+) -> None:
+    assert await run_frozen_until_taken_over(durable_url) == ONE_EACH
+
+
+@pytest.mark.durable
+async def test_without_the_end_of_its_window_a_frozen_worker_would_create_second_backups(
+    durable_url: str,
+) -> None:
+    made = await run_frozen_until_taken_over(durable_url, without_window=True)
+    assert made.total() > SERVERS
+
+
+@pytest.mark.durable
+async def test_a_worker_ends_whose_network_to_postgresql_swallows_all_and_nothing_is_made_twice(
+    postgres: Postgres,
+) -> None:
+    url = postgres.new_database()
+    limits = {"attempt": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
+    async with (
+        FakeVPS(servers=SERVERS, backups=0, backup_seconds=0.5) as fake,
+        relayed(url) as (far_url, swallow),
+        workers_of(far_url, fake) as far_workers,
+        workers_of(url, fake) as workers,
+        DurableFleet(url) as fleet,
+    ):
+        await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
+        far = await far_workers.start(**limits, answer_within=2.0)
+        await until(lambda: len(posts(fake)) >= HELD)
+        swallow()
+        survivor = await workers.start(**limits, silent_looks=1)
+        assert await far.ended() != 0  # though its network still swallows all
+        assert await survivor.ended() == 0
         await assert_all_completed(fleet)
         assert created(fake) == ONE_EACH
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
+import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from platformdirs import user_state_path
-from sqlalchemy import exc
+from sqlalchemy import exc, pool
 
 from vpsbackups_async.errors import ConfigurationError, DatabaseError
 
@@ -36,6 +39,16 @@ _POOL: Final = 12
 _FIRST_PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 2.0
 _SUBSEC_SINCE: Final = (3, 42)
+_CONNECT: Final = {
+    "connect_timeout": 10,
+    # So that a network that is gone is an error, not a silence; milliseconds for the last.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_IDLE_TRANSACTION: Final = "SET idle_in_transaction_session_timeout = '30s'"
+"""A process that is frozen within a transaction would hold what it locked from the others."""
 
 
 def default_url() -> str:
@@ -55,7 +68,11 @@ class Database:
         self._prepare_within = prepare_within
         self.url: sa.URL = _checked(url)
         self.is_sqlite: bool = self.url.drivername == "sqlite"
-        self.engine: sa.Engine = _open(self.url)
+        self._connections: WeakSet[Any] = WeakSet()
+        self._adding = threading.Lock()  # connections are made in any thread
+        self.engine: sa.Engine = self._open(
+            "vpsbackups", pool_size=_POOL, max_overflow=0, pool_timeout=60
+        )
         self.clock: str = _SQLITE_CLOCK if self.is_sqlite else _POSTGRES_CLOCK
         """What asks for the database's time, in seconds since 1970."""
         self.now: sa.ColumnClause[float] = sa.literal_column(self.clock, sa.Float(53))
@@ -69,6 +86,25 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
+
+    def _open(self, name: str, **options: Any) -> sa.Engine:
+        names: dict[str | None, str | None] = {}
+        if self.is_sqlite:
+            engine = sa.create_engine(self.url, **options)
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+            names[SCHEMA] = None
+        else:
+            given = {**_CONNECT, "application_name": name}
+            arguments = {key: given[key] for key in given.keys() - self.url.query.keys()}
+            engine = sa.create_engine(self.url, connect_args=arguments, **options)
+            sa.event.listen(engine, "connect", self._prepare_postgres)
+        return engine.execution_options(schema_translate_map=names)
+
+    def _prepare_postgres(self, connection: Any, _record: object) -> None:
+        with self._adding:
+            self._connections.add(connection)
+        connection.execute(_IDLE_TRANSACTION)
+        connection.commit()
 
     @property
     def name(self) -> str:
@@ -198,6 +234,28 @@ class Database:
             said = said.replace(str(self.url.password), "***")
         return said
 
+    def connect_alone(self, name: str) -> sa.Connection:
+        """A new connection that nobody else uses; on PostgreSQL it commits each statement at once.
+
+        Raises `DBAPIError` where the database cannot be reached.
+        """
+        options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        return self._open(name, poolclass=pool.NullPool, **options).connect()
+
+    def cut(self) -> None:
+        """Cut all connections to PostgreSQL, so that threads which wait for it end with an error.
+
+        Nothing else ends them where the network neither delivers nor refuses.
+        """
+        with self._adding:
+            there = tuple(self._connections)
+        for connection in there:
+            with (
+                suppress(OSError, connection.OperationalError),
+                socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as one,
+            ):
+                one.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close all connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -232,23 +290,6 @@ def _checked(url: str) -> sa.URL:
     if not made.database or made.database == ":memory:":
         raise ConfigurationError("a SQLite database needs a file: sqlite:///PATH")
     return made.set(drivername="sqlite", database=str(Path(made.database).absolute()))
-
-
-def _open(url: sa.URL) -> sa.Engine:
-    if url.drivername == "sqlite":
-        engine = sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=60)
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-    else:
-        arguments = {"connect_timeout": 10, "application_name": "vpsbackups"}
-        engine = sa.create_engine(
-            url,
-            pool_size=_POOL,
-            max_overflow=0,
-            pool_timeout=60,
-            connect_args=arguments,
-        )
-    names = {SCHEMA: None} if url.drivername == "sqlite" else {}
-    return engine.execution_options(schema_translate_map=names)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

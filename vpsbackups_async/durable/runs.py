@@ -16,6 +16,7 @@ from vpsbackups_async.durable.database import Database, default_url
 from vpsbackups_async.durable.engine import EngineClient, migrate
 from vpsbackups_async.durable.items import Run
 from vpsbackups_async.durable.ownership import check, claim
+from vpsbackups_async.durable.roll import silent_workers
 from vpsbackups_async.durable.schedules import Schedule
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
@@ -28,6 +29,7 @@ from vpsbackups_async.durable.values import (
     RunInfo,
     RunOutcome,
     RunProgress,
+    SilentWorker,
     Task,
 )
 from vpsbackups_async.durable.worker import IsDone, Worker
@@ -261,6 +263,14 @@ class DurableFleet:
             for outcome in outcomes:
                 yield outcome
             after = outcomes[-1].server_id
+
+    async def silent_workers(self) -> list[SilentWorker]:
+        """The workers that were killed, or are stuck and may hold servers; see `SilentWorker`.
+
+        Others take over from a killed one at once, and from a stuck one after half a minute.
+        """
+        await self._open()
+        return await silent_workers(self._database)
 
     # --- Change ----------------------------------------------------------------------------------
 

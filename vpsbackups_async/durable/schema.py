@@ -18,6 +18,7 @@ __all__ = [
     "items",
     "pace",
     "runs",
+    "workers",
 ]
 
 VERSION: Final = 1
@@ -74,6 +75,19 @@ items: sa.Table = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("outcome", sa.Text),
 )
+
+workers: sa.Table = sa.Table(
+    "fleet_workers",
+    _metadata,
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    # Of this process; empty once another worker has taken over what it had.
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("beats", sa.Integer, nullable=False),
+    sa.Column("seen_at", sa.Float(53), nullable=False),
+)
+"""The workers that have not ended in order, each with its signs of life."""
 
 _under_way = items.c.state.in_([str(state) for state in UNDER_WAY])
 sa.Index(

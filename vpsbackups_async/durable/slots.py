@@ -4,16 +4,17 @@ The number of a slot is the name by which the engine knows a worker. On SQLite a
 file beside the database, on PostgreSQL an advisory lock of a connection of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from sqlalchemy import exc, pool
+from sqlalchemy import exc
 
 from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.roll import Roll
 from vpsbackups_async.errors import ConfigurationError
 
 __all__ = ["COUNT", "Slots", "open_slots"]
@@ -32,19 +33,24 @@ _HELD: Final = sa.text(
 
 
 class Slots(Protocol):
-    """The slots of one database; the functions block, and are called in a thread."""
+    """The slots of one database; the functions block, and are called in one thread."""
+
+    roll: Roll
 
     def take(self) -> int:
         """Take the lowest free slot; its number. Raises `ConfigurationError` if none is free."""
 
     def is_held(self) -> bool:
-        """Whether the slot that was taken is still held."""
+        """Whether the slot that was taken is still held; asking tells the others of this worker."""
 
     def maybe_free(self) -> list[int]:
         """The numbers of the other slots that nobody may hold."""
 
-    def holding(self, number: int) -> AbstractContextManager[bool]:
-        """A block that holds another slot, if nobody else does: whether that is so."""
+    def hold(self, number: int) -> bool:
+        """Hold another slot too, if nobody does: whether that is so."""
+
+    def let_go(self, number: int) -> None:
+        """Let go of another slot, if it is held."""
 
     def release(self) -> None:
         """Give the slot back."""
@@ -61,75 +67,89 @@ def _none_free() -> ConfigurationError:
 
 class _FileSlots:
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._path = database.path
-        self._own: FileLock | None = None
+        self._connection: sa.Connection | None = None
+        self._locks: dict[int, FileLock] = {}
         self._number = -1
+        self.roll = Roll(database, self._ask)
 
     def _file(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.slot-{number}")
 
-    def _lock(self, number: int) -> FileLock | None:
-        lock = FileLock(self._file(number), thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None
-        return lock
-
     def take(self) -> int:
         for number in range(COUNT):
-            if (lock := self._lock(number)) is not None:
-                self._own, self._number = lock, number
+            if self.hold(number):
+                self._number = number
+                self._connection = self._database.connect_alone("vpsbackups slot")
+                self.roll.enter(number)
                 return number
         raise _none_free()
 
     def is_held(self) -> bool:
-        return self._own is not None and self._own.is_locked
+        lock = self._locks.get(self._number)
+        # While the database is busy, the lock alone tells.
+        return lock is not None and lock.is_locked and self.roll.beat(self._number) is not False
 
     def maybe_free(self) -> list[int]:
         others = set(range(COUNT)) - {self._number}
         return [number for number in sorted(others) if self._file(number).exists()]
 
-    @contextmanager
-    def holding(self, number: int) -> Iterator[bool]:
-        lock = self._lock(number)
+    def hold(self, number: int) -> bool:
+        lock = FileLock(self._file(number), thread_local=False)
         try:
-            yield lock is not None
-        finally:
-            if lock is not None:
-                lock.release()
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self._locks[number] = lock
+        return True
+
+    def let_go(self, number: int) -> None:
+        lock = self._locks.pop(number, None)
+        if lock is not None:
+            lock.release()
 
     def release(self) -> None:
-        if self._own is not None:
-            self._own.release()
-            self._own = None
+        if self._connection is not None:
+            self.roll.leave(self._number)
+            self._connection.close()
+            self._connection = None
+        for number in tuple(self._locks):
+            self.let_go(number)
+
+    def _ask(self, query: sa.TextClause, values: Mapping[str, Any]) -> Sequence[sa.Row[Any]] | None:
+        """The rows; None if the database is busy, or fails."""
+        if self._connection is None:
+            return None
+        try:
+            with self._connection.begin():
+                return self._connection.execute(query, values).all()
+        except exc.DBAPIError:
+            return None
 
 
 class _AdvisorySlots:
     def __init__(self, database: Database) -> None:
-        # Of its own: the connections of a pool come and go.
-        self._engine = sa.create_engine(
-            database.url,
-            poolclass=pool.NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"connect_timeout": 10, "application_name": "vpsbackups slot"},
-        )
+        self._database = database
         self._connection: sa.Connection | None = None
         self._number = -1
+        self.roll = Roll(database, self._ask)
 
     def take(self) -> int:
-        connection = self._engine.connect()
+        # Of its own: the connections of a pool come and go.
+        connection = self._database.connect_alone("vpsbackups slot")
         connection.execute(sa.text(f"SET idle_session_timeout = '{LOST_AFTER}s'"))
         for number in range(COUNT):
             if connection.scalar(_TRY_LOCK, _numbers(number)):
                 self._connection, self._number = connection, number
+                self.roll.enter(number)
                 return number
         connection.close()
         raise _none_free()
 
     def is_held(self) -> bool:
         """Whether the connection lives; asking also tells PostgreSQL that this worker does."""
-        return bool(self._ask(sa.text("SELECT 1")))
+        return bool(self.roll.beat(self._number))
 
     def maybe_free(self) -> list[int]:
         held = self._ask(_HELD, {"class": _CLASS})
@@ -138,23 +158,18 @@ class _AdvisorySlots:
         taken = {int(row[0]) for row in held}
         return [number for number in range(COUNT) if number not in taken]
 
-    @contextmanager
-    def holding(self, number: int) -> Iterator[bool]:
+    def hold(self, number: int) -> bool:
         rows = self._ask(_TRY_LOCK, _numbers(number))
-        held = rows is not None and bool(rows[0][0])
-        try:
-            yield held
-        finally:
-            if held:
-                self._ask(_UNLOCK, _numbers(number))
+        return rows is not None and bool(rows[0][0])
+
+    def let_go(self, number: int) -> None:
+        self._ask(_UNLOCK, _numbers(number))
 
     def release(self) -> None:
+        self.roll.leave(self._number)
         self._drop()
-        self._engine.dispose()
 
-    def _ask(
-        self, query: sa.TextClause, values: Mapping[str, int] | None = None
-    ) -> Sequence[sa.Row[Any]] | None:
+    def _ask(self, query: sa.TextClause, values: Mapping[str, Any]) -> Sequence[sa.Row[Any]] | None:
         """The rows; None if the connection is lost, and the slot with it."""
         if self._connection is None:
             return None

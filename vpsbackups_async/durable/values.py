@@ -33,6 +33,7 @@ __all__ = [
     "RunInfo",
     "RunOutcome",
     "RunProgress",
+    "SilentWorker",
     "Task",
     "task_from_json",
     "task_to_json",
@@ -233,6 +234,20 @@ class RunInfo:
     task: Task
     submitted_at: datetime
     cancelled: bool = False
+
+
+@frozen
+class SilentWorker:
+    """A worker that has not ended in order, and has given no sign of life for so many seconds.
+
+    It was killed and nobody has taken over yet, or it is stuck: frozen, or cut off from the
+    database. Then its process is to be ended, `pid` on `host`.
+    """
+
+    slot: int
+    pid: int
+    host: str
+    seconds: float
 
 
 @frozen

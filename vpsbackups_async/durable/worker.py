@@ -18,12 +18,13 @@ from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, EngineWorker
 from vpsbackups_async.durable.items import Items
 from vpsbackups_async.durable.ownership import claim
+from vpsbackups_async.durable.roll import Listed, Silence
 from vpsbackups_async.durable.schedules import Nights
-from vpsbackups_async.durable.slots import Slots, open_slots
+from vpsbackups_async.durable.slots import open_slots
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.durable.work import Work
-from vpsbackups_async.errors import ConfigurationError, WorkerStoppedError
+from vpsbackups_async.errors import ConfigurationError, DatabaseError, WorkerStoppedError
 
 __all__ = ["IsDone", "Worker"]
 
@@ -37,6 +38,10 @@ logger: logging.Logger = logging.getLogger("vpsbackups_async")
 _BEAT: Final = 1.0
 """Seconds between two looks whether the slot is held; PostgreSQL takes it after 30 s of silence."""
 _TAKEOVER: Final = 2.0
+_SILENT_LOOKS: Final = 15
+"""Looks for dead workers over which one that holds its slot must be silent to be taken over."""
+_ANSWER_WITHIN: Final = 20.0
+"""Seconds after which a database that does not answer is taken for lost; before the slot is."""
 _IDLE: Final = 0.5
 
 
@@ -60,6 +65,7 @@ class Worker:
         self._slots = open_slots(database)
         # Of its own, so that nothing holds up the sign of life; and one, as its connection is.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpsbackups-slot")
+        self._slot = -1
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(
@@ -85,7 +91,7 @@ class Worker:
         rate = await self._items.set_rate(self._limits.rate)
         work = Work(self._client, self._items, self._limits, self._fail, rate)
         nights = Nights(self._client, Store(self._database), self._engine)
-        slot = await self._take()
+        slot = self._slot = await self._take()
         try:
             await self._database.call(lambda: self._engine.hand_out_again(slot))
             concurrency = self._limits.concurrency
@@ -104,11 +110,24 @@ class Worker:
                 await work.stop()
                 await engine.stop()
         finally:
-            await self._in_thread(self._slots.release)
+            with suppress(WorkerStoppedError):
+                await self._in_thread(self._slots.release)
             self._thread.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """What the function returns that asks for slots.
+
+        Raises `WorkerStoppedError` if the database does not answer, and cuts all connections then:
+        where a network swallows what is sent, nothing else would end.
+        """
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TimeoutError:
+            self._database.cut()
+            raise WorkerStoppedError(
+                f"the database did not answer this worker for {_ANSWER_WITHIN:g} seconds"
+            ) from None
 
     async def _take(self) -> int:
         try:
@@ -160,26 +179,47 @@ class Worker:
                     return self._stop()
 
     async def _take_over(self) -> None:
-        """Hand out again what dead workers left behind."""
+        """Hand out again what dead workers left behind, and those that do not answer."""
+        silence = Silence(_SILENT_LOOKS)
         while True:
             await asyncio.sleep(_TAKEOVER)
             try:
-                count = await self._in_thread(partial(_taken_over, self._slots, self._engine))
-            except exc.SQLAlchemyError as error:
+                await self._taken_over(silence)
+            except (exc.SQLAlchemyError, DatabaseError) as error:
                 logger.debug("no look for dead workers: %s", error)
-            else:
-                if count:
-                    logger.info("took over %s servers from a worker that is dead", count)
 
+    async def _taken_over(self, silence: Silence) -> None:
+        listed = await self._in_thread(self._slots.roll.all)
+        silent = {one.slot: one for one in silence.take(listed)}
+        others = await self._in_thread(self._slots.maybe_free)
+        slots = sorted({*others, *silent} - {self._slot})
+        left = await self._database.call(lambda: self._engine.left_behind(slots))
+        for slot in sorted(left | (silent.keys() & set(others))):
+            held = await self._in_thread(partial(self._slots.hold, slot))
+            try:
+                if held or (slot in left and await self._is_dismissed(silent.get(slot))):
+                    await self._hand_out_again(slot)
+                if held:
+                    await self._in_thread(partial(self._slots.roll.strike, slot))
+            finally:
+                if held:
+                    await self._in_thread(partial(self._slots.let_go, slot))
 
-def _taken_over(slots: Slots, engine: EngineClient) -> int:
-    """Hand out again what workers left behind whose slots are free; how many entries."""
-    count = 0
-    for number in sorted(engine.left_behind(slots.maybe_free())):
-        with slots.holding(number) as held:
-            if held:
-                count += engine.hand_out_again(number)
-    return count
+    async def _is_dismissed(self, worker: Listed | None) -> bool:
+        """Whether a worker that holds its slot is silent, and ends once it wakes.
+
+        What it had may be handed out: each of its creates is noted, and sent within its window or
+        never; who takes a server over waits that out, and looks.
+        """
+        if worker is None or not await self._in_thread(partial(self._slots.roll.dismiss, worker)):
+            return False
+        logger.warning("worker %s does not answer: end its process", worker.slot)
+        return True
+
+    async def _hand_out_again(self, slot: int) -> None:
+        count = await self._database.call(lambda: self._engine.hand_out_again(slot))
+        if count:
+            logger.info("took over %s servers from worker %s", count, slot)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.fleets import Database, Fleets
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
+from vpsbackups_async.cli.text import safe
 from vpsbackups_async.client import ClientStats
-from vpsbackups_async.durable import RunProgress
+from vpsbackups_async.durable import RunProgress, SilentWorker
 from vpsbackups_async.models import Progress
 
 __all__ = ["run"]
@@ -38,11 +39,19 @@ def run(
     """The exit code of the command, once it has ended."""
     with Fleets(common, database) as fleets:
         progress = fleets.do(_watched(fleets, name) if watch else fleets.fleet.progress(name))
+        silent = [] if progress.is_over else fleets.do(fleets.fleet.silent_workers())
         if as_json:
-            said = {**asdict(progress), "total": progress.total, "is_over": progress.is_over}
+            said = {
+                **asdict(progress),
+                "total": progress.total,
+                "is_over": progress.is_over,
+                "silent_workers": [asdict(worker) for worker in silent],
+            }
             fleets.screen.raw(json.dumps(said).encode() + b"\n")
         else:
             fleets.screen.result(_line(progress))
+        for worker in silent:
+            fleets.screen.note(_told(worker), "yellow")
     failed = progress.failed or progress.unknown
     return Exit.SOME_FAILED if progress.is_over and failed else Exit.FINE
 
@@ -69,6 +78,14 @@ def _shown(now: RunProgress, first: RunProgress, seconds: float) -> Progress:
         now.running,
         now.total,
         seconds * now.ended / max(1, now.ended - first.ended),
+    )
+
+
+def _told(worker: SilentWorker) -> str:
+    place = f"process {worker.pid} on {safe(worker.host)}"
+    return (
+        f"worker {worker.slot} has not answered for {worker.seconds:,.0f} s: end {place} if it is "
+        "still there; another worker takes over what it has"
     )
 
 
