@@ -38,10 +38,12 @@ def database(tmp_path: Path) -> str:
 async def test_a_run_from_its_submission_to_its_end(
     here: Here, real_fake: FakeVPS, database: str, tmp_path: Path
 ) -> None:
+    for server in (1, 2):  # so that none is waited for
+        real_fake.add_backup(server, description="Nightly", backup_type="manual")
     (tmp_path / "fleet.txt").write_text("1 2\n99\n")
     place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
-    submit = ("run", "submit", "nightly", "--servers-from", str(tmp_path / "fleet.txt"))
-    said = await here(*submit, **place)
+    words = ("--servers-from", str(tmp_path / "fleet.txt"), "-d", "Nightly", "--ensure", "24h")
+    said = await here("run", "submit", "nightly", *words, **place)
     assert (said.code, said.err) == (0, "3 servers added to run nightly\n")
     said = await here("run", "status", "nightly", **place)
     assert (said.code, said.out) == (0, "nightly: 3 waiting; 3 in all\n")
@@ -230,6 +232,7 @@ async def test_a_submit_of_ids_with_the_token_of_another_account_is_one_clear_li
     assert "'theirs'" in named.err
 
 
+@pytest.mark.durable
 async def test_a_durable_create_goes_on_after_it_was_killed_and_begins_anew_after_its_end(
     real_fake: FakeVPS, database: str
 ) -> None:

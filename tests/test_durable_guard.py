@@ -156,7 +156,7 @@ async def test_a_reply_without_the_marker_shows_nothing(real_fake: FakeVPS, tmp_
     "fault",
     [
         pytest.param(Latency(3600.0, method="POST"), id="a timeout"),
-        pytest.param(ServerFault(504, method="POST"), id="a 504"),
+        pytest.param(ServerFault(504, method="POST"), id="a 504", marks=pytest.mark.durable),
     ],
 )
 async def test_nothing_is_sent_again_after_an_answer_that_leaves_the_server_at_work(
@@ -244,6 +244,7 @@ async def test_twins_are_named_and_the_one_made_first_is_taken(
     assert found.twins == (twin["id"],)
 
 
+@pytest.mark.durable
 async def test_a_create_that_lands_after_another_one_was_sent_is_named_as_a_twin(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
@@ -271,7 +272,9 @@ async def test_a_retry_of_an_unknown_outcome_adopts_the_backup_of_the_first_try(
     assert real_fake.count("POST") == 1
 
 
-@pytest.mark.parametrize("state", [ItemState.UNKNOWN, ItemState.CANCELLED])
+@pytest.mark.parametrize(
+    "state", [ItemState.UNKNOWN, pytest.param(ItemState.CANCELLED, marks=pytest.mark.durable)]
+)
 async def test_a_retry_sends_nothing_again_after_an_answer_that_leaves_the_server_at_work(
     real_fake: FakeVPS, tmp_path: Path, state: ItemState
 ) -> None:
@@ -289,6 +292,7 @@ async def test_a_retry_sends_nothing_again_after_an_answer_that_leaves_the_serve
     assert real_fake.count("POST") == 1
 
 
+@pytest.mark.durable
 async def test_a_retry_of_an_unknown_outcome_sends_again_only_after_looks_for_long_enough(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ from vpsbackups_async.durable import DurableFleet, ItemState, Limits
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.errors import DatabaseError, RunError
-from vpsbackups_async.testing import FakeVPS, Latency, Reply
+from vpsbackups_async.testing import FakeVPS, Latency, Reply, ServerFault
 
 LIMITS = Limits(
     backoff=ConstantBackoff(0.1), start_within=0.3, create_again_after=None, unknown_for=0.4
@@ -211,7 +211,7 @@ async def test_each_server_has_an_outcome_whatever_became_of_it(
 
 
 async def test_an_outcome_that_stays_unknown_ends_the_run(url: str, real_fake: FakeVPS) -> None:
-    real_fake.inject(Latency(3600.0, method="POST"))
+    real_fake.inject(ServerFault(504, method="POST"))
     async with fleet_on(url, real_fake) as fleet:
         await fleet.submit("nightly", [1])
         await fleet.work(until_done=True)

@@ -225,6 +225,8 @@ class EngineWorker:
                 "serializer": DBOSPortableJSONSerializer(),
                 "log_level": _QUIET,
                 "max_executor_threads": 16,
+                # It is waited for at the end of a worker.
+                "notification_listener_polling_interval_sec": _POLL,
                 "run_migrations": False,
             }
         )

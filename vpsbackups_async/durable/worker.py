@@ -42,7 +42,7 @@ _SILENT_LOOKS: Final = 15
 """Looks for dead workers over which one that holds its slot must be silent to be taken over."""
 _ANSWER_WITHIN: Final = 20.0
 """Seconds after which a database that does not answer is taken for lost; before the slot is."""
-_IDLE: Final = 0.5
+_IDLE: Final = 0.25
 
 
 class Worker:
@@ -172,11 +172,11 @@ class Worker:
     async def _watch(self, is_done: IsDone) -> None:
         """End the worker once nothing is left to do."""
         while True:
-            await asyncio.sleep(_IDLE)
             # While the database is away, it is the slot that ends the worker.
             with suppress(ConfigurationError):
                 if await is_done():
                     return self._stop()
+            await asyncio.sleep(_IDLE)
 
     async def _take_over(self) -> None:
         """Hand out again what dead workers left behind, and those that do not answer."""
