@@ -71,7 +71,7 @@ class Setting:
         """The item after it ended so and was submitted again."""
         item = await self.claimed()
         await self.items.end(item, RunOutcome(self.run.name, SERVER, state))
-        await self.store.retry(self.run, state, lambda _, __: None)
+        await self.store.retry(self.run, state, -1, lambda _, __: None)
         return await self.claimed(1)
 
 

@@ -1,17 +1,21 @@
 """Durable runs whose workers are killed: every server has one outcome and at most one backup."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from helpers_durable import Workers, created, held_posts, looks, posts, relayed, until, workers_of
 from helpers_postgres import Postgres
 
 from vpsbackups_async import Retention
 from vpsbackups_async.durable import DurableFleet
+from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.schema import items
 from vpsbackups_async.testing import FakeVPS
 
 SERVERS = 20
@@ -143,6 +147,77 @@ async def test_a_submit_that_was_killed_can_be_repeated(durable_url: str) -> Non
         assert 0 < before.total < 20_000
         assert before.total + added == max(2500, before.total)
         assert (await fleet.progress("nightly")).waiting == max(2500, before.total)
+
+
+@pytest.mark.durable
+async def test_a_worker_killed_during_a_retry_leaves_one_more_backup_for_each_server(
+    durable_url: str,
+) -> None:
+    async with (
+        FakeVPS(servers=SERVERS, backups=0, backup_seconds=0.5) as fake,
+        workers_of(durable_url, fake) as workers,
+        DurableFleet(durable_url) as fleet,
+    ):
+        fake.fails = set(range(1, SERVERS + 1))
+        await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
+        assert await (await workers.start()).ended() == 0
+        assert (await fleet.progress("nightly")).failed == SERVERS
+        fake.fails = set()
+        fake.inject(held_posts(HELD))
+        assert await fleet.retry("nightly") == SERVERS
+        before = looks(fake)
+        first = await workers.start()
+        await until(lambda: len(posts(fake)) == 2 * SERVERS and looks(fake) > before)
+        await first.kill()
+        assert await (await workers.start()).ended() == 0
+        await assert_all_completed(fleet)
+        assert [one.retry async for one in fleet.results("nightly")] == [1] * SERVERS
+        assert created(fake) == dict.fromkeys(range(1, SERVERS + 1), 2)
+
+
+_RETRY = """
+import asyncio, sys
+from vpsbackups_async.durable import DurableFleet
+
+async def main():
+    async with DurableFleet(sys.argv[1]) as fleet:
+        await fleet.retry("nightly")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.durable
+async def test_a_retry_that_was_killed_can_be_repeated_and_takes_each_server_once(
+    durable_url: str,
+) -> None:
+    count = 6000
+    async with DurableFleet(durable_url) as fleet:
+        await fleet.submit("nightly", range(1, count + 1))
+        with contextlib.closing(Database(durable_url)) as database:
+            failed = sa.update(items).values(state="failed")
+            await database.run(lambda connection: connection.execute(failed))
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", _RETRY, durable_url)
+            )
+            async with asyncio.timeout(30):
+                while not (await fleet.progress("nightly")).waiting:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            process.kill()
+            await process.wait()
+            left = (await fleet.progress("nightly")).failed
+            assert 0 < left < count
+            assert await fleet.retry("nightly") == left
+            assert (await fleet.progress("nightly")).waiting == count
+            retries = sa.select(items.c.retry).distinct()
+            found = await database.run(lambda connection: connection.scalars(retries).all())
+            assert found == [1]
+            table = "workflow_status" if database.is_sqlite else "vpsbackups.workflow_status"
+            queued = sa.text(
+                f"SELECT count(*) FROM {table} "
+                "WHERE status = 'ENQUEUED' AND workflow_uuid LIKE '%-1'"
+            )
+            assert await database.run(lambda connection: connection.scalar(queued)) == count
 
 
 @pytest.mark.durable

@@ -1,5 +1,6 @@
 """Durable runs: what may be submitted, how they end, and what the database holds of them."""
 
+import asyncio
 import contextlib
 import signal
 import sqlite3
@@ -237,6 +238,23 @@ async def test_a_retry_serves_those_that_failed_once_more(url: str, real_fake: F
     }
     assert (outcomes[1].retry, outcomes[3].retry) == (1, 0)
     assert sorted(posts(real_fake)) == [1, 1, 2, 2, 3]
+
+
+async def test_a_retry_takes_each_server_once_though_it_fails_again_meanwhile(
+    url: str, tmp_path: Path
+) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1, 2, 3])
+        with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+            connection.execute("UPDATE fleet_items SET state = 'failed'")
+            connection.execute(
+                "CREATE TRIGGER again AFTER UPDATE OF retry ON fleet_items "
+                "BEGIN UPDATE fleet_items SET state = 'failed' WHERE server = NEW.server; END"
+            )
+            connection.commit()
+        async with asyncio.timeout(10):
+            assert await fleet.retry("nightly") == 3
+        assert [one.retry async for one in fleet.results("nightly")] == [1, 1, 1]
 
 
 @pytest.mark.durable

@@ -290,9 +290,10 @@ class DurableFleet:
         if only not in {"failed", "unknown", "cancelled"}:
             raise ValueError(f"only must be 'failed', 'unknown' or 'cancelled', not {only!r}")
         found, engine = await self._find(run), await self._open()
-        count = 0
-        while some := await self._store.retry(found, ItemState(only), engine.enqueue):
-            count += some
+        count, after = 0, -1
+        # In the order of ids, so that what fails again meanwhile is not taken a second time.
+        while some := await self._store.retry(found, ItemState(only), after, engine.enqueue):
+            count, after = count + len(some), max(some)
         return count
 
     async def cancel(self, run: str) -> int:

@@ -156,11 +156,12 @@ class Store:
         rows = await self._database.run(lambda connection: connection.execute(query).all())
         return RunProgress(run.name, **{state: int(count) for state, count in rows})
 
-    async def retry(self, run: Run, only: ItemState, enqueue: Enqueue) -> int:
-        """Let up to 500 servers that ended so wait again; how many."""
+    async def retry(self, run: Run, only: ItemState, after: int, enqueue: Enqueue) -> list[int]:
+        """Let up to 500 servers that ended so, of ids after this one, wait again; their ids."""
         chosen = (
             sa.select(items.c.server)
-            .where(items.c.run == run.nonce, items.c.state == str(only))
+            .where(items.c.run == run.nonce, items.c.server > after, items.c.state == str(only))
+            .order_by(items.c.server)
             .limit(_BATCH)
         )
         # What may have been sent is looked for, and sent again only as after any other takeover.
@@ -183,13 +184,13 @@ class Store:
             .returning(items.c.server, items.c.retry)
         )
 
-        def work(connection: sa.Connection) -> int:
+        def work(connection: sa.Connection) -> list[int]:
             if only is ItemState.CANCELLED:
                 mark = sa.update(runs).where(runs.c.nonce == run.nonce).values(cancelled=False)
                 connection.execute(mark)
             found = connection.execute(update).all()
             enqueue(connection, [Entry(run.nonce, server, retry) for server, retry in found])
-            return len(found)
+            return [server for server, _ in found]
 
         return await self._database.run(work)
 
