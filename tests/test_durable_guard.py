@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from attrs import evolve, frozen
 from helpers_durable import held_posts, posts, until
+from sqlalchemy import event
 
 from vpsbackups_async import (
     Backup,
@@ -40,6 +41,7 @@ PATIENT = evolve(LIMITS, unknown_for=30.0)
 class Setting:
     """A run with one server, and what guards its creates."""
 
+    database: Database
     store: Store
     items: Items
     run: Run
@@ -47,10 +49,10 @@ class Setting:
     limits: Limits
 
     def guard(self, *, stopped: bool = False) -> Guard:
-        event = asyncio.Event()
+        stop = asyncio.Event()
         if stopped:
-            event.set()
-        return Guard(self.client, self.items, self.limits, event)
+            stop.set()
+        return Guard(self.client, self.items, self.limits, stop)
 
     async def claimed(self, retry: int = 0) -> Item:
         """The item, as a process has it that takes it over from whoever had it."""
@@ -90,7 +92,7 @@ async def setting(
         async with WorkerClient(
             fake.token, base_url=fake.url, timeouts=timeouts, retry=retry, **options
         ) as client:
-            yield Setting(store, items, run, client, limits)
+            yield Setting(database, store, items, run, client, limits)
     finally:
         database.close()
 
@@ -398,6 +400,21 @@ async def test_a_paced_create_that_misses_its_turn_takes_another_one(
     assert item.not_after is not None
     # The turn at which it was sent is that of the last intent.
     assert sent <= item.not_after - patient.start_within + 0.1
+
+
+async def test_a_turn_is_not_moved_by_an_answer_of_the_database_that_comes_late(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        await made.items.set_rate(0.1)
+        item = await made.claimed()
+        turns = [await made.items.intend(item, 60.0, 1)]
+
+        event.listen(
+            made.database.engine, "after_cursor_execute", lambda *_: time.sleep(0.5), once=True
+        )
+        turns.append(await made.items.intend(item, 60.0, 1))
+    assert turns[1].starts_at - turns[0].starts_at == pytest.approx(10.0, abs=0.2)
 
 
 async def test_a_worker_that_is_stopped_sends_nothing_more_and_takes_its_intent_back(
