@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -59,6 +61,21 @@ def test_each_look_at_its_slot_is_a_sign_of_life(place: Place) -> None:
     assert place.ours.is_held()
     (after,) = place.ours.roll.all()
     assert (after.beats, after.token) == (before.beats + 1, before.token)
+
+
+def test_a_worker_keeps_its_slot_while_another_process_has_the_file_locked(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    with (
+        contextlib.closing(Database(f"sqlite:///{path}")) as database,
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        create_tables(database)
+        slots = open_slots(database)
+        slots.take()
+        other.execute("BEGIN IMMEDIATE")
+        assert slots.is_held()
+        other.execute("ROLLBACK")
+        slots.release()
 
 
 def test_a_worker_that_was_dismissed_has_lost_its_slot_though_it_holds_the_lock(

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.schema import workers
 from vpsbackups_async.durable.values import SilentWorker
+from vpsbackups_async.errors import ConfigurationError
 
 __all__ = ["Ask", "Listed", "Roll", "Silence", "silent_workers"]
 
@@ -63,9 +64,15 @@ class Roll:
         self._token = os.urandom(8).hex()
 
     def enter(self, slot: int) -> None:
-        """Add this process as the worker of the slot."""
+        """Add this process as the worker of the slot.
+
+        Raises `ConfigurationError` where the database does not take it.
+        """
         who = {"pid": os.getpid(), "host": socket.gethostname()}
-        self._do(_ENTER, slot=slot, token=self._token, **who)
+        if not self._do(_ENTER, slot=slot, token=self._token, **who):
+            raise ConfigurationError(
+                f"the database {self._database.name} takes no worker: it is busy, or away"
+            )
 
     def beat(self, slot: int) -> bool | None:
         """Whether the slot is still this worker's; None where the database does not say."""

@@ -23,6 +23,8 @@ COUNT: Final = 64
 """How many workers a database may have at once."""
 LOST_AFTER: Final = 30
 """Seconds of silence after which PostgreSQL takes the slot from a worker that is frozen."""
+_BUSY_MS: Final = 1000
+"""How long a sign of life waits for others that write to a SQLite file: the lock tells, too."""
 _CLASS: Final = 0x76707362  # the first number of the advisory locks: "vpsb"
 _TRY_LOCK: Final = sa.text("SELECT pg_try_advisory_lock(:class, :slot)")
 _UNLOCK: Final = sa.text("SELECT pg_advisory_unlock(:class, :slot)")
@@ -83,6 +85,8 @@ class _FileSlots:
                 self._number = number
                 self._connection = self._database.connect_alone("vpsbackups slot")
                 self.roll.enter(number)
+                with self._connection.begin():
+                    self._connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
                 return number
         raise _none_free()
 

@@ -91,8 +91,8 @@ class Worker:
         rate = await self._items.set_rate(self._limits.rate)
         work = Work(self._client, self._items, self._limits, self._fail, rate)
         nights = Nights(self._client, Store(self._database), self._engine)
-        slot = self._slot = await self._take()
         try:
+            slot = self._slot = await self._take()
             await self._database.call(lambda: self._engine.hand_out_again(slot))
             concurrency = self._limits.concurrency
             await self._database.call(
