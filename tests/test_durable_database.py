@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from helpers_postgres import Postgres
 
 from vpsbackups_async import ConfigurationError
@@ -56,6 +57,24 @@ def test_the_next_process_may_set_a_database_up_after_one_that_failed(url: str) 
             raise ZeroDivisionError
         with contextlib.closing(Database(url, prepare_within=0.2)) as other, other.preparing():
             pass
+
+
+def test_the_server_ends_a_connection_that_is_frozen_within_a_transaction(url: str) -> None:
+    with contextlib.closing(Database(url)) as database, database.engine.connect() as connection:
+        limit = connection.scalar(sa.text("SHOW idle_in_transaction_session_timeout"))
+    assert limit == "30s"
+
+
+def test_a_network_that_is_gone_is_an_error_after_the_time_that_the_url_gives(url: str) -> None:
+    with (
+        contextlib.closing(Database(f"{url}?keepalives_idle=77")) as database,
+        database.engine.connect() as connection,
+    ):
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        given = driver.info.get_parameters()
+    assert given["keepalives_idle"] == "77"
+    assert given["tcp_user_timeout"] == "20000"
 
 
 def cut_slots(url: str) -> None:

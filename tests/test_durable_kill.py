@@ -232,7 +232,7 @@ async def test_a_worker_that_wakes_after_it_was_taken_over_creates_nothing(
         DurableFleet(url) as fleet,
     ):
         await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
-        frozen = await workers.start(**options)
+        frozen = await workers.start(**options, until_done=False)
         await until(lambda: len(posts(fake)) >= HELD)
         frozen.signal(signal.SIGSTOP)
         # As the server does by itself after a silence of 30 seconds.
