@@ -198,6 +198,7 @@ async def test_a_backup_that_may_be_the_one_forbids_to_send_again_and_is_named(
     assert real_fake.count("POST") == 0
 
 
+@pytest.mark.durable
 async def test_a_create_that_was_intended_ten_times_is_not_sent_again(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ async def test_a_retry_of_a_failure_never_adopts_the_backup_of_the_first_try(
     assert found.backup.id != backup.id
 
 
+@pytest.mark.durable
 async def test_a_second_try_that_was_cut_off_never_adopts_the_backup_of_the_first_one(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:

@@ -33,14 +33,14 @@ from vpsbackups_async.errors import DatabaseError, RunError
 from vpsbackups_async.testing import FakeVPS, Latency, Reply, ServerFault
 
 LIMITS = Limits(
-    backoff=ConstantBackoff(0.1), start_within=0.3, create_again_after=None, unknown_for=0.4
+    backoff=ConstantBackoff(0.05), start_within=0.3, create_again_after=None, unknown_for=0.4
 )
 
 
 @pytest.fixture
 async def real_fake() -> AsyncIterator[FakeVPS]:
     """A server in real time, as the clock of the database is."""
-    async with FakeVPS(servers=5, backups=0, backup_seconds=0.2, token=CANARY) as fake:
+    async with FakeVPS(servers=5, backups=0, backup_seconds=0.05, token=CANARY) as fake:
         yield fake
 
 
