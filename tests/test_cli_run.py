@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -154,17 +154,25 @@ async def test_a_schedule_is_made_listed_and_deleted(here: Here, database: str) 
     assert (await here("run", "schedule", "--delete", **place)).code == 1
 
 
-async def test_a_worker_that_does_not_answer_is_told_of_while_the_run_is_not_over(
-    here: Here, database: str
-) -> None:
-    place = {"VPSBACKUPS_DATABASE": database}
-    assert (await here("run", "submit", "nightly", "-s", "1", **place)).code == 0
+@contextlib.contextmanager
+def silent_worker(database: str) -> Iterator[None]:
+    """A worker on the host `web-1` that has given no sign of life for a while."""
     with contextlib.closing(Database(database)) as opened:
         slots = open_slots(opened)
         slots.take()
         with contextlib.closing(sqlite3.connect(opened.path)) as connection:
             connection.execute("UPDATE fleet_workers SET seen_at = seen_at - 100, host = 'web-1'")
             connection.commit()
+        yield
+        slots.release()
+
+
+async def test_a_worker_that_does_not_answer_is_told_of_while_the_run_is_not_over(
+    here: Here, database: str
+) -> None:
+    place = {"VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "nightly", "-s", "1", **place)).code == 0
+    with silent_worker(database):
         said = await here("run", "status", "nightly", **place)
         assert (said.code, said.out) == (0, "nightly: 1 waiting; 1 in all\n")
         assert re.fullmatch(
@@ -177,7 +185,23 @@ async def test_a_worker_that_does_not_answer_is_told_of_while_the_run_is_not_ove
         assert (silent["slot"], silent["pid"], silent["host"]) == (0, os.getpid(), "web-1")
         assert (await here("run", "cancel", "nightly", **place)).code == 0
         assert (await here("run", "status", "nightly", **place)).err == ""
-        slots.release()
+
+
+@pytest.mark.durable
+async def test_who_watches_a_run_is_told_once_of_a_worker_that_does_not_answer(
+    here: Here, database: str
+) -> None:
+    place = {"VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "nightly", "-s", "1", **place)).code == 0
+    with silent_worker(database):
+        watching = await start("run", "status", "nightly", "--watch", **place)
+        assert watching.stderr is not None
+        line = await asyncio.wait_for(watching.stderr.readline(), 30)
+        assert b"end process %d on web-1" % os.getpid() in line
+        await asyncio.sleep(2.5)  # two more looks
+        assert (await here("run", "cancel", "nightly", **place)).code == 0
+        _, err = await asyncio.wait_for(watching.communicate(), 30)
+        assert err == b""
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:

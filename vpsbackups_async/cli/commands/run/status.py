@@ -60,10 +60,15 @@ async def _watched(fleets: Fleets, name: str) -> RunProgress:
     """The progress of the run once it is over, shown until then."""
     loop = asyncio.get_running_loop()
     began = loop.time()
+    told: set[int] = set()
     async with Display(fleets.screen, name, ClientStats, after=0.0) as display:
         first = now = await fleets.fleet.progress(name)
         while not now.is_over:
             display.update(_shown(now, first, loop.time() - began))
+            for worker in await fleets.fleet.silent_workers():
+                if worker.pid not in told:
+                    told.add(worker.pid)
+                    fleets.screen.note(_told(worker), "yellow")
             await asyncio.sleep(_EVERY)
             now = await fleets.fleet.progress(name)
     return now
