@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers_cli import Here, Terminal, TerminalHere, call
 
-from vpsbackups_async.testing import FakeVPS, Latency, Reply, SeenRequest
+from vpsbackups_async.testing import FakeVPS, Latency, NotJSON, Reply, SeenRequest
 
 
 @pytest.fixture
@@ -64,6 +64,19 @@ async def test_what_cannot_be_deleted_is_said(fake: FakeVPS, capfd: pytest.Captu
     assert await call("delete", "5", "-y") == 3
     assert await call("delete") == 2
     assert await call("delete", "--yes", "five") == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(404, "check the URL (VPS_API_URL or --url), and whether a proxy"), (200, "still listed")],
+)
+async def test_a_page_of_html_is_not_said_to_have_deleted(
+    status: int, words: str, fake: FakeVPS, run: Here
+) -> None:
+    fake.inject(NotJSON(status, method="DELETE"))
+    ended = await run("delete", "5", "--yes", fake=fake)
+    assert (ended.code, ended.out) == (1, "")
+    assert words in ended.err
 
 
 async def test_restore_with_yes_restores(fake: FakeVPS, capfd: pytest.CaptureFixture) -> None:

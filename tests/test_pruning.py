@@ -16,6 +16,7 @@ from vpsbackups_async import (
     AdaptiveLimiter,
     AuthenticationError,
     BackupsClient,
+    NotFoundError,
     PrunePlan,
     Retention,
     ServerError,
@@ -24,7 +25,15 @@ from vpsbackups_async import (
     to_json,
 )
 from vpsbackups_async.errors import PruneRefusedError
-from vpsbackups_async.testing import FakeVPS, HostileNext, Latency, Reply, SeenRequest, ServerFault
+from vpsbackups_async.testing import (
+    FakeVPS,
+    HostileNext,
+    Latency,
+    NotJSON,
+    Reply,
+    SeenRequest,
+    ServerFault,
+)
 
 pytestmark = [pytest.mark.fake_vps(servers=3, backups=0), pytest.mark.virtual_time]
 
@@ -491,6 +500,22 @@ async def test_deletions_that_no_list_confirms_have_failed(
     plan = await client.plan_prune([1], POLICY)
     fake.inject(ServerFault(500, method="GET", after=1))
     assert await ended(client.apply(plan)) == dict.fromkeys(ids[:2], "ServerError")
+
+
+async def test_a_404_of_a_proxy_is_no_deletion(fake: FakeVPS, client: BackupsClient) -> None:
+    ids = add_nights(fake, 1, 3)
+    fake.inject(NotJSON(404, method="DELETE"))
+    [outcome] = [one async for one in client.apply(await client.plan_prune([1], POLICY))]
+    assert isinstance(outcome.error, NotFoundError)
+    assert held(fake, 1) == ids
+
+
+async def test_a_404_of_a_proxy_frees_no_place(fake: FakeVPS, client: BackupsClient) -> None:
+    ids = add_nights(fake, 1, 10)
+    fake.inject(NotJSON(404, method="DELETE"))
+    with pytest.raises(NotFoundError):
+        await client.rotate(1, Retention(last=9, job=JOB), make_room=True)
+    assert held(fake, 1) == ids
 
 
 async def test_a_failed_deletion_does_not_stop_the_others(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers_streams import on_page
+from helpers_transport import VERBS, RawServer, at_once, http
 
 from vpsbackups_async import (
     ApiError,
@@ -14,6 +15,7 @@ from vpsbackups_async import (
     BackupsClient,
     BadRequestError,
     ConflictError,
+    InvalidResponseError,
     ManualBackupLimitError,
     NotFoundError,
     PermissionDeniedError,
@@ -238,6 +240,14 @@ async def test_a_server_that_is_not_there_is_not_found(
     assert fake.count() == 1
 
 
+async def test_a_404_of_a_proxy_is_not_blamed_on_the_server_s_id(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.inject(NotJSON(404, method="POST"))
+    with pytest.raises(NotFoundError, match="check base_url"):
+        await client.create(1)
+
+
 async def test_a_create_that_a_429_refused_is_sent_again(
     fake: FakeVPS, client: BackupsClient
 ) -> None:
@@ -298,7 +308,7 @@ async def test_gone_at_the_second_attempt_means_that_the_first_worked(
         ((200, "ok"), None, "ok"),
         ((204, None), None, None),
         ((200, b""), None, None),
-        ((200, b"<html>"), None, None),
+        ((200, b"Started."), None, None),
     ],
 )
 async def test_a_restore_is_accepted_with_any_2xx_and_any_body(
@@ -318,6 +328,84 @@ async def test_a_restore_is_accepted_with_any_2xx_and_any_body(
         ("GET", "/api/v1/backups/"),
         ("POST", "/api/v1/servers/3/restore/"),
     ]
+
+
+PAGES = {
+    "a login page": http(200, b"<p>Log in</p>", Content_Type="text/html; charset=utf-8"),
+    "a page in XHTML": http(200, b"Log in", Content_Type="application/xhtml+xml"),
+    "a page without a type": http(202, b"\xef\xbb\xbf \n<!DOCTYPE html><title>Log in</title>"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("verb", ["delete", "restore"])
+async def test_a_page_of_html_is_no_answer_of_the_api_whatever_its_status(
+    verb: str, page: str
+) -> None:
+    async with (
+        RawServer(lambda _: PAGES[page]).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once()) as client,
+    ):
+        with pytest.raises(InvalidResponseError, match=r"HTML.*Log in") as caught:
+            await VERBS[verb](client)
+    assert caught.value.in_doubt
+    assert "before you" in caught.value.hint
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(200, b"", Content_Type="text/html"),
+        http(204, b"", Content_Type="text/html"),
+        http(200, b'{"detail": "<html>"}', Content_Type="text/html"),
+        http(200, b"<html>")[:-3],
+        http(200, b"OK", Content_Type="text/plain"),
+    ],
+    ids=["empty", "no content", "JSON by its bytes", "cut", "plain"],
+)
+@pytest.mark.parametrize("verb", ["delete", "restore"])
+async def test_a_2xx_without_a_page_is_success_by_its_status(verb: str, reply: bytes) -> None:
+    async with (
+        RawServer(lambda _: reply, then_close=True).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once()) as client,
+    ):
+        await VERBS[verb](client)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("missing_ok", [False, True])
+@pytest.mark.parametrize("body", [b"<html>nginx</html>", b"", b"no route"], ids=repr)
+async def test_a_404_without_json_does_not_say_that_the_backup_is_gone(
+    fake: FakeVPS, client: BackupsClient, body: bytes, missing_ok: bool
+) -> None:
+    fake.inject(Reply(404, body, method="DELETE"))
+    with pytest.raises(NotFoundError, match=r"no JSON came with it.*base_url.*proxy") as caught:
+        await client.delete(7, missing_ok=missing_ok)
+    assert not caught.value.from_api
+    assert not caught.value.in_doubt
+
+
+@pytest.mark.parametrize("body", [b'{"detail": "Gone."}', b'["Gone."]', b' {"detail": "Go'])
+async def test_a_404_with_json_is_the_word_of_the_api(
+    fake: FakeVPS, client: BackupsClient, body: bytes
+) -> None:
+    fake.inject(Reply(404, body, method="DELETE"))
+    await client.delete(7, missing_ok=True)
+    with pytest.raises(NotFoundError) as caught:
+        await client.delete(7)
+    assert caught.value.from_api
+    assert caught.value.hint == NotFoundError.hint
+
+
+async def test_a_404_without_json_after_a_lost_answer_is_in_doubt(
+    fake: FakeVPS, client: BackupsClient
+) -> None:
+    fake.inject(Drop(times=1), NotJSON(404, method="DELETE"))
+    with pytest.raises(NotFoundError) as caught:
+        await client.delete(7)
+    assert caught.value.in_doubt
+    assert 7 in [backup["id"] for backup in fake.backups]
 
 
 async def test_a_restore_from_another_server_s_backup_is_not_found(

@@ -180,7 +180,7 @@ def decipher(
     """
     kind = _BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
     detail, field_errors = _error_words(body)
-    return kind(
+    error = kind(
         status,
         mask(detail),
         {mask(name): [mask(text) for text in texts] for name, texts in field_errors.items()},
@@ -190,8 +190,16 @@ def decipher(
         attempts,
         retry_after(headers, now),
     )
+    error.from_api = body.lstrip()[:1] in {b"{", b"["}  # also where it was cut
+    if status == 404 and not error.from_api:
+        error.hint = _NOT_OF_API
+    return error
 
 
+_NOT_OF_API: Final = (
+    "This 404 may not be the API's, as no JSON came with it: check base_url (or VPS_API_URL), and "
+    "whether a proxy answers in its place"
+)
 ACCOUNT_REFUSED: Final = (
     "Check whose token this is on the provider's site: this token is not given the account, and "
     "nothing else depends on it"
@@ -329,6 +337,34 @@ class Response:
             API_ROOT + self.request.path,
             request_id(self.headers, self.mask),
         )
+
+
+def check_done(response: Response, hint: str) -> None:
+    """Raise an error with this hint unless the response, a success by its status, is the API's.
+
+    A page of HTML is not: a captive portal or a login page answers with 200 for anything. Any other
+    body may be, since the API documents none.
+
+    Raises `InvalidResponseError`.
+    """
+    if _is_page(response):
+        error = response.invalid(
+            f"the body is a page of HTML, not the API's: {_text_of_html(response.body)!r}"
+        )
+        error.hint = hint
+        raise error
+
+
+def _is_page(response: Response) -> bool:
+    """Whether the body is a page of HTML, by its first character or, unless it is JSON, its type.
+
+    An empty body is none, whatever its type.
+    """
+    text = response.body.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text or text[:1] in {b"{", b"["}:
+        return False
+    content = response.headers.get("Content-Type", "").lower()
+    return text.startswith(b"<") or content.startswith(("text/html", "application/xhtml"))
 
 
 class _Absent:

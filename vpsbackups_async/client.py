@@ -87,6 +87,7 @@ T = TypeVar("T")
 
 DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
+_MAY_BE_GONE = "Look whether the backup is still listed before you delete it again"
 _RESTORE_MAY_RUN = "The restore may be running: look at the server before you restore it again"
 # A backup of somebody else may be stuck for days, so that looks at it become rare.
 _OTHERS_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=120.0)
@@ -476,19 +477,22 @@ class BackupsClient:
     async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
         """Delete a backup for good; this cannot be undone.
 
-        A 404 after an attempt whose answer was lost counts as done.
+        A 404 after an attempt whose answer was lost counts as done. A 404 without JSON may be that
+        of a proxy: it neither counts as done, nor does `missing_ok` hide it.
 
         Raises `NotFoundError` if there is no such backup, unless `missing_ok`; other `ApiError` and
-        `TransportError`; `ValueError` for an id out of range.
+        `TransportError`; `InvalidResponseError` if the answer is a page of HTML; `ValueError` for
+        an id out of range.
         """
         request = _wire.delete_request(backup_id)
         try:
-            await self._transport.send(request, before_again=_before_again.get())
-        except NotFoundError:
-            if not missing_ok:
+            reply = await self._transport.send(request, before_again=_before_again.get())
+        except NotFoundError as error:
+            if not (missing_ok and error.from_api):
                 raise
-        else:
-            self._creates.known.forget(backup_id)
+            return
+        _wire.check_done(reply, _MAY_BE_GONE)
+        self._creates.known.forget(backup_id)
 
     async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
@@ -500,7 +504,8 @@ class BackupsClient:
         is True, or a `ServerError`, the restore may be running: look at the server first.
 
         Raises `NotFoundError` if the server has no such backup, `errors.NotRestorableError` if it
-        is not completed, other `ApiError` and `TransportError`, `ValueError` for ids out of range.
+        is not completed, other `ApiError` and `TransportError`, `InvalidResponseError` if the
+        answer is a page of HTML, `ValueError` for ids out of range.
         """
         request = _wire.restore_request(server_id, backup_id)
         if check:
@@ -515,6 +520,7 @@ class BackupsClient:
             if is_ambiguous(error):
                 error.hint = _RESTORE_MAY_RUN
             raise
+        _wire.check_done(reply, _RESTORE_MAY_RUN)
         return _wire.read_restore(reply, server_id, backup_id)
 
     # --- Deleting by a policy ------------------------------------------------------------------

@@ -228,6 +228,11 @@ class ApiError(VPSBackupsError):
     `retry_after` is the time in seconds that the server asked to wait, None if it did not.
     """
 
+    from_api: bool = True
+    """Whether the body looks like JSON, as all answers of the API do.
+
+    If not, something else may have answered, such as a proxy, or the site that a wrong URL names.
+    """
     hint = "If the request is right and this persists, ask the provider's support about it"
 
     def __init__(

@@ -59,7 +59,7 @@ class Looks:
 
     async def recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
         """A refused create as the error that says why, if the server's backups can be read."""
-        if isinstance(refusal, NotFoundError):
+        if isinstance(refusal, NotFoundError) and refusal.from_api:
             refusal.hint = _NO_SUCH_SERVER
         if not may_be_recognised(refusal):
             return refusal

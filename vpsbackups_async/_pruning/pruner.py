@@ -14,12 +14,11 @@ from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._pruning.looks import Held, look_at
 from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan, check_separate
 from vpsbackups_async._pruning.unreported import Unreported
-from vpsbackups_async._pruning.watched import Decide, Problem, Watched
+from vpsbackups_async._pruning.watched import Decide, Problem, Watched, is_gone
 from vpsbackups_async._transport.calls import BeforeAgain
 from vpsbackups_async.errors import (
     AuthenticationError,
     NotAttemptedError,
-    NotFoundError,
     StalePlanError,
     VPSBackupsError,
 )
@@ -120,7 +119,7 @@ class Pruner:
             error = await _failure(delete(backup.id))
             unreported.end(backup, error)
             watched.note(backup, error)
-            if error is not None and not isinstance(error, NotFoundError):
+            if error is not None and not is_gone(error):
                 give(_outcome(backup, error))
             if isinstance(error, AuthenticationError):
                 obstacle = _not_attempted(error)
@@ -132,7 +131,7 @@ class Pruner:
         A deletion that failed is tried again only if there is no `problem`.
         """
         failure = await _failure(self._deleting(_unless(problem))(backup.id))
-        if failure is None or isinstance(failure, NotFoundError):
+        if failure is None or is_gone(failure):
             outcomes: list[Deleted] = []
             await self._confirm(backup.server.id, [backup], outcomes.append)
             failure = outcomes[0].error

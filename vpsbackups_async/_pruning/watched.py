@@ -12,7 +12,7 @@ from vpsbackups_async.errors import NotFoundError, StalePlanError, VPSBackupsErr
 from vpsbackups_async.models import Backup, is_good
 from vpsbackups_async.retention import Decision
 
-__all__ = ["Decide", "Problem", "Watched"]
+__all__ = ["Decide", "Problem", "Watched", "is_gone"]
 
 Decide: TypeAlias = Callable[[Sequence[Backup], datetime], Sequence[Decision]]
 """The decisions about all manual backups of a server at this time."""
@@ -68,7 +68,7 @@ class Watched:
 
     def note(self, backup: Backup, error: Exception | None) -> None:
         """Note how a deletion ended; one that failed, or was not needed, outdates the look."""
-        if error is None or isinstance(error, NotFoundError):
+        if error is None or is_gone(error):
             self.done.append(backup)
             self._deleted.add(backup.id)
         if error is not None:
@@ -137,3 +137,8 @@ def _stale(backup: Backup, why: str, left: str) -> StalePlanError:
     return StalePlanError(
         f"backup {backup.id} of server {backup.server.id} {why}: {left} of this server was deleted"
     )
+
+
+def is_gone(failure: Exception | None) -> bool:
+    """Whether a deletion failed because the API has no such backup any more."""
+    return isinstance(failure, NotFoundError) and failure.from_api

@@ -132,7 +132,8 @@ class Rules(NamedTuple):
         error = error_of(
             call, result, self.timeouts.deadline, self.mask, plain_proxy=self.plain_proxy
         )
-        if call.ambiguous and policy.missing_means_done and isinstance(error, NotFoundError):
+        missing = isinstance(error, NotFoundError) and error.from_api
+        if call.ambiguous and policy.missing_means_done and missing:
             # An earlier attempt did it, and only its answer was lost.
             done = Response(204, {}, b"", call.request, call.attempts)
             return Done(done, earns_budget=False)

@@ -12,6 +12,7 @@ from vpsbackups_async.errors import (
     CreateOutcomeUnknownError,
     DeadlineExceededError,
     NotAttemptedError,
+    NotFoundError,
     PruneRefusedError,
     RateLimitedError,
     RequestTimeoutError,
@@ -61,10 +62,18 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
 """What to do, where the hint of the error is about Python and not about the shell."""
 
 
+_NOT_OF_API: Final = (
+    "This 404 may not be the API's, as no JSON came with it: check the URL (VPS_API_URL or --url), "
+    "and whether a proxy answers in its place"
+)
+
+
 def hint_of(error: BaseException) -> str:
     """What to do about an error; empty if the error says so itself."""
     if isinstance(error, TransportError) and error.failure == "untrusted":
         return "For a certificate authority of your own: SSL_CERT_FILE=ca.pem"
+    if isinstance(error, NotFoundError) and not error.from_api:
+        return _NOT_OF_API
     for kind in type(error).__mro__:
         if kind in _HINTS:
             return _HINTS[kind].format(error=error)
