@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers_cli import Here, Terminal, TerminalHere, call
 
-from vpsbackups_async.testing import FakeVPS, Latency, NotJSON, Reply, SeenRequest
+from vpsbackups_async.testing import Drop, FakeVPS, Fault, Latency, NotJSON, Reply, SeenRequest
 
 
 @pytest.fixture
@@ -89,10 +89,31 @@ async def test_restore_with_yes_restores(fake: FakeVPS, capfd: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Drop(method="POST", when="after"), "it may have reached the server"),
+        (Reply(504, b"{}", method="POST", when="after"), "504"),
+        (Reply(200, b'{"success": false, "error": "Locked."}', method="POST"), "Locked."),
+    ],
+    ids=["cut", "504", "refused"],
+)
+async def test_a_restore_in_doubt_says_to_look_at_the_server_before_another_one(
+    fault: Fault, words: str, fake: FakeVPS, run: Here
+) -> None:
+    fake.inject(fault)
+    ended = await run("restore", "7", "5", "--yes", fake=fake)
+    assert (ended.code, ended.out) == (1, "")
+    assert words in ended.err
+    assert ended.err.splitlines()[-1] == (
+        "The restore may be running: look at the server before you restore it again"
+    )
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["8", "5"], 1, "backup 5 is of server 7 (web-7), not of server 8"),
-        (["7", "5:8"], 1, "backup 5 is of server 7"),
+        (["7", "5:8"], 1, "backup 5 is of server 7 (web-7), not of server 8"),
         (["8", "6"], 1, "backup 6 is in_progress, not completed"),
         (["8", "99"], 1, "backup 99 is not in the list"),
         (["web-9", "5"], 1, "no server has the name 'web-9'"),

@@ -123,6 +123,7 @@ def raw_json(template: str) -> Reply:
 HERE = "/api/v1/backups/"
 ECHOES: Final[Mapping[str, Reply]] = {
     "a body that is no JSON": lambda said: http(200, f"<h1>{said}</h1>".encode()),
+    "a failure in a success": raw_json('{"success": false, "error": "SAID"}'),
     "the title of a page": lambda said: http(502, f"<title>{said}</title>".encode()),
     "the type of a page": lambda said: http(200, b"<p>", Content_Type=f"text/{said}"),
     "a count": raw_json('{"count": "SAID", "results": []}'),

@@ -15,17 +15,21 @@ from vpsbackups_async import (
     BackupsClient,
     BadRequestError,
     ConflictError,
+    DeadlineExceededError,
     InvalidResponseError,
     ManualBackupLimitError,
     NotFoundError,
     PermissionDeniedError,
     RetryPolicy,
     ServerError,
+    Timeouts,
+    VPSBackupsError,
 )
 from vpsbackups_async.errors import NotRestorableError
 from vpsbackups_async.testing import (
     Drop,
     FakeVPS,
+    Latency,
     NotJSON,
     RateLimit,
     Reply,
@@ -430,6 +434,83 @@ async def test_a_backup_that_is_not_completed_is_not_restored(
         await client.restore(3, backup["id"])
     assert (caught.value.ref.id, caught.value.status) == (backup["id"], status)
     assert fake.count("POST") == 0
+
+
+MAY_RUN = "The restore may be running: look at the server before you restore it again"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, http(503, b"{}"), http(408, b"{}"), b"SSH-2.0", http(200, b"<html>")],
+    ids=["cut", "503", "408", "no HTTP", "a page"],
+)
+async def test_a_restore_in_doubt_says_to_look_at_the_server_first(answer: bytes | None) -> None:
+    async with (
+        RawServer(lambda _: answer).running() as server,
+        BackupsClient("vps_x", base_url=server.url, retry=at_once()) as client,
+    ):
+        with pytest.raises(VPSBackupsError) as caught:
+            await client.restore(1, 1, check=False)
+    assert (caught.value.in_doubt, caught.value.hint) == (True, MAY_RUN)
+
+
+async def test_a_restore_that_had_no_time_left_after_it_was_sent_says_so(fake: FakeVPS) -> None:
+    fake.inject(Latency(600, method="POST"))
+    timeouts = Timeouts(attempt=0.1, deadline=0.1)
+    async with BackupsClient(fake.token, base_url=fake.url, timeouts=timeouts) as client:
+        with pytest.raises(DeadlineExceededError) as caught:
+            await client.restore(3, 1, check=False)
+    assert caught.value.hint == MAY_RUN
+
+
+@pytest.mark.parametrize(
+    "answer", [http(301, b"", Location="/x"), http(404, b"{}")], ids=["redirect", "404"]
+)
+async def test_a_restore_that_was_refused_says_nothing_of_one_that_runs(answer: bytes) -> None:
+    async with (
+        RawServer(lambda _: answer).running() as server,
+        BackupsClient("vps_x", base_url=server.url) as client,
+    ):
+        with pytest.raises(VPSBackupsError) as caught:
+            await client.restore(1, 1, check=False)
+    assert caught.value.hint == type(caught.value).hint
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"success": False, "error": "The server is locked."}, "The server is locked."),
+        ({"success": False, "message": "Not now."}, "Not now."),
+        ({"success": False}, "without a reason"),
+        ({"error": {"code": "locked"}}, "code: locked"),
+        ({"success": True, "error": ["locked"], "message": "Started"}, "locked"),
+    ],
+    ids=["both", "a message", "no reason", "an object", "a list"],
+)
+@pytest.mark.parametrize("verb", ["delete", "restore"])
+async def test_a_2xx_that_tells_of_a_failure_is_one(
+    verb: str, body: dict[str, Any], words: str
+) -> None:
+    async with (
+        RawServer(lambda _: http(200, json.dumps(body).encode())).running() as server,
+        BackupsClient("vps_x", base_url=server.url) as client,
+    ):
+        with pytest.raises(InvalidResponseError, match=f"tells of a failure: '{words}'") as caught:
+            await VERBS[verb](client)
+    assert caught.value.in_doubt
+    assert "before you" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"success": True, "error": None}, {"error": ""}, {"error": False}, {"success": 0}, [False]],
+    ids=repr,
+)
+async def test_a_2xx_with_an_empty_error_is_success(
+    fake: FakeVPS, client: BackupsClient, body: Any
+) -> None:
+    fake.restore_reply = (200, body)
+    assert (await client.restore(3, 3, check=False)).data == body
 
 
 async def test_a_restore_without_a_check_needs_no_list(

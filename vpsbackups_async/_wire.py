@@ -340,19 +340,40 @@ class Response:
 
 
 def check_done(response: Response, hint: str) -> None:
-    """Raise an error with this hint unless the response, a success by its status, is the API's.
+    """Raise an error with this hint unless the response, a success by its status, may be one.
 
-    A page of HTML is not: a captive portal or a login page answers with 200 for anything. Any other
-    body may be, since the API documents none.
+    A page of HTML is none: a captive portal or a login page answers with 200 for anything. Nor is a
+    JSON object with `"success": false` or an `error`. Any other body may be, since the API
+    documents none.
 
     Raises `InvalidResponseError`.
     """
-    if _is_page(response):
-        error = response.invalid(
-            f"the body is a page of HTML, not the API's: {_text_of_html(response.body)!r}"
-        )
+    error = _error_of_done(response)
+    if error is not None:
         error.hint = hint
-        raise error
+        raise error  # from here, as a traceback may show local variables: no text is one
+
+
+def _error_of_done(response: Response) -> InvalidResponseError | None:
+    if _is_page(response):
+        title = _text_of_html(response.body)
+        return response.invalid(f"the body is a page of HTML, not the API's: {title!r}")
+    failure = _failure_of(response.body)
+    if failure is None:
+        return None
+    return response.invalid(f"the body tells of a failure: {failure or 'without a reason'!r}")
+
+
+def _failure_of(body: bytes) -> str | None:
+    """The words of a JSON object that tells of a failure; None for any other body."""
+    try:
+        data = msgspec.json.decode(body)
+    except _BAD_JSON:
+        return None
+    if not isinstance(data, Mapping) or not (data.get("success") is False or data.get("error")):
+        return None
+    words = (data.get(name) for name in ("error", *_DETAIL_KEYS))
+    return _clip("; ".join(_flat(next(filter(None, words), None))))
 
 
 def _is_page(response: Response) -> bool:

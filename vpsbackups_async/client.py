@@ -481,8 +481,8 @@ class BackupsClient:
         of a proxy: it neither counts as done, nor does `missing_ok` hide it.
 
         Raises `NotFoundError` if there is no such backup, unless `missing_ok`; other `ApiError` and
-        `TransportError`; `InvalidResponseError` if the answer is a page of HTML; `ValueError` for
-        an id out of range.
+        `TransportError`; `InvalidResponseError` if the answer is a page of HTML or tells of a
+        failure; `ValueError` for an id out of range.
         """
         request = _wire.delete_request(backup_id)
         try:
@@ -500,12 +500,12 @@ class BackupsClient:
         The server's list is read first: nothing is sent unless the backup is there and completed.
         `check=False` leaves that to the API, for a day on which the list is down.
 
-        It is sent again only if nothing was sent, or a 429 refused it. After an error whose `sent`
-        is True, or a `ServerError`, the restore may be running: look at the server first.
+        It is sent again only if nothing was sent, or a 429 refused it. After an error that is
+        `in_doubt`, the restore may be running: look at the server first.
 
         Raises `NotFoundError` if the server has no such backup, `errors.NotRestorableError` if it
         is not completed, other `ApiError` and `TransportError`, `InvalidResponseError` if the
-        answer is a page of HTML, `ValueError` for ids out of range.
+        answer is a page of HTML or tells of a failure, `ValueError` for ids out of range.
         """
         request = _wire.restore_request(server_id, backup_id)
         if check:

@@ -74,6 +74,9 @@ def hint_of(error: BaseException) -> str:
         return "For a certificate authority of your own: SSL_CERT_FILE=ca.pem"
     if isinstance(error, NotFoundError) and not error.from_api:
         return _NOT_OF_API
+    own: str = vars(error).get("hint", "")  # of the verb that failed, so more to the point
+    if own and isinstance(error, VPSBackupsError) and not isinstance(error, ConfigurationError):
+        return own
     for kind in type(error).__mro__:
         if kind in _HINTS:
             return _HINTS[kind].format(error=error)

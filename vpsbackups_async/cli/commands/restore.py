@@ -116,11 +116,12 @@ def _check_name(found: Backup, expected: str | None) -> None:
 async def _given(client: BackupsClient, server_id: int, ref: BackupRef) -> Backup:
     """The backup that was named, if it can be restored to the server; raises `RefusedError`."""
     found = await client.get(ref.id)
-    if server_id != found.server.id or ref.server_id not in {None, server_id}:
-        raise RefusedError(
-            f"backup {found.id} is of server {found.server.id} "
-            f"({safe(found.server.name)}), not of server {server_id}; nothing was restored"
-        )
+    for wanted in (server_id, ref.server_id):
+        if wanted not in {None, found.server.id}:
+            raise RefusedError(
+                f"backup {found.id} is of server {found.server.id} "
+                f"({safe(found.server.name)}), not of server {wanted}; nothing was restored"
+            )
     if not found.is_completed:
         raise RefusedError(
             f"backup {found.id} is {safe(found.status)}, not completed; nothing was restored"
