@@ -66,6 +66,32 @@ async def test_a_piped_list_is_what_wait_reads_too(fake: FakeVPS, run: Here) -> 
     assert (ended.code, refs(ended.out)) == (0, {"1:1", "2:2"})
 
 
+@pytest.mark.parametrize(
+    ("options", "description"),
+    [
+        (["--keep", "forever"], "[keep]"),
+        (["-d", "Before the move", "--keep", "2027-01-31"], "Before the move [keep:2027-01-31]"),
+        (["-d", "Nightly", "--job", "nightly"], "Nightly [job:nightly]"),
+        (["-d", "N", "--job", "j", "--keep", "forever"], "N [keep] [job:j]"),
+    ],
+)
+async def test_a_backup_is_pinned_and_labelled_by_options(
+    options: list[str], description: str, fake: FakeVPS, run: Here
+) -> None:
+    assert (await run("create", "1", *options, fake=fake)).code == 0
+    assert fake.backups[0]["description"] == description
+
+
+async def test_a_backup_that_is_made_unless_there_is_one_is_pinned_too(
+    fake: FakeVPS, run: Here
+) -> None:
+    options = ("-d", "Move", "--keep", "forever", "--unless-newer-than", "1h")
+    for _ in range(2):
+        assert (await run("create", "1", *options, fake=fake)).code == 0
+    [made] = fake.backups
+    assert made["description"].startswith("Move [keep] [vb:")
+
+
 async def test_some_that_fail_are_named_and_stop_no_other(
     fake: FakeVPS, capfd: pytest.CaptureFixture
 ) -> None:
@@ -152,6 +178,10 @@ async def test_many_waits_that_time_out_are_named_in_a_command_to_paste(
         (["create", "1", "--max-running", "5"], "--max-running is of no use without --wait"),
         (["create", "1", "--timeout", "5m"], "--timeout is of no use without --wait"),
         (["create", "1", "-w", "--timeout", "soon"], "'soon' is no time"),
+        (["create", "1", "--keep", "soon"], "--keep 'soon' is no day: give 2027-01-31, or forever"),
+        (["create", "1", "--keep", "20270131T10"], "'20270131T10' is no day"),
+        (["create", "1", "--job", "a]b"], "--job"),
+        (["create", "1", "-d", "[keep", "--keep", "2027-01-31"], "is kept for ever"),
         (["create", "--servers-from", "/nowhere"], "cannot read '/nowhere': No such file"),
         (["wait"], "no backup is named"),
         (["wait", "5:"], "'5:' is no backup"),

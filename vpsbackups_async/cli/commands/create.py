@@ -1,7 +1,5 @@
 """Start a backup of each server; with --wait, wait for the end.
 
-Piped, it writes ID:SERVER of each. Ctrl-C finishes and names what is under way.
-
 Usage: vpsbackups create [OPTIONS] SERVER...
 
   vpsbackups create 12345 12346 --description Nightly --wait
@@ -10,12 +8,13 @@ Usage: vpsbackups create [OPTIONS] SERVER...
 import shlex
 from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Annotated
 
 from attrs import frozen
 from cyclopts import Parameter
 
+from vpsbackups_async._tags import with_labels
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids, source_name
 from vpsbackups_async.cli.not_made import NotMade, NotMadeTo
@@ -55,6 +54,13 @@ def run(
     description: Annotated[
         str | None, Parameter(("--description", "-d"), metavar="TEXT", help="what it is made for")
     ] = None,
+    keep: Annotated[
+        str | None, Parameter(metavar="DAY", help="never prune it through this day, or forever")
+    ] = None,
+    job: Annotated[
+        str | None,
+        Parameter(metavar="NAME", help="its label, [job:NAME], by which rotate and prune go"),
+    ] = None,
     unless_newer_than: Annotated[
         str | None,
         Parameter(metavar="TIME", help=f"none where one so described is newer {A_TIME}"),
@@ -80,8 +86,9 @@ def run(
         check_all(all_servers=all_servers, named=bool(ids) or servers_from is not None)
         if not (all_servers or ids or servers_from is not None):
             raise UsageError("no server is named: give ids, --servers-from FILE, or --all")
+        described = _labelled(description, keep, job)
         wanted = _Wanted.of(
-            description, unless_newer_than, timeout, concurrency, max_running, wait=wait
+            described, unless_newer_than, timeout, concurrency, max_running, wait=wait
         )
         if durable and (as_outcomes or not_made is not None or max_running is not None):
             raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
@@ -177,6 +184,22 @@ class _Wanted:
             max_running=self.max_running,
             on_progress=report,
         )
+
+
+def _labelled(description: str | None, keep: str | None, job: str | None) -> str | None:
+    """The description with these labels; raises `UsageError`."""
+    if keep is None and job is None:
+        return description
+    day: date | bool | None = None
+    if keep is not None:
+        try:
+            day = keep == "forever" or date.fromisoformat(keep)
+        except ValueError:
+            raise UsageError(f"--keep {keep!r} is no day: give 2027-01-31, or forever") from None
+    try:
+        return with_labels(description, keep=day, job=job)
+    except ValueError as error:
+        raise UsageError(f"these labels cannot be (--keep, --job): {error}") from None
 
 
 def _nothing(common: Common, source: str) -> int:
