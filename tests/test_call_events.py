@@ -5,18 +5,21 @@ import copy
 import gc
 import json
 import pickle
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
 from helpers_events import Heard
+from helpers_pruning import JOB, add_nights
 from helpers_secrets import CANARY, assert_clean
 
 from vpsbackups_async import (
     AdaptiveLimiter,
     BackupsClient,
     RateLimitedError,
+    Retention,
     RetryPolicy,
     ServerError,
     Timeouts,
@@ -419,6 +422,13 @@ async def everything(fake: FakeVPS, heard: Any) -> None:
         fake.inject(Reply(200, page, method="GET"))
         with pytest.raises(WaitTimeoutError):
             await client.wait(backup, timeout=30, backoff=ConstantBackoff(10))
+        fake.clear_faults()
+        await client.wait(backup)
+        add_nights(fake, 2, 2)
+        plan = await client.plan_prune([2], Retention(last=1, job=JOB))
+        fake.inject(Reply(403, words, method="DELETE"))
+        async with aclosing(client.apply(plan, max_fraction=1)) as outcomes:
+            assert not any([outcome.ok async for outcome in outcomes])
 
 
 async def test_every_kind_of_event_is_told_and_the_token_is_in_none() -> None:

@@ -43,7 +43,7 @@ def outcomes(ended: Ended) -> dict[Any, dict[str, Any]]:
     """The objects by their keys, each of which comes once."""
     found = [json.loads(line) for line in ended.lines]
     fields = {"key", "server_id", "ok", "backup", "error", "seconds"}
-    assert all(set(one) - {"deleted", "dry_run", "reason"} == fields for one in found)
+    assert all(set(one) - {"deleted", "in_doubt", "dry_run", "reason"} == fields for one in found)
     assert all(one["ok"] == (one["error"] is None) for one in found)
     ids = [one[name] for one in found for name in ("key", "server_id")]
     assert all(number is None or type(number) is int for number in ids)
@@ -324,6 +324,72 @@ async def test_interrupted_deletions_are_told_one_by_one(
     kinds = [one["error"] and one["error"]["type"] for one in found.values()]
     assert "Interrupted" in kinds
     assert re.search(r"interrupted: \d of 4 deletions were confirmed before", ended.err)
+
+
+def add_nights(fake: FakeVPS, count: int) -> None:
+    for day in range(1, count + 1):
+        fake.add_backup(1, description="[job:x]", created_at=f"2026-01-{day:02}T00:00:00Z")
+
+
+ROTATE = ("rotate", "-s", "1", "-s", "2", "--job", "x", "--ndjson", "--keep-last")
+
+
+async def test_a_rotation_interrupted_in_its_deletions_tells_what_is_gone_and_what_may_be(
+    fake: FakeVPS,
+) -> None:
+    add_nights(fake, 5)
+    ended = await interrupted(fake, "DELETE", *ROTATE, "4")
+    one = outcomes(ended)[1]
+    assert one["error"]["type"] == "Interrupted"
+    assert (one["backup"]["id"], one["backup"]["status"]) == (6, "completed")
+    assert (one["deleted"], one["in_doubt"]) == ([1], [2])
+    assert "6:1" not in ended.err.partition("may still be running")[2]
+
+
+async def test_a_rotation_interrupted_before_it_created_tells_what_may_be_gone(
+    fake: FakeVPS,
+) -> None:
+    add_nights(fake, 10)
+    fake.add_backup(2)
+    fake.inject(Latency(600, method="DELETE"))
+    begun = asyncio.Event()
+    fake.on_request = lambda _: fake.count("DELETE") >= 1 and begun.set()
+    process = await start(*ROTATE, "9", "--make-room", "-s", "404", fake=fake)
+    await begun.wait()
+    process.send_signal(signal.SIGINT)
+    ended = Ended(process.returncode, *await process.communicate())
+    one = outcomes(ended)[1]
+    assert (one["error"]["type"], one["backup"]) == ("Interrupted", None)
+    assert (one["deleted"], one["in_doubt"]) == ([], [1])
+    assert "may have deleted 1:1" in ended.err
+
+
+async def test_a_rotation_whose_second_deletion_failed_tells_the_first(
+    fake: FakeVPS, run: Here
+) -> None:
+    add_nights(fake, 5)
+    fake.inject(Reply(403, b"{}", method="DELETE", path="/2/"))
+    ended = await run("rotate", "-s", "1", "--job", "x", "--keep-last", "4", "--ndjson", fake=fake)
+    one = outcomes(ended)[1]
+    assert (one["error"]["type"], one["deleted"]) == ("PermissionDeniedError", [1])
+    assert one["backup"]["status"] == "completed"
+    assert ended.err.splitlines()[-1] == "0 made, 1 deleted, 1 failed"
+
+
+@pytest.mark.parametrize("as_outcomes", [(), ("--ndjson",)])
+async def test_an_interrupted_delete_names_what_was_deleted_and_what_may_be(
+    as_outcomes: tuple[str, ...], fake: FakeVPS
+) -> None:
+    for _ in range(3):
+        fake.add_backup(1)
+    hanging = asyncio.Event()
+    fake.inject(Latency(600, method="DELETE"))
+    fake.on_request = lambda _: fake.count("DELETE") >= 3 and hanging.set()
+    process = await start("delete", "-y", "1", "2", "3", *as_outcomes, fake=fake)
+    await hanging.wait()
+    process.send_signal(signal.SIGINT)
+    ended = Ended(process.returncode, *await process.communicate())
+    assert "may have deleted 1:1, 2:1, 3:1" in " ".join(ended.err.split())
 
 
 async def test_an_interrupted_restore_says_that_it_may_have_begun(fake: FakeVPS) -> None:

@@ -1,4 +1,4 @@
-"""The events of a client about creates, and a callback that fails."""
+"""The events of a client about creates, waits and deletions, and a callback that fails."""
 
 import asyncio
 import logging
@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 from helpers_events import Heard
+from helpers_pruning import JOB, add_nights
 
-from vpsbackups_async import BackupsClient, CreateOutcomeUnknownError, NotFoundError
-from vpsbackups_async.events import CreateEnded, CreateSettled
-from vpsbackups_async.testing import Drop, FakeVPS, Latency, ServerFault
+from vpsbackups_async import (
+    BackupFailedError,
+    BackupsClient,
+    CreateOutcomeUnknownError,
+    NotFoundError,
+    Retention,
+)
+from vpsbackups_async.events import BackupCompleted, CreateEnded, CreateSettled, DeletionEnded
+from vpsbackups_async.testing import Drop, FakeVPS, Fault, Latency, NotJSON, Reply, ServerFault
 
 
 def client_of(fake: FakeVPS, on_event: Any) -> BackupsClient:
@@ -113,6 +120,77 @@ async def test_a_create_that_was_settled_later_is_told(fake: FakeVPS) -> None:
         assert heard.of(CreateSettled) == []
         backup = await client.settle(caught.value)
     assert heard.of(CreateSettled) == [CreateSettled(2, backup, certain=True)]
+
+
+@pytest.mark.virtual_time
+async def test_a_wait_tells_the_completed_backup(fake: FakeVPS) -> None:
+    heard = Heard()
+    async with client_of(fake, heard) as client:
+        backup = await client.wait(await client.create(2))
+        await client.wait(backup)
+    assert heard.of(BackupCompleted) == [BackupCompleted(backup)] * 2
+
+
+@pytest.mark.virtual_time
+async def test_a_wait_that_fails_tells_no_completed_backup(fake: FakeVPS) -> None:
+    heard = Heard()
+    fake.fails = {2}
+    async with client_of(fake, heard) as client:
+        with pytest.raises(BackupFailedError):
+            await client.wait(await client.create(2))
+    assert heard.of(BackupCompleted) == []
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("faults", "deleted"),
+    [
+        ([], True),
+        ([Drop("after", method="DELETE", times=1)], True),
+        ([Reply(404, b"{}", method="DELETE")], True),
+        ([ServerFault(500, method="DELETE")], None),
+        ([NotJSON(method="DELETE")], None),
+        ([Reply(403, b"{}", method="DELETE")], False),
+        ([NotJSON(404, method="DELETE")], False),
+    ],
+    ids=["done", "gone", "missing", "500", "page", "403", "404 of a proxy"],
+)
+async def test_a_deletion_by_a_policy_tells_whether_the_backup_is_gone(
+    fake: FakeVPS, faults: list[Fault], deleted: bool | None
+) -> None:
+    heard = Heard()
+    add_nights(fake, 1, 4)
+    fake.inject(*faults)
+    async with client_of(fake, heard) as client:
+        [outcome] = [
+            one
+            async for one in client.apply(await client.plan_prune([1], Retention(last=3, job=JOB)))
+        ]
+    [event] = heard.of(DeletionEnded)
+    assert (event.backup.ref, event.deleted) == (outcome.key, deleted)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("make_room", [True, False], ids=["to free a place", "after the new one"])
+async def test_a_deletion_of_a_rotation_that_is_cut_short_is_in_doubt(
+    fake: FakeVPS, make_room: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+    for one in fake.backups:
+        fake.remove_backup(one["id"])
+    ids = add_nights(fake, 1, 10 if make_room else 4)
+    fake.inject(Latency(100, method="DELETE"))
+    begun = asyncio.Event()
+    fake.on_request = lambda _: fake.count("DELETE") and begun.set()
+    async with client_of(fake, heard) as client:
+        policy = Retention(last=9 if make_room else 4, job=JOB)
+        running = asyncio.create_task(client.rotate(1, policy, make_room=make_room))
+        await begun.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    [event] = heard.of(DeletionEnded)
+    assert (event.backup.id, event.deleted, event.error) == (ids[0], None, None)
+    assert f"may have deleted {ids[0]}:1" in caplog.text
 
 
 async def test_a_callback_that_raises_is_logged_and_the_create_returns(

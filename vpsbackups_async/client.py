@@ -69,7 +69,7 @@ from vpsbackups_async.errors import (
     NotRestorableError,
     VPSBackupsError,
 )
-from vpsbackups_async.events import OnEvent
+from vpsbackups_async.events import BackupCompleted, OnEvent
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Account,
@@ -459,7 +459,7 @@ class BackupsClient:
             raise ValueError(f"on_unknown must be 'wait' or 'raise', not {on_unknown!r}")
         self._session.open(settles=True)  # while it is closed, the hub answers with the ref
         if known is not None and known.is_completed:
-            return known
+            return self._completed(known)
         if known is not None and known.is_failed:
             raise BackupFailedError(ref, known.status, backup=known)
         waiter = Waiter(
@@ -472,7 +472,12 @@ class BackupsClient:
             appear_grace=appear_grace,
             mask=self._session.mask,
         )
-        return await self._hub.wait(waiter)
+        return self._completed(await self._hub.wait(waiter))
+
+    def _completed(self, backup: Backup) -> Backup:
+        if self._session.monitor.emit is not None:
+            self._session.monitor.emit(BackupCompleted(backup))
+        return backup
 
     async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
         """Delete a backup for good; this cannot be undone.
@@ -636,7 +641,7 @@ class BackupsClient:
         return Looks(self._finder, self._creates.known, self._timeouts.attempt)
 
     def _pruner(self) -> Pruner:
-        return Pruner(self._looks(), self._deleting)
+        return Pruner(self._looks(), self._deleting, self._session.monitor)
 
     def _deleting(self, before_again: BeforeAgain) -> Delete:
         """The `delete` of this client or of a subclass, which first awaits this before a retry."""

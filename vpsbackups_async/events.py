@@ -54,9 +54,11 @@ from vpsbackups_async.models import Backup, BackupStatus
 
 __all__ = [
     "AttemptEnded",
+    "BackupCompleted",
     "CallHeld",
     "CreateEnded",
     "CreateSettled",
+    "DeletionEnded",
     "Event",
     "GateClosed",
     "GateOpened",
@@ -175,6 +177,27 @@ class CreateSettled(Event):
     server_id: int
     backup: Backup
     certain: bool
+
+
+@frozen
+class BackupCompleted(Event):
+    """A wait ended with this backup, which is completed."""
+
+    backup: Backup
+
+
+@frozen
+class DeletionEnded(Event):
+    """A deletion by a policy (`apply`, `rotate`) ended, after all attempts, or was cut short.
+
+    `deleted` is True if the server said that the backup is deleted, or is gone already; False if
+    it is certainly not by this call; and None if it may be: `error` is then in doubt, or None where
+    the task was cancelled. No list was read yet to confirm it.
+    """
+
+    backup: Backup
+    deleted: bool | None
+    error: Exception | None = None
 
 
 @frozen

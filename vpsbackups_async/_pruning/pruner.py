@@ -16,12 +16,14 @@ from vpsbackups_async._pruning.plan import Caps, PrunePlan, ServerPlan, check_se
 from vpsbackups_async._pruning.unreported import Unreported
 from vpsbackups_async._pruning.watched import Decide, Problem, Watched, is_gone
 from vpsbackups_async._transport.calls import BeforeAgain
+from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async.errors import (
     AuthenticationError,
     NotAttemptedError,
     StalePlanError,
     VPSBackupsError,
 )
+from vpsbackups_async.events import DeletionEnded
 from vpsbackups_async.models import Backup, BackupRef, Outcome, as_utc
 
 __all__ = ["Delete", "Deleted", "Pruner"]
@@ -49,9 +51,10 @@ Give = Callable[[Deleted], object]
 class Pruner:
     """Deletes what plans say, and nothing else; `looks` sees the lists of servers."""
 
-    def __init__(self, looks: Looks, deleting: Deleting) -> None:
+    def __init__(self, looks: Looks, deleting: Deleting, monitor: Monitor) -> None:
         self.looks = looks
         self._deleting = deleting
+        self._monitor = monitor
 
     def apply(self, plan: PrunePlan, caps: Caps, max_age: timedelta) -> AsyncGenerator[Deleted]:
         """One outcome for each backup of the plan; see `BackupsClient.apply`."""
@@ -115,9 +118,7 @@ class Pruner:
             if obstacle is not None or backup.id not in watched.there:
                 give(_outcome(backup, obstacle))
                 continue
-            unreported.ask(backup)
-            error = await _failure(delete(backup.id))
-            unreported.end(backup, error)
+            error = await self._delete(delete, backup, unreported)
             watched.note(backup, error)
             if error is not None and not is_gone(error):
                 give(_outcome(backup, error))
@@ -125,16 +126,36 @@ class Pruner:
                 obstacle = _not_attempted(error)
         await self._confirm(watched.plan.server_id, watched.done, give)
 
+    async def _delete(
+        self, delete: Delete, backup: Backup, unreported: Unreported
+    ) -> Exception | None:
+        """Delete the backup, and tell how that ended; the error, None if there was none."""
+        deleted: bool | None = None
+        error: Exception | None = None
+        unreported.ask(backup)
+        try:
+            error = await _failure(delete(backup.id))
+            if error is None or is_gone(error):
+                deleted = True
+            elif not (isinstance(error, VPSBackupsError) and error.in_doubt):
+                deleted = False
+            unreported.end(backup, error)
+        finally:
+            if self._monitor.emit is not None:
+                self._monitor.emit(DeletionEnded(backup, deleted, error))
+        return error
+
     async def free(self, backup: Backup, problem: Problem) -> None:
         """Delete this backup, and raise an error unless it is known to be gone.
 
         A deletion that failed is tried again only if there is no `problem`.
         """
-        failure = await _failure(self._deleting(_unless(problem))(backup.id))
-        if failure is None or is_gone(failure):
-            outcomes: list[Deleted] = []
-            await self._confirm(backup.server.id, [backup], outcomes.append)
-            failure = outcomes[0].error
+        with Unreported() as unreported:
+            failure = await self._delete(self._deleting(_unless(problem)), backup, unreported)
+            if failure is None or is_gone(failure):
+                outcomes: list[Deleted] = []
+                await self._confirm(backup.server.id, [backup], outcomes.append)
+                failure = outcomes[0].error
         if failure is not None:
             failure.add_note(f"backup {backup.id} was to free a place, and nothing was created")
             raise failure

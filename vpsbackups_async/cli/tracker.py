@@ -1,6 +1,6 @@
 """Backups from start to end: a row for each, failures, counts, and how to wait for the rest."""
 
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,7 +23,7 @@ from vpsbackups_async.errors import (
     WaitError,
     WaitTimeoutError,
 )
-from vpsbackups_async.events import CreateEnded, Event
+from vpsbackups_async.events import BackupCompleted, CreateEnded, Event
 from vpsbackups_async.models import Backup, BackupRef, Outcome
 
 __all__ = ["Tracker"]
@@ -39,7 +39,8 @@ class Tracker:
     `as_outcomes` an object for each item is written instead of the rows. `again` is the command
     that makes a backup of servers of which it is not known whether they got one. Leaving the
     context closes the session, names the backups that may still be running, and writes the servers
-    that got none to `not_made`.
+    that got none to `not_made`. `more_of` gives further fields for a server of which no outcome was
+    written before an interruption, and is given if its work does not end with its backup.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Tracker:
         as_outcomes: bool = False,
         not_made: NotMade | None = None,
         again: str = "",
+        more_of: Callable[[int], Mapping[str, object]] | None = None,
     ) -> None:
         self.session: Session = Session(common)
         self.session.hear(self._on_event)
@@ -64,6 +66,7 @@ class Tracker:
         """Where outcomes are written; None where rows are."""
         self._not_made = not_made
         self._again = again
+        self._more_of = more_of
         self._table = Table(self._screen, BACKUPS) if self._screen.shows_tables else None
         self._started = self._completed = self._existing = 0
         self._begun: set[int] = set()
@@ -171,6 +174,8 @@ class Tracker:
     # --- As they come ----------------------------------------------------------------------------
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, BackupCompleted):
+            self._on_completion(event.backup)
         if not isinstance(event, CreateEnded):
             return
         self._ended.add(event.server_id)
@@ -190,6 +195,12 @@ class Tracker:
             self._untold[event.server_id] = event.backup
         elif not self._waits:
             self._show(event.backup)
+
+    def _on_completion(self, backup: Backup) -> None:
+        """Note at once that a backup runs no more; its outcome may come later, or not at all."""
+        self._running.pop(backup.id, None)
+        if backup.server.id in self._untold:
+            self._untold[backup.server.id] = backup
 
     def _on_completed(self, backup: Backup) -> None:
         self._running.pop(backup.id, None)
@@ -240,16 +251,22 @@ class Tracker:
             return
         with suppress(OSError):
             for server_id, known in self._untold.items():
+                more = self._more_of(server_id) if self._more_of else {}
                 if isinstance(known, Exception):
-                    self.outcomes.write(server_id, None, known)
+                    self.outcomes.write(server_id, None, known, **more)
                 else:
-                    runs = self._waits and not known.is_completed
-                    self.outcomes.write_failed_as(server_id, known, INTERRUPTED if runs else None)
+                    runs = self._more_of or (self._waits and not known.is_completed)
+                    failed = INTERRUPTED if runs else None
+                    self.outcomes.write_failed_as(server_id, known, failed, **more)
             for ref, seen in self._waited.items():
                 self.outcomes.write_failed_as(ref, seen, INTERRUPTED)
-            for server_id in self._servers or ():
+            for server_id in self._servers or self._begun:
                 if server_id not in self._ended:
-                    self.outcomes.write_failed_as(server_id, None, NOT_BEGUN)
+                    more = self._more_of(server_id) if self._more_of else {}
+                    begun = any(more.values())
+                    if begun or self._servers is not None:
+                        failed = INTERRUPTED if begun else NOT_BEGUN
+                        self.outcomes.write_failed_as(server_id, None, failed, **more)
 
     def _say_how_to_go_on(self, error: BaseException | None) -> None:
         """Name the backups that may still be running, and the servers that may have got one."""

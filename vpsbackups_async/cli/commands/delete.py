@@ -16,6 +16,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from vpsbackups_async._bulk.fan_out import fan_out
+from vpsbackups_async._pruning.unreported import Unreported
 from vpsbackups_async.cli.asking import Yes, agreed, check_asking
 from vpsbackups_async.cli.ends import Exit, UsageError, end_of
 from vpsbackups_async.cli.failures import Failures
@@ -91,24 +92,28 @@ async def _delete(
     async def work(backup: Backup) -> None:
         if told is not None:
             told.begin(backup.ref)
-        await session.client.delete(backup.id, missing_ok=True)
+        unreported.ask(backup)
+        try:
+            await session.client.delete(backup.id, missing_ok=True)
+        except Exception as error:
+            unreported.end(backup, error)
+            raise
+        unreported.end(backup, None)
 
-    screen, done = session.screen, 0
+    screen, done, unreported = session.screen, 0, Unreported()
     if told is not None:
         told.expect(backups)
     try:
-        async with session.display("Deleting") as display:
-            outcomes = fan_out(work, backups, concurrency=_CONCURRENCY, on_progress=display.update)
-            async with aclosing(outcomes):
-                async for outcome in outcomes:
-                    ref = written(outcome.key.ref)
-                    done += outcome.ok
-                    if outcome.error is not None:
-                        failures.add(f"backup {ref}", outcome.error)
-                    if told is not None:
-                        told.write(outcome.key.ref, outcome.key, outcome.error)
-                    elif outcome.ok:
-                        screen.result(f"deleted {ref}" if screen.shows_tables else ref)
+        with unreported:
+            async with session.display("Deleting") as display:
+                outcomes = fan_out(
+                    work, backups, concurrency=_CONCURRENCY, on_progress=display.update
+                )
+                async with aclosing(outcomes):
+                    async for outcome in outcomes:
+                        done += outcome.ok
+                        _tell(screen, outcome, failures, told)
+                        unreported.report(outcome.key.id)
     except (asyncio.CancelledError, OSError) as error:
         if told is not None:
             told.write_rest()
@@ -116,6 +121,19 @@ async def _delete(
         how = end_of(error)
         screen.note(f"{how}: {done:,} of {planned:,} deletions were confirmed before", "red")
         raise
+
+
+def _tell(
+    screen: Screen, outcome: Outcome[Backup, None], failures: Failures, told: Outcomes | None
+) -> None:
+    """Write how a deletion ended. Raises `OSError` if that cannot be written."""
+    ref = written(outcome.key.ref)
+    if outcome.error is not None:
+        failures.add(f"backup {ref}", outcome.error)
+    if told is not None:
+        told.write(outcome.key.ref, outcome.key, outcome.error)
+    elif outcome.ok:
+        screen.result(f"deleted {ref}" if screen.shows_tables else ref)
 
 
 def _these(backups: list[Backup]) -> str:

@@ -31,6 +31,7 @@ from vpsbackups_async.errors import (
     PruneRefusedError,
     WaitTimeoutError,
 )
+from vpsbackups_async.events import DeletionEnded, Event
 from vpsbackups_async.models import AllServers, Backup, Outcome
 from vpsbackups_async.retention import Decision
 
@@ -66,8 +67,13 @@ def run(
     seconds = timeout_seconds(timeout)
     named = None if isinstance(ids, AllServers) else ids
     pings = Pings(None if dry_run else ping, Screen(quiet=common.quiet))
-    with pings, Tracker(common, waits=True, servers=named, as_outcomes=as_outcomes) as tracker:
+    deletions = _Deletions()
+    tracker = Tracker(
+        common, waits=True, servers=named, as_outcomes=as_outcomes, more_of=deletions.of
+    )
+    with pings, tracker:
         session = tracker.session
+        session.hear(deletions.on_event)
 
         async def work() -> Exit:
             async with session.display("Rotating") as display:
@@ -85,7 +91,7 @@ def run(
                     max_running=max_running,
                     on_progress=display.update,
                 )
-                code, text = await _follow(tracker, outcomes, dry_run=dry_run)
+                code, text = await _follow(tracker, outcomes, deletions, dry_run=dry_run)
             session.screen.summary(text)
             pings.ends(ok=code == Exit.FINE, text=text)
             return code
@@ -93,8 +99,33 @@ def run(
         return session.do(work())
 
 
+class _Deletions:
+    """Which backups of a server were deleted so far, and which may have been; by their ids."""
+
+    def __init__(self) -> None:
+        self._certain: dict[int, list[int]] = {}
+        self._in_doubt: dict[int, list[int]] = {}
+
+    def on_event(self, event: Event) -> None:
+        """Note a deletion."""
+        if isinstance(event, DeletionEnded) and event.deleted is not False:
+            ids = self._certain if event.deleted else self._in_doubt
+            ids.setdefault(event.backup.server.id, []).append(event.backup.id)
+
+    def of(self, server_id: int) -> dict[str, list[int]]:
+        """The fields `deleted` and, if there are such, `in_doubt` of an outcome."""
+        fields = {"deleted": self._certain.get(server_id, [])}
+        if server_id in self._in_doubt:
+            fields["in_doubt"] = self._in_doubt[server_id]
+        return fields
+
+
 async def _follow(
-    tracker: Tracker, outcomes: AsyncGenerator[Outcome[int, Rotation]], *, dry_run: bool
+    tracker: Tracker,
+    outcomes: AsyncGenerator[Outcome[int, Rotation]],
+    deletions: _Deletions,
+    *,
+    dry_run: bool,
 ) -> tuple[Exit, str]:
     """Write what became of each server; the exit code, and a summary."""
     screen = tracker.session.screen
@@ -106,8 +137,9 @@ async def _follow(
             if not isinstance(outcome.error, _MAY_RUN):
                 tracker.has_none_running(outcome.key)
             if tracker.outcomes is not None:
-                _write(tracker, outcome, dry_run=dry_run)
+                _write(tracker, outcome, deletions, dry_run=dry_run)
             if outcome.error is not None:
+                deleted += len(deletions.of(outcome.key)["deleted"])
                 failures.add(f"server {outcome.key}", outcome.error)
                 for note in getattr(outcome.error, "__notes__", ()):
                     screen.note(safe(note), "red")
@@ -131,11 +163,13 @@ async def _follow(
     return code, f"{made:,} made, {deleted:,} deleted{failed}"
 
 
-def _write(tracker: Tracker, outcome: Outcome[int, Rotation], *, dry_run: bool) -> None:
+def _write(
+    tracker: Tracker, outcome: Outcome[int, Rotation], deletions: _Deletions, *, dry_run: bool
+) -> None:
     """Write the outcome of a server, with what was deleted, or would be."""
     dry = {"dry_run": True} if dry_run else {}
     if outcome.error is not None:
-        tracker.write(outcome.key, None, outcome.error, deleted=[], **dry)
+        tracker.write(outcome.key, None, outcome.error, **deletions.of(outcome.key), **dry)
         return
     rotation = outcome.value
     problem = rotation.plan.problem if rotation.backup is None else ""
