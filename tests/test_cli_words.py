@@ -1,29 +1,37 @@
 """What the command line says of failures: no words of Python, and what to do in the shell."""
 
+import ast
 import asyncio
 import contextlib
+import json
 import re
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from helpers_cli import Here, start
 from helpers_transport import certified
 
+import vpsbackups_async
+from vpsbackups_async import errors
 from vpsbackups_async.cli.ends import explain, hint_of
 from vpsbackups_async.errors import (
     ConfigurationError,
     DeadlineExceededError,
+    FleetError,
     RateLimitedError,
     RequestTimeoutError,
+    VPSBackupsError,
+    WrongEventLoopError,
 )
 from vpsbackups_async.testing import FakeVPS, Latency, Reply
 
 PYTHON = re.compile(
     r"Timeouts|ssl:|Tokens|\bssl\b|_context|allow_insecure|\btoken=|base_url|\w+Error\b|\bint\b|"
     r"\bbool\b|\bfloat\b|\bNone\b|Errno|[a-z]_[a-z]+ must|client\.|deadline=|_ssl\.c|\('|"
-    r"retry_after|page_size="
+    r"retry_after|page_size=|[a-z]=(?:True|False|\\s)"
 )
 
 
@@ -90,6 +98,85 @@ async def test_wrong_arguments_are_told_in_the_words_of_the_shell(
 def test_a_hint_about_python_is_not_shown(error: Exception) -> None:
     assert PYTHON.search(str(error))
     assert not PYTHON.search(f"{explain(error)} {hint_of(error)}")
+
+
+def kinds_of_errors() -> list[type[VPSBackupsError]]:
+    """All but those that no command shows: `list` shows the failures, and there is one loop."""
+    named = [getattr(errors, name) for name in errors.__all__]
+    kinds = [one for one in named if isinstance(one, type) and issubclass(one, VPSBackupsError)]
+    return [one for one in kinds if one not in {FleetError, WrongEventLoopError}]
+
+
+@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
+def test_no_kind_of_error_has_a_hint_about_python(kind: type[VPSBackupsError]) -> None:
+    error = kind.__new__(kind)
+    error.__dict__.update(server_id=7, failure="connection", from_api=True)
+    assert not PYTHON.search(hint_of(error))
+
+
+CODE = re.compile(r"\b[a-z]\w*=(?:True|False|None|\.\.\.|['\"\s])|[a-z]\w*\.\w+\(|\(\.\.\.\)|`\w+`")
+TRUSTING = "ssl_context=ssl.create_default_context(cafile=...)"
+WAITING = "wait=True (or if_running='wait' of create)"
+SHOWN_BY_THE_LIBRARY_ALONE = {
+    "hints of a ConfigurationError or of a certificate, which the shell words itself": (
+        "Pass that as token=...",
+        "Pass token=...",
+        "Pass token=... (a str) or set VPS_API_TOKEN",
+        "Pass proxy='http://user:password@host:port'",
+        "Or pass allow_insecure=True if the network is trusted",
+        "Or pass allow_insecure=True if the proxy is trusted",
+        f"For a certificate authority of your own pass {TRUSTING}",
+    ),
+    "arguments that no command passes, or checks before": (
+        " must take a kind: def closed_for(self, kind=None)",
+        "pass session= or connector=, not both",
+        f"max_running needs {WAITING}: without, no backup is waited for",
+        " s), or no create is ever sent again: create_again_after=None says so",
+    ),
+}
+
+
+def texts(module: Path) -> list[str]:
+    """The texts of a module that are no docstrings and no code."""
+    tree = ast.parse(module.read_text("utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    said = [one.value for one in constants if isinstance(one.value, str) and id(one) not in docs]
+    return [text for text in said if " " in text and not re.search(r"[<{]|unclosed|await", text)]
+
+
+def test_no_text_of_the_library_that_the_shell_shows_speaks_of_python() -> None:
+    """The hints in `errors` have a test of their own."""
+    root = Path(vpsbackups_async.__file__).parent
+    apart = {"testing", "cli", "errors.py", "report.py", "calendar.py"}
+    modules = [one for one in root.rglob("*.py") if apart.isdisjoint(one.relative_to(root).parts)]
+    found = {text for module in modules for text in texts(module) if CODE.search(text)}
+    assert found == {text for those in SHOWN_BY_THE_LIBRARY_ALONE.values() for text in those}
+
+
+async def test_a_rotation_on_a_full_server_is_told_in_the_words_of_the_shell(
+    fake: FakeVPS, run: Here
+) -> None:
+    for _ in range(10):
+        fake.add_backup(2, description="[job:j]")
+    ended = await run("rotate", "-s", "2", "--job", "j", "--keep-last", "9", fake=fake)
+    assert "making room by deleting a good one was not asked for" in ended.err
+    assert "--make-room" in ended.err
+    assert not PYTHON.search(ended.err)
+
+
+async def test_a_small_new_backup_is_told_as_it_was_seen_and_in_the_words_of_the_shell(
+    fake: FakeVPS, run: Here
+) -> None:
+    for _ in range(3):
+        fake.add_backup(2, description="[job:j]", size_mb=40_000)
+    fake.backup_seconds = 0
+    options = ("--job", "j", "--keep-last", "3", "--ndjson", "--timeout", "20s")
+    ended = await run("rotate", "-s", "2", *options, fake=fake)
+    [one] = map(json.loads, ended.lines)
+    assert (one["backup"]["status"], one["backup"]["size_mb"]) == ("completed", 4042)
+    assert "less than half of the usual 40000 MB" in one["error"]["text"]
+    assert not PYTHON.search(ended.err + one["error"]["text"])
 
 
 async def test_an_https_url_of_an_http_server_is_told_plainly(fake: FakeVPS, run: Here) -> None:

@@ -353,7 +353,9 @@ async def test_a_refused_size_is_said_with_the_way_to_accept_a_lasting_one(
 ) -> None:
     add_nights(fake, 1, 3, size_mb=4000)
     small(fake)
-    with pytest.raises(PruneRefusedError, match=r"if backups are to stay so small, .*verify="):
+    with pytest.raises(
+        PruneRefusedError, match=r"if backups are to stay so small, delete .*library.s verify"
+    ):
         await client.rotate(1, POLICY)
 
 
@@ -522,7 +524,7 @@ async def test_a_full_server_without_make_room_refuses_and_nothing_is_deleted(
     add_nights(fake, 1, 10)
     with pytest.raises(ManualBackupLimitError) as caught:
         await client.rotate(1, FOUR)
-    assert "only make_room=True deletes a good one first" in notes(caught.value)
+    assert "making room by deleting a good one was not asked for" in notes(caught.value)
     assert deletes(fake) == []
 
 

@@ -26,7 +26,7 @@ def warn_of_lost_tags(creation: Creation, made: Backup) -> None:
         logger.warning(
             "backup %s of server %s was made with another description than was asked for, for "
             "the server changes descriptions: another process cannot tell what it is, and "
-            "`ensure` makes a second one there",
+            "may make a second one there",
             made.id,
             made.server.id,
         )

@@ -78,6 +78,6 @@ def _size_problem(size: int | None, last: Sequence[int | None]) -> str:
     if size < _LEAST_SHARE * usual:
         return (
             f"its size is {size} MB, less than half of the usual {usual:g} MB (if backups "
-            "are to stay so small, check them with verify= until the larger ones are gone)"
+            "are to stay so small, delete the larger ones, or let the library's verify check them)"
         )
     return ""

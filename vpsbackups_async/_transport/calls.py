@@ -41,20 +41,19 @@ class AttemptFailure(NamedTuple):
 
     `cause` is "timeout"; "untrusted", a certificate that no repeat can mend; "misuse", a session or
     proxy that aiohttp cannot send with; "too large", an answer above the limit; or "connection".
+    `hint` is what to do about a proxy, in Python.
     """
 
     words: str
     cause: Literal["connection", "timeout", "untrusted", "misuse", "too large"] = "connection"
+    hint: str = ""
 
 
 def proxy_failure(status: int) -> AttemptFailure:
     """The failure where a proxy refused a tunnel, or a request, with this status."""
     if status in {401, 407}:
-        words = (
-            f"the proxy asks for another user or password (status {status}): "
-            "pass proxy='http://user:password@host:port'"
-        )
-        return AttemptFailure(words, "misuse")
+        words = f"the proxy asks for another user or password (status {status})"
+        return AttemptFailure(words, "misuse", "Pass proxy='http://user:password@host:port'")
     words = f"the proxy does not connect to the host of base_url (status {status})"
     for_good = 400 <= status < 500 and status not in {408, 429}
     return AttemptFailure(words, "misuse" if for_good else "connection")

@@ -42,7 +42,7 @@ def error_of(
         return call.error(ResponseTooLargeError, failure.words, True)
     if failure.cause == "misuse" and not result.sent:
         words = f"aiohttp cannot send with this session or proxy: {failure.words}"
-        return ConfigurationError(words)
+        return ConfigurationError(words, hint=failure.hint)
     if status is not None and request.policy.unreadable == "accepted":
         path = API_ROOT + request.path
         return InvalidResponseError(failure.words, "", status, request.method, path)
@@ -77,7 +77,8 @@ def _refusal(
     """The error for an answer whose status is no success."""
     headers = result.headers
     if _is_of_proxy(status, headers, plain_proxy=plain_proxy):
-        return ConfigurationError(proxy_failure(status).words)
+        by_proxy = proxy_failure(status)
+        return ConfigurationError(by_proxy.words, hint=by_proxy.hint)
     if status < 400:
         location = mask(headers.get("Location", "")) or None
         words = f"the server redirects with {status} to {location!r}"

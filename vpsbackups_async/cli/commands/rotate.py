@@ -27,6 +27,7 @@ from vpsbackups_async.cli.text import safe
 from vpsbackups_async.cli.tracker import Tracker
 from vpsbackups_async.errors import (
     AuthenticationError,
+    ManualBackupLimitError,
     PermissionDeniedError,
     PruneRefusedError,
     WaitTimeoutError,
@@ -37,6 +38,9 @@ from vpsbackups_async.retention import Decision
 
 __all__ = ["run"]
 
+_MAKE_ROOM: Final = (
+    "Delete a manual backup of this server that is no longer needed, or give --make-room"
+)
 _MAY_RUN: Final = (AuthenticationError, PermissionDeniedError, WaitTimeoutError)
 """The errors that end a wait whose backup may still be running."""
 
@@ -91,7 +95,9 @@ def run(
                     max_running=max_running,
                     on_progress=display.update,
                 )
-                code, text = await _follow(tracker, outcomes, deletions, dry_run=dry_run)
+                code, text = await _follow(
+                    tracker, outcomes, deletions, dry_run=dry_run, make_room=make_room
+                )
             session.screen.summary(text)
             pings.ends(ok=code == Exit.FINE, text=text)
             return code
@@ -126,6 +132,7 @@ async def _follow(
     deletions: _Deletions,
     *,
     dry_run: bool,
+    make_room: bool,
 ) -> tuple[Exit, str]:
     """Write what became of each server; the exit code, and a summary."""
     screen = tracker.session.screen
@@ -140,9 +147,7 @@ async def _follow(
                 _write(tracker, outcome, deletions, dry_run=dry_run)
             if outcome.error is not None:
                 deleted += len(deletions.of(outcome.key)["deleted"])
-                failures.add(f"server {outcome.key}", outcome.error)
-                for note in getattr(outcome.error, "__notes__", ()):
-                    screen.note(safe(note), "red")
+                _tell_failure(screen, failures, outcome.key, outcome.error, make_room=make_room)
                 continue
             rotation = outcome.value
             deleted += len(rotation.deleted)
@@ -161,6 +166,17 @@ async def _follow(
         text = f"{deleted:,} would be deleted; nothing was done{failed}"
         return max(code, Exit.SOME_FAILED) if full else code, text
     return code, f"{made:,} made, {deleted:,} deleted{failed}"
+
+
+def _tell_failure(
+    screen: Screen, failures: Failures, server_id: int, error: Exception, *, make_room: bool
+) -> None:
+    """Write what failed, with its notes."""
+    if isinstance(error, ManualBackupLimitError) and not make_room:
+        error.hint = _MAKE_ROOM
+    failures.add(f"server {server_id}", error)
+    for note in getattr(error, "__notes__", ()):
+        screen.note(safe(note), "red")
 
 
 def _write(
