@@ -236,7 +236,54 @@ async def test_a_server_of_which_a_prune_can_decide_nothing_has_an_object(
     found = outcomes(ended)
     assert (ended.code, set(found)) == (1, {1, 2, None})
     assert (found[None]["server_id"], found[None]["ok"]) == (2, False)
+    assert found[None]["error"]["type"] == "BadRequestError"
     assert found[None]["error"]["text"] in ended.err
+
+
+async def test_a_server_that_a_policy_does_not_fit_is_refused_by_the_policy(
+    three: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    ended = await run(*three, "--keep-daily", "10", fake=fake)
+    assert outcomes(ended)[None]["error"]["type"] == "PruneRefusedError"
+
+
+async def test_a_prune_counts_the_servers_that_failed_at_its_end(
+    three: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    fake.inject(Reply(500, b"{}", method="GET", query={"server_id": 2}))
+    fake.inject(Reply(404, b"{}", method="GET", query={"server_id": 3}))
+    more = ("-s", "2", "-s", "3")
+    ended = await run(*three, *more, fake=fake)
+    assert ended.err.splitlines()[-1].endswith("--apply does it; 2 servers failed")
+    ended = await run(*three, *more, "--apply", fake=fake)
+    assert ended.err.splitlines()[-1] == "2 deleted, 2 servers failed"
+
+
+@pytest.mark.parametrize("more", [(), ("--apply",)], ids=["plan", "applied"])
+async def test_a_prune_whose_token_is_refused_has_an_object_for_each_server(
+    more: tuple[str, ...], three: tuple[str, ...], fake: FakeVPS, run: Here
+) -> None:
+    fake.revoke()
+    ended = await run(*three, "-s", "2", *more, fake=fake)
+    found = [json.loads(line) for line in ended.lines]
+    assert (ended.code, [one["server_id"] for one in found]) == (3, [1, 2])
+    assert {(one["key"], one["error"]["type"]) for one in found} == {(None, "AuthenticationError")}
+    assert {one.get("dry_run", False) for one in found} == {not more}
+    ended = await run("prune", "--all", "--keep-last", "1", "--ndjson", fake=fake)
+    assert outcomes(ended)[None]["server_id"] is None
+
+
+async def test_a_prune_that_is_interrupted_while_it_plans_has_an_object_for_each_server(
+    three: tuple[str, ...], fake: FakeVPS
+) -> None:
+    fake.inject(Latency(600, method="GET"))
+    begun = asyncio.Event()
+    fake.on_request = lambda _: begun.set()
+    process = await start(*three, fake=fake)
+    await begun.wait()
+    process.send_signal(signal.SIGINT)
+    ended = Ended(process.returncode, *await process.communicate())
+    assert outcomes(ended)[None]["error"]["type"] == "NotAttemptedError"
 
 
 async def test_a_rotation_tells_what_it_made_and_deleted(fake: FakeVPS, run: Here) -> None:

@@ -73,6 +73,8 @@ async def test_a_plan_is_stored_as_json_and_applied_from_it(
     plan = await client.plan_prune([1], policy)
     text = to_json(plan)
     assert from_json(PrunePlan, text) == plan
+    older = text.replace(b',"problem_type":""', b"")
+    assert (older == text, from_json(PrunePlan, older)) == (False, plan)
     outcomes = await ended(client.apply(from_json(PrunePlan, text)))
     assert outcomes == dict.fromkeys(ids[:2], "deleted")
 
@@ -145,6 +147,9 @@ async def test_a_server_whose_list_fails_or_is_cut_short_is_a_problem_of_its_own
     fake.inject(Reply(200, short, query={"server_id": 2}))
     plan = await client.plan_prune([1, 2, 3], POLICY)
     assert [bool(server.problem) for server in plan.servers] == [True, True, False]
+    kinds = [server.problem_type for server in plan.servers]
+    assert kinds == ["ServerError", "PaginationError", ""]
+    assert from_json(PrunePlan, to_json(plan)) == plan
     assert {one.server.id for one in plan.deleted} == {3}
     assert "server 1: nothing is deleted: 500" in str(plan)
 

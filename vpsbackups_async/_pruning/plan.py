@@ -20,11 +20,14 @@ class ServerPlan:
 
     `problem` says why nothing of this server is deleted, whatever was decided: its list could not
     be read completely, or the policy does not fit into its quota. It is empty if there is none.
+    `problem_type` is the name of the class of the error that it tells of, such as "ServerError";
+    empty if no error is behind it.
     """
 
     server_id: int
     decisions: tuple[Decision, ...] = ()
     problem: str = ""
+    problem_type: str = ""
 
     @property
     def deleted(self) -> tuple[Backup, ...]:

@@ -67,7 +67,9 @@ class Planner:
                     decisions = retention.decide(outcome.value.backups, outcome.value.now)
                     plans[server_id] = plan_of(server_id, decisions, retention)
                 else:
-                    plans[server_id] = ServerPlan(server_id, problem=_said(error))
+                    plans[server_id] = ServerPlan(
+                        server_id, problem=_said(error), problem_type=type(error).__name__
+                    )
         return plans
 
     async def _swept(self, server_ids: Sequence[int]) -> Held | None:

@@ -7,7 +7,8 @@ Usage: vpsbackups prune [OPTIONS]
 """
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -18,11 +19,11 @@ from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
-from vpsbackups_async.cli.outcomes import AsOutcomes, Key, NoBackup, Outcomes
+from vpsbackups_async.cli.outcomes import NOT_BEGUN, AsOutcomes, Key, NoBackup, Outcomes
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.session import Session
-from vpsbackups_async.cli.text import safe
+from vpsbackups_async.cli.text import counted, safe
 from vpsbackups_async.errors import PruneRefusedError, VPSBackupsError
 from vpsbackups_async.events import AttemptEnded, Event
 from vpsbackups_async.models import AllServers, Backup, BackupRef
@@ -53,7 +54,8 @@ def run(
         raise UsageError("--max-fraction is more than 0, and at most 1")
     caps = Caps(max_deletions, max_fraction)
     with Session(common) as session:
-        plan = session.do(session.client.plan_prune(ids, retention))
+        with _told_of_planning(session, ids, dry=not apply) if as_outcomes else nullcontext():
+            plan = session.do(session.client.plan_prune(ids, retention))
         for server in plan.servers:
             if server.problem:
                 session.screen.note(f"server {server.server_id}: {safe(server.problem)}", "red")
@@ -64,6 +66,34 @@ def run(
         if apply:
             return max(code, session.do(_apply(session, plan, caps, told)))
         return max(code, _show(session, plan, caps, told))
+
+
+@contextmanager
+def _told_of_planning(
+    session: Session, servers: list[int] | AllServers, *, dry: bool
+) -> Iterator[None]:
+    """A block that makes the plan: if it fails, an object for each of these servers says so."""
+    outcomes, more = Outcomes(session.screen), {"reason": None} | ({"dry_run": True} if dry else {})
+    keys = [NoBackup(None)] if isinstance(servers, AllServers) else list(map(NoBackup, servers))
+    for key in keys:
+        outcomes.begin(key)
+    try:
+        yield
+    except VPSBackupsError as error:
+        for key in keys:
+            outcomes.write(key, None, error, **more)
+        raise
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            for key in keys:
+                outcomes.write_failed_as(key, None, NOT_BEGUN, **more)
+        raise
+
+
+def _failed(plan: PrunePlan) -> str:
+    """How many servers nothing could be decided about, for a summary; empty if none."""
+    count = sum(bool(server.problem) for server in plan.servers)
+    return f"{counted(count, 'server')} failed" if count else ""
 
 
 def _show(session: Session, plan: PrunePlan, caps: Caps, told: "_Told | None") -> Exit:
@@ -82,7 +112,8 @@ def _show(session: Session, plan: PrunePlan, caps: Caps, told: "_Told | None") -
     if told is not None:
         told.end_rest(None)
     count = f"{len(plan.deleted):,} would be deleted, {plan.mb_freed:,} MB"
-    session.screen.summary(f"{count}; nothing was deleted: --apply does it")
+    failed = f"; {_failed(plan)}" if _failed(plan) else ""
+    session.screen.summary(f"{count}; nothing was deleted: --apply does it{failed}")
     return Exit.FINE
 
 
@@ -104,7 +135,9 @@ class _Told(Outcomes):
         session.hear(self._on_event)
         for server in plan.servers:
             if server.problem:
-                self.write(NoBackup(server.server_id), None, PruneRefusedError(server.problem))
+                kind = server.problem_type or PruneRefusedError.__name__
+                failed = (kind, safe(server.problem))
+                self.write_failed_as(NoBackup(server.server_id), None, failed)
 
     def write_failed_as(
         self, key: Key, backup: Backup | None, failed: tuple[str, str] | None, **more: Any
@@ -154,6 +187,6 @@ async def _apply(session: Session, plan: PrunePlan, caps: Caps, told: _Told | No
         screen.note(f"{how}: {done:,} of {planned:,} deletions were confirmed before", "red")
         raise
     code = failures.close()
-    failed = f", {failures.count:,} not" if failures.count else ""
-    screen.summary(f"{done:,} deleted{failed}")
+    not_deleted = f"{failures.count:,} not" if failures.count else ""
+    screen.summary(", ".join(filter(None, (f"{done:,} deleted", not_deleted, _failed(plan)))))
     return code
