@@ -101,6 +101,40 @@ async def test_a_wait_that_does_not_succeed_has_the_backup_as_it_was_last_seen(
     assert (one["error"]["type"], one["backup"]) == ("WaitTimeoutError", None)
 
 
+async def test_a_backup_that_is_created_as_failed_is_a_failure(fake: FakeVPS, run: Here) -> None:
+    made = fake.add_backup(1, status="failed")
+    fake.inject(Reply(201, json.dumps(made).encode(), method="POST"))
+    ended = await run("create", "1", "--ndjson", fake=fake)
+    one = outcomes(ended)[1]
+    assert (ended.code, one["error"]["type"]) == (1, "BackupFailedError")
+    assert one["backup"]["status"] == "failed"
+    ended = await run("create", "1", fake=fake)
+    assert (ended.code, ended.out) == (1, "")
+    assert "backup 1 of server 1: the backup failed" in ended.err
+    assert "\n0 started, 1 failed, in " in ended.err
+
+
+@pytest.mark.parametrize("command", ["wait --timeout 2s", "delete -y"])
+async def test_one_id_of_two_servers_has_an_object_for_each(
+    command: str, fake: FakeVPS, run: Here
+) -> None:
+    fake.add_backup(1)
+    ended = await run(*command.split(), "1:1", "1:2", "1", "--ndjson", fake=fake)
+    found = {one["server_id"]: one for one in map(json.loads, ended.lines)}
+    assert (len(ended.lines), found[1]["ok"], found[2]["ok"]) == (2, True, False)
+    assert {one["key"] for one in found.values()} == {1}
+
+
+async def test_only_the_wait_of_the_server_that_has_none_is_named_to_go_on_with(
+    fake: FakeVPS, run: Here
+) -> None:
+    fake.add_backup(1)
+    for refs in (("1:1", "1:2"), ("1:2", "1:1")):
+        ended = await run("wait", *refs, "--timeout", "1s", fake=fake)
+        assert (ended.code, ended.lines) == (4, ["1:1"])
+        assert ended.err.splitlines()[-1] == "vpsbackups wait 1:2"
+
+
 async def test_an_interrupted_wait_has_the_backup_as_it_was_last_seen(fake: FakeVPS) -> None:
     fake.add_backup(1, status="in_progress")
     looked = asyncio.Event()

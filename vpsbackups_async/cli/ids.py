@@ -75,6 +75,7 @@ def server_ids(given: Iterable[str], source: str | None, *, may_be_none: bool = 
 def backup_refs(given: Iterable[str], source: str | None) -> list[BackupRef]:
     """The refs in order and without repetition: those given, then those of the source.
 
+    One without its server is left out beside one of the same id that has it.
     `source` is the path of a file, or `-` for standard input. The refs that begin a line are read,
     and the rest of the line is ignored, so that the output of `create` and `list` can be the input.
     Raises `UsageError` for a line that does not begin with a ref.
@@ -87,7 +88,8 @@ def backup_refs(given: Iterable[str], source: str | None) -> list[BackupRef]:
                 if not _REF.fullmatch(word):
                     break
                 refs.append(one_ref(word))
-    return list({ref.id: ref for ref in refs}.values())
+    placed = {ref.id for ref in refs if ref.server_id is not None}
+    return [ref for ref in dict.fromkeys(refs) if ref.server_id is not None or ref.id not in placed]
 
 
 def _lines(source: str) -> Iterator[tuple[str, list[str]]]:

@@ -60,7 +60,7 @@ class Tracker:
         self._screen = self.session.screen
         self._waits = waits
         self._servers = servers
-        self._running = {ref.id: ref for ref in running}
+        self._running = dict.fromkeys(running)  # in the order in which they began
         self._failures = Failures(self._screen)
         self.outcomes: Outcomes | None = Outcomes(self._screen) if as_outcomes else None
         """Where outcomes are written; None where rows are."""
@@ -78,7 +78,7 @@ class Tracker:
         self._makes = not self._running
         # Those whose outcome is not written yet, as they were last seen.
         self._waited: dict[BackupRef, Backup | None] = (
-            dict.fromkeys(self._running.values()) if as_outcomes else {}
+            dict.fromkeys(self._running) if as_outcomes else {}
         )
         self._write_error: OSError | None = None
 
@@ -117,14 +117,15 @@ class Tracker:
         """Show the outcomes as they come. Raises `OSError` if a row cannot be written."""
         async with aclosing(outcomes):
             async for outcome in outcomes:
-                if outcome.error is not None:
-                    self._on_failure(outcome.key, outcome.error)
-                elif self._waits:
-                    self._on_completed(outcome.unwrap())
+                backup = outcome.value if outcome.ok else None
+                error = outcome.error or _failure_of(backup)
+                if error is not None:
+                    self._on_failure(outcome.key, error)
+                elif self._waits and backup is not None:
+                    self._on_completed(backup)
                 if self._write_error is not None:
                     raise self._write_error
-                backup = None if outcome.error is not None else outcome.unwrap()
-                self.write(outcome.key, backup, outcome.error)
+                self.write(outcome.key, backup, error)
 
     def write(
         self, key: int | BackupRef, backup: Backup | None, error: Exception | None, **more: object
@@ -153,13 +154,12 @@ class Tracker:
 
     def has_ended(self, ref: BackupRef) -> None:
         """Note at once that a backup runs no more; its row may come later, or not at all."""
-        self._running.pop(ref.id, None)
+        self._running.pop(ref, None)
+        self._running.pop(BackupRef(ref.id), None)
 
     def has_none_running(self, server_id: int) -> None:
         """Note that no backup of the server runs any more."""
-        self._running = {
-            number: ref for number, ref in self._running.items() if ref.server_id != server_id
-        }
+        self._running = {ref: None for ref in self._running if ref.server_id != server_id}
 
     def end(self) -> Exit:
         """Say what became of them all; the exit code."""
@@ -176,41 +176,46 @@ class Tracker:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, BackupCompleted):
             self._on_completion(event.backup)
-        if not isinstance(event, CreateEnded):
-            return
-        self._ended.add(event.server_id)
-        if event.backup is None:
+        elif isinstance(event, CreateEnded):
+            self._ended.add(event.server_id)
+            if event.backup is not None:
+                self._on_created(event.server_id, event.backup, existing=event.existing)
+                return
             if event.error is None or not is_certain(event.error):
                 self._kept.add(event.server_id)
                 self._doubtful[event.server_id] = None
             if self.outcomes is not None and event.error is not None:
                 self._untold[event.server_id] = event.error
-            return
-        self._kept.add(event.server_id)
-        self._existing += event.existing
-        self._started += not event.existing
-        if not event.backup.is_completed:
-            self._running[event.backup.id] = event.backup.ref
+
+    def _on_created(self, server_id: int, backup: Backup, *, existing: bool) -> None:
+        self._kept.add(server_id)
+        failure = _failure_of(backup)
         if self.outcomes is not None:
-            self._untold[event.server_id] = event.backup
-        elif not self._waits:
-            self._show(event.backup)
+            self._untold[server_id] = failure or backup
+        if failure is not None:
+            return
+        self._existing += existing
+        self._started += not existing
+        if not backup.is_completed:
+            self._running[backup.ref] = None
+        if self.outcomes is None and not self._waits:
+            self._show(backup)
 
     def _on_completion(self, backup: Backup) -> None:
         """Note at once that a backup runs no more; its outcome may come later, or not at all."""
-        self._running.pop(backup.id, None)
+        self.has_ended(backup.ref)
         if backup.server.id in self._untold:
             self._untold[backup.server.id] = backup
 
     def _on_completed(self, backup: Backup) -> None:
-        self._running.pop(backup.id, None)
+        self.has_ended(backup.ref)
         self._completed += 1
         if self.outcomes is None:
             self._show(backup)
 
     def _on_failure(self, key: int | BackupRef, error: Exception) -> None:
         if isinstance(error, WaitError) and not isinstance(error, WaitTimeoutError):
-            self._running.pop(error.ref.id, None)
+            self.has_ended(error.ref)
         what = f"backup {written(key)}" if isinstance(key, BackupRef) else f"server {key}"
         self._failures.add(what, error)
 
@@ -287,7 +292,7 @@ class Tracker:
             else:
                 again = f"vpsbackups {self._again}"
                 self._screen.note(f"{again}  # and the same servers as before", exact=True)
-        refs = [written(ref) for ref in self._running.values()]
+        refs = [written(ref) for ref in self._running]
         if not refs or (error is None and not self._waits):
             return
         self._screen.note(f"{len(refs):,} may still be running; to wait for them:")
@@ -298,3 +303,10 @@ class Tracker:
                 "vpsbackups list --type manual --status in_progress | vpsbackups wait --from -",
                 exact=True,
             )
+
+
+def _failure_of(backup: Backup | None) -> BackupFailedError | None:
+    """The error for a backup that has failed, though no wait said so."""
+    if backup is None or not backup.is_failed:
+        return None
+    return BackupFailedError(backup.ref, backup.status, backup=backup)
