@@ -190,15 +190,15 @@ def decipher(
         attempts,
         retry_after(headers, now),
     )
-    error.from_api = body.lstrip()[:1] in {b"{", b"["}  # also where it was cut
+    error.from_api = body.lstrip()[:1] in {b"", b"{", b"["}  # also where it was cut
     if status == 404 and not error.from_api:
         error.hint = _NOT_OF_API
     return error
 
 
 _NOT_OF_API: Final = (
-    "This 404 may not be the API's, as no JSON came with it: check base_url (or VPS_API_URL), and "
-    "whether a proxy answers in its place"
+    "This 404 may not be the API's, as a text came with it that is no JSON: check base_url (or "
+    "VPS_API_URL), and whether a proxy answers in its place"
 )
 ACCOUNT_REFUSED: Final = (
     "Check whose token this is on the provider's site: this token is not given the account, and "

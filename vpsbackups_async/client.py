@@ -482,8 +482,8 @@ class BackupsClient:
     async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
         """Delete a backup for good; this cannot be undone.
 
-        A 404 after an attempt whose answer was lost counts as done. A 404 without JSON may be that
-        of a proxy: it neither counts as done, nor does `missing_ok` hide it.
+        A 404 after an attempt whose answer was lost counts as done. A 404 with a page or text that
+        is no JSON may be that of a proxy: it neither counts as done, nor does `missing_ok` hide it.
 
         Raises `NotFoundError` if there is no such backup, unless `missing_ok`; other `ApiError` and
         `TransportError`; `InvalidResponseError` if the answer is a page of HTML or tells of a

@@ -229,7 +229,7 @@ class ApiError(VPSBackupsError):
     """
 
     from_api: bool = True
-    """Whether the body looks like JSON, as all answers of the API do.
+    """Whether the body is empty or looks like JSON, as all answers of the API do.
 
     If not, something else may have answered, such as a proxy, or the site that a wrong URL names.
     """

@@ -63,8 +63,8 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
 
 
 _NOT_OF_API: Final = (
-    "This 404 may not be the API's, as no JSON came with it: check the URL (VPS_API_URL or --url), "
-    "and whether a proxy answers in its place"
+    "This 404 may not be the API's, as a text came with it that is no JSON: check the URL "
+    "(VPS_API_URL or --url), and whether a proxy answers in its place"
 )
 
 
