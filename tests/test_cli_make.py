@@ -157,10 +157,10 @@ async def test_many_waits_that_time_out_are_named_in_a_command_to_paste(
     ]
     assert await call("wait", *refs_given, "--timeout", "0.1", "-q") == 4
     said = capfd.readouterr().err.splitlines()
-    assert said[-4:] == [
+    assert said[-11:] == [
         "8 may still be running; to wait for them:",
         "vpsbackups wait --from - <<END",
-        " ".join(refs_given),
+        *refs_given,
         "END",
     ]
 
@@ -210,7 +210,7 @@ async def test_a_line_of_a_file_that_is_no_id_is_named(
     (tmp_path / "ids").write_text("1\n\n2 two\n")
     assert await call("create", "--servers-from", str(tmp_path / "ids")) == 2
     assert "ids, line 3: 'two' is not the id of a server" in capfd.readouterr().err
-    (tmp_path / "ids").write_text("1:1 2:2 3\nno\n")
+    (tmp_path / "ids").write_text("1:1 2:2 by hand 3\nno\n")
     assert await call("wait", "--from", str(tmp_path / "ids")) == 2
     assert "ids, line 2: 'no' is no backup" in capfd.readouterr().err
     assert fake.count() == 0

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,7 +29,7 @@ BackupsFrom = Annotated[
         "--from",
         metavar="FILE",
         allow_leading_hyphen=True,
-        help="those that its lines begin with; - is stdin",
+        help="each line begins with an ID, or ID:SERVER; - is stdin",
     ),
 ]
 
@@ -76,20 +77,34 @@ def backup_refs(given: Iterable[str], source: str | None) -> list[BackupRef]:
     """The refs in order and without repetition: those given, then those of the source.
 
     One without its server is left out beside one of the same id that has it.
-    `source` is the path of a file, or `-` for standard input. The refs that begin a line are read,
-    and the rest of the line is ignored, so that the output of `create` and `list` can be the input.
-    Raises `UsageError` for a line that does not begin with a ref.
+    `source` is the path of a file, or `-` for standard input. A line begins with an id, or with one
+    or more pairs of a backup and its server; what follows a word that is neither is ignored, so
+    that the output of `create` and `list` can be the input. Raises `UsageError` for any other line.
     """
     refs = [one_ref(text) for text in given]
     if source is not None:
         for where, words in _lines(source):
-            refs.append(one_ref(words[0], where))
-            for word in words[1:]:
-                if not _REF.fullmatch(word):
-                    break
-                refs.append(one_ref(word))
+            refs += _refs_of(words, where)
     placed = {ref.id for ref in refs if ref.server_id is not None}
     return [ref for ref in dict.fromkeys(refs) if ref.server_id is not None or ref.id not in placed]
+
+
+def _refs_of(words: list[str], where: str) -> list[BackupRef]:
+    """The refs that a line begins with.
+
+    A number beside an id may be the id of its server, as in a row of a table or of CSV, or another
+    backup; nothing tells which. Nor is a row of CSV read as what it is: a description in it may go
+    on in the next line, and begin there with a number.
+    """
+    refs = [one_ref(words[0], where)]
+    refs += [one_ref(word) for word in takewhile(_REF.fullmatch, words[1:])]
+    if len(refs) > 1 and any(ref.server_id is None for ref in refs):
+        shown = _shown(" ".join(map(written, refs)))
+        raise UsageError(
+            f"{where}{shown} may be a backup and its server, or several backups: "
+            "give ID:SERVER, or one ID a line (vpsbackups list, piped, writes ID:SERVER)"
+        )
+    return refs
 
 
 def _lines(source: str) -> Iterator[tuple[str, list[str]]]:

@@ -14,9 +14,13 @@ _ON_ONE_LINE: Final = 5
 
 
 def to_paste(screen: Screen, command: str, option: str, words: Sequence[str]) -> None:
-    """Print a command with these words: as arguments, or as the input that `option` reads."""
+    """Print a command with these words: as arguments, or as the input that `option` reads.
+
+    `--from` takes an id without its server only if it is alone on its line.
+    """
     if len(words) <= _ON_ONE_LINE:
         screen.note(f"vpsbackups {command} {' '.join(words)}", exact=True)
         return
-    lines = textwrap.wrap(" ".join(words), 79, break_on_hyphens=False)
+    are_apart = option == "--from" and not all(":" in word for word in words)
+    lines = words if are_apart else textwrap.wrap(" ".join(words), 79, break_on_hyphens=False)
     screen.note("\n".join([f"vpsbackups {command} {option} - <<END", *lines, "END"]), exact=True)
