@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers_cli import Here, start
 
-from vpsbackups_async.testing import FakeVPS, Fault, RateLimit, ServerFault
+from vpsbackups_async.testing import Drop, FakeVPS, Fault, RateLimit, Reply, ServerFault
 
 
 @pytest.fixture
@@ -45,6 +45,28 @@ async def test_a_create_interrupted_in_its_pause_is_certain_only_after_a_refusal
     assert (process.returncode, file.read_text()) == (130, left)
     assert json.loads(out)["error"]["type"] == kind
     assert ("vpsbackups create --unless-newer-than 1h 5" in err.decode()) == (not left)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        (Reply(500, b"{}", method="GET"),),
+        (Drop(method="GET"),),
+        (Reply(200, b'{"count": 1, "results": [{"id": 1, "created_at": null}]}', method="GET"),),
+        (Reply(200, b"<html>", method="GET"),),
+        (Drop(method="GET", times=1), Reply(403, b"{}", method="GET")),
+    ],
+    ids=["500", "cut", "no created_at", "no JSON", "cut, then 403"],
+)
+async def test_a_server_whose_list_cannot_be_read_before_its_create_certainly_got_none(
+    faults: tuple[Fault, ...], fake: FakeVPS, tmp_path: Path, run: Here
+) -> None:
+    fake.inject(*faults)
+    file = tmp_path / "left"
+    options = ("--unless-newer-than", "20h", "--not-made-to", str(file))
+    ended = await run("create", "5", *options, fake=fake)
+    assert (ended.code, fake.count("POST"), file.read_text()) == (1, 0, "5\n")
+    assert "may have got a backup" not in ended.err
 
 
 # --- What an earlier run left --------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_each_request_has_the_method_the_exact_slash_and_the_body_that_the_api_d
 @pytest.mark.parametrize(
     ("request_", "policy"),
     [
-        (_wire.BACKUPS.request(""), _wire.Policy(idempotent=True)),
+        (_wire.BACKUPS.request(""), _wire.Policy(idempotent=True, reads=True)),
         (_wire.create_request(1, None), _wire.Policy(unreadable="accepted")),
         (
             _wire.delete_request(1),
@@ -118,7 +118,11 @@ def test_each_request_says_what_its_failures_mean(
 
 def test_a_policy_that_says_nothing_is_the_most_careful_one() -> None:
     assert _wire.Policy() == _wire.Policy(
-        idempotent=False, success_by_status=False, missing_means_done=False, unreadable="failed"
+        idempotent=False,
+        reads=False,
+        success_by_status=False,
+        missing_means_done=False,
+        unreadable="failed",
     )
 
 

@@ -59,6 +59,8 @@ class Policy(NamedTuple):
 
     idempotent: bool = False
     """Whether repeating it has no further effect (RFC 9110, 9.2.2)."""
+    reads: bool = False
+    """Whether it changes nothing (RFC 9110, 9.2.1)."""
     success_by_status: bool = False
     """Whether a 2xx is success even if its body cannot be read."""
     missing_means_done: bool = False
@@ -71,7 +73,7 @@ class Policy(NamedTuple):
     """
 
 
-_READ: Final = Policy(idempotent=True)
+_READ: Final = Policy(idempotent=True, reads=True)
 _CREATE: Final = Policy(unreadable="accepted")
 _DELETE: Final = Policy(idempotent=True, success_by_status=True, missing_means_done=True)
 _RESTORE: Final = Policy(success_by_status=True)

@@ -49,6 +49,9 @@ __all__ = [
     "WrongEventLoopError",
 ]
 
+_READ = "GET"
+"""The method of the requests that only read."""
+
 
 class VPSBackupsError(Exception):
     """The base class of all errors that this library raises, except for bad arguments."""
@@ -69,7 +72,8 @@ class VPSBackupsError(Exception):
     in_doubt: bool = False
     """Whether the server may have carried out the request all the same, at any attempt of the call.
 
-    A create, restore or deletion that failed with False has changed nothing. Two errors need a
+    A create, restore or deletion that failed with False has changed nothing; a request that only
+    reads changes nothing in any case, also where it precedes one of these. Two errors need a
     second look: a later attempt may be refused as busy or full because of an earlier one that the
     server answered with 429 and did all the same; and a `WaitError` is about no request: where a
     create was also waited for, its backup was started before.
@@ -141,7 +145,7 @@ class TransportError(VPSBackupsError):
         super().__init__(message, sent, method, path, attempts)
         self.message = message
         self.sent = sent
-        self.in_doubt = sent
+        self.in_doubt: bool = sent and method != _READ
         self.method = method
         self.path = path
         self.attempts = attempts
@@ -208,7 +212,7 @@ class DeadlineExceededError(VPSBackupsError, TimeoutError):
         super().__init__(message, sent, method, path, attempts)
         self.message = message
         self.sent = sent
-        self.in_doubt = sent
+        self.in_doubt: bool = sent and method != _READ
         self.method = method
         self.path = path
         self.attempts = attempts
@@ -257,7 +261,8 @@ class ApiError(VPSBackupsError):
         self.attempts = attempts
         self.retry_after = retry_after
         # With no attempt it stands for an earlier answer, because of which nothing was sent.
-        self.in_doubt: bool = attempts > 0 and (status >= 500 or status == 408)
+        may_be_done = attempts > 0 and (status >= 500 or status == 408)
+        self.in_doubt: bool = may_be_done and method != _READ
 
     def describe(self) -> str:
         """The status, the server's messages and the request."""
@@ -378,6 +383,7 @@ class InvalidResponseError(VPSBackupsError):
         request_id: str | None = None,
     ) -> None:
         super().__init__(reason, place, status, method, path, request_id)
+        self.in_doubt: bool = method != _READ
         self.reason = reason
         self.place = place
         self.status = status

@@ -63,9 +63,12 @@ def deadline_error(call: Call, deadline: float, how: str) -> DeadlineExceededErr
     return error
 
 
-def doubt(error: VPSBackupsError) -> None:
-    """Let the error tell that an earlier attempt of its call may have been carried out."""
-    error.in_doubt = True
+def doubt(error: VPSBackupsError, *, reads: bool = False) -> None:
+    """Let the error tell that an earlier attempt of its call may have reached the server.
+
+    It may have been carried out then, unless it only `reads`.
+    """
+    error.in_doubt = not reads
     if isinstance(error, TransportError | DeadlineExceededError):
         error.sent = True
         error.args = (error.args[0], True, *error.args[2:])

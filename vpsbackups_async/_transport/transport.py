@@ -140,7 +140,7 @@ class Transport:
                 await call.before_again(step.error)
         except VPSBackupsError as error:
             if call.ambiguous:
-                doubt(error)
+                doubt(error, reads=call.request.policy.reads)
             raise
 
     def note_retry(

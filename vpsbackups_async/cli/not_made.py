@@ -19,6 +19,7 @@ from vpsbackups_async.errors import (
     ConfigurationError,
     ConflictError,
     DeadlineExceededError,
+    InvalidResponseError,
     NotAttemptedError,
     PaginationError,
     TransportError,
@@ -30,6 +31,7 @@ _TELLING: Final = (
     ApiError,
     TransportError,
     DeadlineExceededError,
+    InvalidResponseError,
     NotAttemptedError,
     ConfigurationError,
     PaginationError,  # of a list that is read before anything is sent
