@@ -83,9 +83,9 @@ class Tracker:
         self._write_error: OSError | None = None
 
     def __enter__(self) -> Self:
-        self.session.__enter__()
         if self._not_made is not None:
             self._not_made.begin()
+        self.session.__enter__()
         return self
 
     def __exit__(

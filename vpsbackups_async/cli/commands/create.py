@@ -81,7 +81,7 @@ def run(
     """The exit code of the command, once it has ended."""
     with nullcontext() if not_made_to is None else NotMade(not_made_to, servers_from) as not_made:
         ids = server_ids(servers, servers_from, may_be_none=True)
-        if not_made is not None:
+        if not_made is not None and not all_servers and (ids or servers_from is not None):
             not_made.servers = ids
         check_all(all_servers=all_servers, named=bool(ids) or servers_from is not None)
         if not (all_servers or ids or servers_from is not None):
