@@ -50,7 +50,7 @@ async def test_a_create_interrupted_in_its_pause_is_certain_only_after_a_refusal
     out, err = await process.communicate()
     assert (process.returncode, file.read_text()) == (130, left)
     assert json.loads(out)["error"]["type"] == kind
-    assert ("vpsbackups create --unless-newer-than 1h 5" in err.decode()) == (not left)
+    assert ("vpsbackups create --unless-newer-than" in err.decode()) == (not left)
 
 
 @pytest.mark.parametrize(

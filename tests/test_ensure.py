@@ -58,6 +58,36 @@ async def nightly(client: BackupsClient, server_id: int = 1, **options: Any) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "hours", "is_there"),
+    [
+        ("completed", 7, True),
+        ("completed", 9, False),
+        ("in_progress", 7, True),
+        ("in_progress", 9, False),
+        ("failed", 7, False),
+    ],
+)
+async def test_a_backup_that_is_newer_than_a_moment_is_taken_whether_completed_or_running(
+    status: str, hours: float, is_there: bool, fake: FakeVPS
+) -> None:
+    held = fake.add_backup(
+        1, status=status, description="Nightly", created_at=hours_ago(fake, hours)
+    )
+    async with client_of(fake) as client:
+        backup = await nightly(client, within=datetime.now(UTC) - 8 * HOUR)
+    assert (backup.id == held["id"]) == is_there
+
+
+async def test_a_running_backup_older_than_a_moment_counts_within_its_own_time(
+    fake: FakeVPS,
+) -> None:
+    fake.add_backup(1, status="in_progress", description="Nightly", created_at=hours_ago(fake, 5))
+    async with client_of(fake) as client:
+        await nightly(client, within=datetime.now(UTC) - HOUR)
+    assert posts(fake) == []
+
+
 # --- Which backups count -------------------------------------------------------------------------
 
 NOW = datetime(2025, 1, 16, 12, tzinfo=UTC)
@@ -863,6 +893,9 @@ async def test_a_fleet_stops_at_a_refused_token_or_the_first_failure(fake: FakeV
     "options",
     [
         {"within": 20},
+        {"within": datetime(2025, 1, 16)},  # noqa: DTZ001  # it has no time zone
+        {"within": datetime(2999, 1, 16, tzinfo=UTC)},
+        {"within": datetime(2025, 1, 16, tzinfo=UTC), "running_within": 6},
         {"within": HOUR, "running_within": 6},
         {"within": HOUR, "description": 7},
         {"within": HOUR, "on_error": "ignore"},

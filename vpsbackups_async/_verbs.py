@@ -1,7 +1,7 @@
 """What a fleet needs of a client, and of the wait for each backup that it starts."""
 
 from collections.abc import Awaitable, Callable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from vpsbackups_async._checks import check_callable, check_int, check_number
@@ -32,7 +32,7 @@ class Verbs(Protocol):
         self,
         server_id: int,
         *,
-        within: timedelta,
+        within: timedelta | datetime,
         description: str | None = None,
         running_within: timedelta = timedelta(hours=6),
     ) -> Backup: ...

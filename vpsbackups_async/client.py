@@ -7,7 +7,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, SupportsIndex, TypeVar
@@ -27,6 +27,7 @@ from vpsbackups_async._checks import (
 from vpsbackups_async._creating.creates import Creates
 from vpsbackups_async._creating.creation import check_if_running
 from vpsbackups_async._creating.creator import Creator
+from vpsbackups_async._creating.ensuring import windows_of
 from vpsbackups_async._creating.looks import Looks
 from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import (
@@ -371,7 +372,7 @@ class BackupsClient:
         self,
         server_id: int,
         *,
-        within: timedelta,
+        within: timedelta | datetime,
         description: str | None = None,
         running_within: timedelta = timedelta(hours=6),
     ) -> Backup:
@@ -382,7 +383,8 @@ class BackupsClient:
         server (its `Date` header, without one this machine's). Descriptions are compared without
         their tags; one with an unknown status counts as running. `within=timedelta(hours=20)` is
         for nightly runs: with 24, a run that comes a minute early finds the backup of the day
-        before.
+        before. A moment `within`, by this machine's clock, means newer than that, for one that runs
+        as well; it stays the same however late a repeat comes.
 
         The server's manual backups are read completely first, so that a lost answer is settled
         with certainty. A new backup has a marker made of the period, server and description;
@@ -400,10 +402,9 @@ class BackupsClient:
         included; `ValueError` for bad arguments.
         """
         check_int("server_id", server_id)
-        check_duration("within", within)
-        check_duration("running_within", running_within)
+        windows = windows_of(within, running_within)
         self._session.open()
-        return await self._creator.ensure(server_id, description, within, running_within)
+        return await self._creator.ensure(server_id, description, *windows)
 
     async def settle(self, error: CreateOutcomeUnknownError) -> Backup:
         """The backup of a create that failed with this error, found by looking once more.

@@ -2,15 +2,16 @@
 
 from collections.abc import AsyncGenerator, Callable, Sized
 from contextlib import aclosing
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Literal
 
 from vpsbackups_async._bulk.fan_out import FanOut, OnError
 from vpsbackups_async._bulk.meter import Meter, OnProgress
 from vpsbackups_async._bulk.source import Source
-from vpsbackups_async._checks import check_description, check_duration, check_int
+from vpsbackups_async._checks import check_description, check_int
 from vpsbackups_async._creating.creation import IfRunning, check_if_running
+from vpsbackups_async._creating.ensuring import windows_of
 from vpsbackups_async._lists.lists import Lists
 from vpsbackups_async._lists.servers import ServersReader
 from vpsbackups_async._lists.sources import Servers, check_servers, open_servers
@@ -176,7 +177,7 @@ class Fleet:
     def ensure(
         self,
         *,
-        within: timedelta,
+        within: timedelta | datetime,
         description: str | None = None,
         running_within: timedelta = timedelta(hours=6),
         wait: bool = False,
@@ -194,8 +195,7 @@ class Fleet:
         Raises `ValueError` for bad arguments, before anything is started.
         """
         check_description(description)
-        check_duration("within", within)
-        check_duration("running_within", running_within)
+        windows_of(within, running_within)
         follow = waiting(self._client, wait, backoff, timeout, max_running, waits=wait)
         return FanOut(
             partial(

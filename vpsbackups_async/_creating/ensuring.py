@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
+from vpsbackups_async._checks import check_duration
 from vpsbackups_async._tags import marker_of, same, text_before_cut, text_of
 from vpsbackups_async.models import Backup, ended_badly
 
-__all__ = ["Need", "order_made"]
+__all__ = ["Need", "order_made", "windows_of"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKER_LENGTH: Final = 16
@@ -97,3 +98,22 @@ def order_made(backup: Backup) -> tuple[datetime, int]:
     alone do not tell: they need not grow.
     """
     return backup.created_at, backup.id
+
+
+def windows_of(
+    within: timedelta | datetime, running_within: timedelta
+) -> tuple[timedelta, timedelta]:
+    """How old a backup may be now to count: a completed one, and one that runs.
+
+    A moment `within` is by this machine's clock; one that runs counts, too, if it is newer. Raises
+    `ValueError` unless that is in the past and has a time zone, and for bad durations.
+    """
+    check_duration("running_within", running_within)
+    if not isinstance(within, datetime):
+        return check_duration("within", within), running_within
+    if within.utcoffset() is None:
+        raise ValueError(f"within must be a moment with a time zone, not {within!r}")
+    window = datetime.now(UTC) - within
+    if window <= timedelta(0):
+        raise ValueError(f"within must be a moment in the past, not {within!r}")
+    return window, max(window, running_within)

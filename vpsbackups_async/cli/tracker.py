@@ -282,8 +282,8 @@ class Tracker:
                 self._screen.note(f"{how}: {self._started:,}{of} backups were started")
         if self._doubtful and self._again:
             self._screen.note(
-                f"{len(self._doubtful):,} may have got a backup; this looks first, and makes none "
-                "where one is there:"
+                f"{len(self._doubtful):,} may have got a backup; a minute later, this looks first, "
+                "and makes none where one is there:"
             )
             if len(self._doubtful) <= pasting.AT_MOST:
                 to_paste(

@@ -5,11 +5,12 @@ Usage: vpsbackups create [OPTIONS] SERVER...
   vpsbackups create 12345 12346 --description Nightly --wait
 """
 
+import re
 import shlex
 from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext
-from datetime import date, timedelta
-from typing import Annotated
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Final
 
 from attrs import frozen
 from cyclopts import Parameter
@@ -31,13 +32,17 @@ from vpsbackups_async.cli.options import (
 )
 from vpsbackups_async.cli.outcomes import AsOutcomes, Taken, all_taken
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.selection import PAGE
+from vpsbackups_async.cli.selection import PAGE, moment_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.tracker import Tracker
 from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import ALL_SERVERS, Backup, Outcome, Progress
 
 __all__ = ["run"]
+
+_MARGIN: Final = timedelta(hours=1)
+"""How far the server's clock, or that of who runs a printed command, may be from ours."""
+_DATE: Final = re.compile(r"\d{4}-?\d\d")
 
 
 def run(
@@ -63,7 +68,7 @@ def run(
     ] = None,
     unless_newer_than: Annotated[
         str | None,
-        Parameter(metavar="TIME", help=f"none where one so described is newer {A_TIME}"),
+        Parameter(metavar="TIME", help=f"if none so described is newer {A_TIME} or date"),
     ] = None,
     wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
     concurrency: Annotated[
@@ -129,7 +134,8 @@ class _Wanted:
     """Which backup each server is to have, as the options give it."""
 
     description: str | None
-    within: timedelta | None
+    within: timedelta | datetime | None
+    began: datetime
     wait: bool
     timeout: float
     max_running: int | None
@@ -153,16 +159,27 @@ class _Wanted:
         for option, given in (("--max-running", max_running), ("--timeout", timeout)):
             if given is not None and not wait:
                 raise UsageError(f"{option} is of no use without --wait")
-        within = None
-        if unless_newer_than is not None:
-            within = duration_of("--unless-newer-than", unless_newer_than)
-        return cls(description, within, wait, timeout_seconds(timeout), max_running)
+        now = datetime.now(UTC)
+        within = None if unless_newer_than is None else _within(unless_newer_than, now)
+        return cls(description, within, now, wait, timeout_seconds(timeout), max_running)
 
     @property
     def again(self) -> str:
-        """The command that makes a backup where this one has made none."""
-        described = [] if self.description is None else ["--description", self.description]
-        return shlex.join(["create", "--unless-newer-than", "1h", *described])
+        """The command that makes a backup where this one has made none, whenever it is run."""
+        bound = self.began - _MARGIN
+        if isinstance(self.within, timedelta):
+            bound = min(bound, self.began - self.within)
+        elif self.within is not None:
+            bound = min(bound, self.within)
+        words = ["create", "--unless-newer-than", f"{bound.astimezone(UTC):%Y-%m-%dT%H:%MZ}"]
+        if self.description is not None:  # one that begins with a hyphen looks like an option
+            named = self.description.startswith("-")
+            words += (
+                [f"--description={self.description}"]
+                if named
+                else ["--description", self.description]
+            )
+        return shlex.join(words)
 
     def of_each(
         self, fleet: Fleet, report: Callable[[Progress], object]
@@ -202,6 +219,17 @@ def _labelled(description: str | None, keep: str | None, job: str | None) -> str
         raise UsageError(f"these labels cannot be (--keep, --job): {error}") from None
 
 
+def _within(text: str, now: datetime) -> timedelta | datetime:
+    """The duration or the moment of `--unless-newer-than`; raises `UsageError`."""
+    option = "--unless-newer-than"
+    moment = moment_of(text, option) if _DATE.match(text) else None
+    if moment is None:
+        return duration_of(option, text)
+    if moment >= now:
+        raise UsageError(f"{option} {text!r} is in the future: give a time in the past (UTC)")
+    return moment
+
+
 def _nothing(common: Common, source: str) -> int:
     """Say that the source names no server, as a run without failures leaves `--not-made-to`."""
     screen = Screen(quiet=common.quiet)
@@ -211,6 +239,8 @@ def _nothing(common: Common, source: str) -> int:
 
 def _durably(common: Common, ids: list[int], wanted: _Wanted) -> int:
     """Create them as a run in a database; all servers if no ids are given."""
+    if isinstance(wanted.within, datetime):
+        raise UsageError("--durable takes a duration for --unless-newer-than, no date")
     from vpsbackups_async.cli.durably import create  # noqa: PLC0415  # it needs an extra
 
     return create(common, ids or ALL_SERVERS, wanted.description, wanted.within)
