@@ -290,19 +290,3 @@ async def test_a_page_is_replaced_in_one_step_and_keeps_its_permissions(
         assert (await run("report", "--html", str(file), fake=fake)).code == 0
         assert reader.read() == "old"
     assert file.stat().st_mode & 0o777 == 0o640
-
-
-async def test_a_page_in_a_folder_that_is_not_there_is_refused_before_anything_is_read(
-    fake: FakeVPS, run: Here, tmp_path: Path
-) -> None:
-    ended = await run("report", "--html", str(tmp_path / "missing" / "x.html"), fake=fake)
-    assert (ended.code, fake.count()) == (2, 0)
-    assert "there is no such folder" in ended.err
-
-
-async def test_a_page_that_cannot_be_written_is_an_error(
-    fake: FakeVPS, run: Here, tmp_path: Path
-) -> None:
-    ended = await run("report", "--html", str(tmp_path), fake=fake)
-    assert ended.code == 1
-    assert "error: Is a directory" in ended.err

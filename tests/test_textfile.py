@@ -81,15 +81,6 @@ async def test_the_audit_command_writes_the_file(fake: FakeVPS, run: Here, tmp_p
     assert samples(file)["servers ok"] == 3
 
 
-async def test_a_file_that_cannot_be_written_is_an_error_and_no_success(
-    fake: FakeVPS, run: Here, tmp_path: Path
-) -> None:
-    file = tmp_path / "missing" / "backups.prom"
-    ended = await run("audit", "--rpo", "24h", "--prometheus", str(file), fake=fake)
-    assert ended.code == 1
-    assert "error: " in ended.err
-
-
 def test_without_the_extra_the_error_says_how_to_install_it() -> None:
     code = (
         "import sys; sys.modules['prometheus_client'] = None\n"

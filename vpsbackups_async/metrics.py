@@ -3,14 +3,15 @@
 Needs the `metrics` extra: `pip install 'vpsbackups-async[metrics]'`.
 """
 
-from os import PathLike, fspath
+from os import PathLike
 from typing import Final
 
+from vpsbackups_async._files import write_whole
 from vpsbackups_async.audit import Coverage, ServerCoverage
 from vpsbackups_async.models import as_utc
 
 try:
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
 except ImportError as _missing:
     raise ImportError(
         "vpsbackups_async.metrics needs the metrics extra: pip install 'vpsbackups-async[metrics]'"
@@ -24,10 +25,11 @@ _OF_A_SERVER: Final = ("server_id", "name")
 def write_textfile(coverage: Coverage, file: str | PathLike[str]) -> None:
     """Write the metrics to a file whose name ends in `.prom`, in one step.
 
-    A reader sees the whole old file or the whole new one. Raises `OSError` if it cannot be written;
-    the old file stays then.
+    A reader sees the whole old file or the whole new one, which has the permissions of the old. A
+    symbolic link stays, and its target is replaced; a device or pipe is written into. Raises
+    `OSError` if it cannot be written; the old file stays then.
     """
-    write_to_textfile(fspath(file), registry_of(coverage))
+    write_whole(file, generate_latest(registry_of(coverage)))
 
 
 def registry_of(coverage: Coverage) -> CollectorRegistry:

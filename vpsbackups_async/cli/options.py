@@ -1,5 +1,6 @@
 """The options that every command has, and the types of options that several have."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,6 +21,7 @@ __all__ = [
     "Ping",
     "Timeout",
     "check_all",
+    "check_file",
     "duration_of",
     "timeout_seconds",
 ]
@@ -67,6 +69,14 @@ def check_all(*, all_servers: bool, named: bool) -> None:
     """Raise `UsageError` if servers are named beside `--all`."""
     if all_servers and named:
         raise UsageError("--all is every server: name none beside it")
+
+
+def check_file(option: str, file: Path) -> None:
+    """Raise `UsageError` if the file that an option names cannot be written where it is."""
+    if file.is_dir():
+        raise UsageError(f"{option} {str(file)!r}: it is a folder")
+    if not Path(os.path.realpath(file)).parent.is_dir():
+        raise UsageError(f"{option} {str(file)!r}: there is no such folder")
 
 
 def timeout_seconds(given: str | None) -> float:

@@ -25,7 +25,7 @@ from vpsbackups_async.cli.auditing import (
     Wanted,
 )
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common, Flag, Ping
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common, Flag, Ping, check_file
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.screen import Screen
@@ -46,7 +46,8 @@ def run(
     reach: Reaches = None,
     json: Annotated[Flag, Parameter(help="one JSON object, with the controls")] = False,
     prometheus: Annotated[
-        Path | None, Parameter(metavar="FILE", help="write metrics for node_exporter there")
+        Path | None,
+        Parameter(metavar="FILE", help="metrics for node_exporter; needs the extra metrics"),
     ] = None,
     ping: Ping = None,
     common: Common = DEFAULTS,
@@ -54,6 +55,8 @@ def run(
     """The exit code of the command, once it has ended."""
     wanted = Wanted.of(servers, servers_from, rpo, slack, kept, reach, all_servers=all_servers)
     write = None if prometheus is None else _metrics_writer()
+    if prometheus is not None:
+        check_file("--prometheus", prometheus)
     pings = Pings(ping, Screen(quiet=common.quiet))
     with pings, Session(common) as session:
         found = wanted.read(session)
