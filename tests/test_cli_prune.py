@@ -113,7 +113,7 @@ async def test_prune_says_without_apply_too_that_its_limits_would_refuse(
 
 @pytest.mark.parametrize(
     "limit",
-    [("--max-deletions", "-1"), ("--max-fraction", "2"), ("--max-fraction", "nan")],
+    [("--max-deletions", "-1"), ("--max-fraction", "2"), ("--max-fraction", "0")],
 )
 async def test_prune_refuses_limits_that_cannot_be_before_it_reads(
     fake: FakeVPS, run: Here, limit: tuple[str, str]

@@ -21,6 +21,7 @@ from vpsbackups_async.audit import (
 from vpsbackups_async.audit.coverage import QUOTA, iso
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import A_TIME, check_all, duration_of
 from vpsbackups_async.cli.rows import Column, Layout
 from vpsbackups_async.cli.session import Session
@@ -49,7 +50,9 @@ Slack = Annotated[
     str | None, Parameter(metavar="TIME", help=f"later if none failed {A_TIME}; 0h if not given")
 ]
 Keeps = Annotated[
-    int | None, Parameter("--kept", metavar="N", help="require that many good ones on each server")
+    int | None,
+    WHOLE,
+    Parameter("--kept", metavar="N", help="require that many good ones on each server"),
 ]
 Reaches = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from vpsbackups_async._periods import zone_of
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.numbers import WHOLE, is_whole
 from vpsbackups_async.cli.options import All, check_all, duration_of
 from vpsbackups_async.models import ALL_SERVERS, AllServers
 from vpsbackups_async.retention import Retention
@@ -16,7 +17,7 @@ __all__ = ["KEEP", "SERVERS", "Chosen", "Keep", "policy_of"]
 
 _RULES: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
-_Hidden = Annotated[int, Parameter(metavar="N", show=False)]
+_Hidden = Annotated[int, WHOLE, Parameter(metavar="N", show=False)]
 
 
 @Parameter(name="*")
@@ -53,6 +54,7 @@ class Keep:
 
     keep_daily: Annotated[
         int,
+        WHOLE,
         Parameter(metavar="N", help="days; also last, hourly, weekly, monthly, yearly"),
     ] = 0
     keep_last: _Hidden = 0
@@ -93,7 +95,7 @@ def policy_of(rules: str, *, tz: str, job: str) -> Retention:
     counts: dict[str, Any] = {}
     for rule in rules.split(","):
         name, _, count = rule.strip().partition("=")
-        if name not in _RULES or not count.isascii() or not count.isdigit():
+        if name not in _RULES or not is_whole(count) or count.startswith("-"):
             raise UsageError(f"--rotate {rules!r} is no policy: give daily=4,weekly=4, for example")
         counts[name] = int(count)
     try:

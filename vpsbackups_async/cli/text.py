@@ -7,7 +7,7 @@ from typing import Final
 __all__ = ["age", "clock", "counted", "moment", "safe", "seconds_of", "short", "since", "size"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw]?)")
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhdw]?)")
 
 
 def safe(text: str) -> str:

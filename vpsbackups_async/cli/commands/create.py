@@ -19,6 +19,7 @@ from vpsbackups_async._tags import with_labels
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.ids import server_ids, source_name
 from vpsbackups_async.cli.not_made import NotMade, NotMadeTo
+from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import (
     A_TIME,
     DEFAULTS,
@@ -72,10 +73,12 @@ def run(
     ] = None,
     wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
     concurrency: Annotated[
-        int, Parameter(metavar="N", help="creates at a time; 64 if not given")
+        int, WHOLE, Parameter(metavar="N", help="creates at a time; 64 if not given")
     ] = 64,
     max_running: Annotated[
-        int | None, Parameter(metavar="N", help="backups at a time with --wait; any if not given")
+        int | None,
+        WHOLE,
+        Parameter(metavar="N", help="backups at a time with --wait; any if not given"),
     ] = None,
     timeout: Timeout = None,
     as_outcomes: AsOutcomes = False,

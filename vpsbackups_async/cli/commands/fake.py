@@ -19,6 +19,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import A_TIME, duration_of
 from vpsbackups_async.cli.signals import run_in
 from vpsbackups_async.testing import FakeVPS
@@ -28,15 +29,19 @@ __all__ = ["run"]
 
 def run(
     *,
-    port: Annotated[int, Parameter(("--port", "-p"), metavar="N", help="0, any free one")] = 0,
-    servers: Annotated[int, Parameter(metavar="N", help="with ids from 1; 25 if not given")] = 25,
-    backups: Annotated[int, Parameter(metavar="N", help="of each server at first; 3")] = 3,
+    port: Annotated[
+        int, WHOLE, Parameter(("--port", "-p"), metavar="N", help="0, any free one")
+    ] = 0,
+    servers: Annotated[
+        int, WHOLE, Parameter(metavar="N", help="with ids from 1; 25 if not given")
+    ] = 25,
+    backups: Annotated[int, WHOLE, Parameter(metavar="N", help="of each server at first; 3")] = 3,
     backup_seconds: Annotated[
         str, Parameter(metavar="TIME", help=f"how long a new one takes {A_TIME}; 20s")
     ] = "20s",
-    page_size: Annotated[int, Parameter(metavar="N", help="backups a page; 20")] = 20,
+    page_size: Annotated[int, WHOLE, Parameter(metavar="N", help="backups a page; 20")] = 20,
     rate_limit: Annotated[
-        float | None, Parameter(metavar="N", help="requests a second before it answers 429")
+        float | None, NUMBER, Parameter(metavar="N", help="requests a second before it answers 429")
     ] = None,
 ) -> int:
     """The exit code of the command, once it has ended."""

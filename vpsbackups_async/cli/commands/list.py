@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import server_ids
 from vpsbackups_async.cli.layouts import BACKUPS
+from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, All, Common, Flag, check_all
 from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
 from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of, statuses_of
@@ -66,7 +67,9 @@ def run(
             help="server; with --limit id, created, size, name, or -KEY",
         ),
     ] = None,
-    limit: Annotated[int | None, Parameter(("--limit", "-n"), metavar="N", help="no more")] = None,
+    limit: Annotated[
+        int | None, WHOLE, Parameter(("--limit", "-n"), metavar="N", help="no more")
+    ] = None,
     json: Annotated[Flag, Parameter(help="one JSON array")] = False,
     ndjson: Annotated[Flag, Parameter(help="a JSON object a line")] = False,
     csv: Annotated[Flag, Parameter(help="comma-separated, with a header")] = False,

@@ -18,6 +18,7 @@ from vpsbackups_async.cli.ends import Exit, UsageError, end_of, explain
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
+from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.outcomes import NOT_BEGUN, AsOutcomes, Key, NoBackup, Outcomes
 from vpsbackups_async.cli.policy import KEEP, SERVERS, Chosen, Keep
@@ -37,10 +38,11 @@ def run(
     keep: Keep = KEEP,
     apply: Annotated[Flag, Parameter(help="delete what otherwise is only shown")] = False,
     max_deletions: Annotated[
-        int | None, Parameter(metavar="N", help="refuse if more would go")
+        int | None, WHOLE, Parameter(metavar="N", help="refuse if more would go")
     ] = None,
     max_fraction: Annotated[
         float,
+        NUMBER,
         Parameter(metavar="X", help="refuse if more of a server's would go; 0.5 if not given"),
     ] = 0.5,
     as_outcomes: AsOutcomes = False,

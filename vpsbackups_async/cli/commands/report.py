@@ -14,6 +14,7 @@ from vpsbackups_async._files import write_whole
 from vpsbackups_async.audit import html_report
 from vpsbackups_async.cli.auditing import Keeps, Reaches, Servers, ServersFrom, Slack, Wanted
 from vpsbackups_async.cli.ends import Exit, UsageError
+from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common, check_file
 from vpsbackups_async.cli.session import Session
 
@@ -31,7 +32,7 @@ def run(
     slack: Slack = None,
     kept: Keeps = None,
     reach: Reaches = None,
-    days: Annotated[int, Parameter(metavar="N", help="days in the calendar; 30")] = 30,
+    days: Annotated[int, WHOLE, Parameter(metavar="N", help="days in the calendar; 30")] = 30,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""

@@ -16,6 +16,7 @@ from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.failures import Failures
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.layouts import DECISIONS
+from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag, Ping, Timeout, timeout_seconds
 from vpsbackups_async.cli.outcomes import AsOutcomes, Taken, all_taken
 from vpsbackups_async.cli.pings import Pings
@@ -58,7 +59,7 @@ def run(
     dry_run: Annotated[Flag, Parameter(help="only show what would be done")] = False,
     ping: Ping = None,
     timeout: Timeout = None,
-    max_running: Annotated[int | None, Parameter(metavar="N", show=False)] = None,
+    max_running: Annotated[int | None, WHOLE, Parameter(metavar="N", show=False)] = None,
     as_outcomes: AsOutcomes = False,
     common: Common = DEFAULTS,
 ) -> int:

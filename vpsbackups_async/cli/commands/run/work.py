@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
 from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.durable import Limits
 from vpsbackups_async.errors import DatabaseError, WorkerStoppedError
@@ -27,10 +28,12 @@ def run(
     *,
     until_done: Annotated[Flag, Parameter(help="end once nothing is left to do")] = False,
     concurrency: Annotated[
-        int, Parameter(metavar="N", help="servers at a time over all workers; 5000 if not given")
+        int,
+        WHOLE,
+        Parameter(metavar="N", help="servers at a time over all workers; 5000 if not given"),
     ] = 5000,
     rate: Annotated[
-        float | None, Parameter(metavar="N", help="creates a second over all workers; kept")
+        float | None, NUMBER, Parameter(metavar="N", help="creates a second over all workers; kept")
     ] = None,
     account: Annotated[
         str | None, Parameter(metavar="NAME", help="whose database, if the API does not tell")
