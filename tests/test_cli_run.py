@@ -48,8 +48,9 @@ async def test_a_run_from_its_submission_to_its_end(
     said = await here("run", "status", "nightly", **place)
     assert (said.code, said.out) == (0, "nightly: 3 waiting; 3 in all\n")
     said = await run("run", "work", "--until-done", **place)
-    assert (said.code, said.out) == (0, "")
+    assert (said.code, said.out) == (1, "")
     assert "worker 0 of sqlite:///" in said.err
+    assert said.err.splitlines()[-1] == "2 completed, 1 failed: vpsbackups run results NAME"
     said = await here("run", "status", "nightly", "--json", **place)
     assert said.code == 1
     assert json.loads(said.out) == {
@@ -67,6 +68,7 @@ async def test_a_run_from_its_submission_to_its_end(
     said = await here("run", "status", "nightly", "--watch", **place)
     assert (said.code, said.out) == (1, "nightly: 2 completed, 1 failed; 3 in all\n")
     said = await here("run", "results", "nightly", "--ndjson", **place)
+    assert said.code == 0
     outcomes = [json.loads(line) for line in said.lines]
     assert [(one["server_id"], one["state"]) for one in outcomes] == [
         (1, "completed"),
@@ -89,6 +91,20 @@ async def test_a_run_from_its_submission_to_its_end(
     said = await here("run", "forget", "nightly", **place)
     assert (said.code, said.out) == (0, "nightly\n")
     assert (await here("run", "list", **place)).out == ""
+
+
+async def test_a_worker_tells_of_no_run_that_was_over_before(
+    here: Here, real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    work = ("run", "work", "--until-done")
+    assert (await here("run", "submit", "bad", "-s", "99", **place)).code == 0
+    assert (await run(*work, **place)).code == 1
+    said = await run(*work, **place)
+    assert (said.code, said.err.splitlines()[-1]) == (0, "0 completed")
+    assert (await here("run", "submit", "good", "-s", "1", **place)).code == 0
+    said = await run(*work, **place)
+    assert (said.code, said.err.splitlines()[-1]) == (0, "1 completed")
 
 
 @pytest.mark.parametrize(

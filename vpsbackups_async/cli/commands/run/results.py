@@ -1,5 +1,7 @@
 """Write how each server of a run ended, in the order of their ids.
 
+Exit 0 whatever that was: run status is what tells.
+
 Usage: vpsbackups run results [OPTIONS] NAME
 
   vpsbackups run results nightly --ndjson

@@ -1,7 +1,8 @@
 """Work on all runs until Ctrl-C, which leaves all in order.
 
 Start as many as you like, on other machines too if the database is
-PostgreSQL. One started later goes on where a killed one was.
+PostgreSQL. One started later goes on where a killed one was. With --until-done
+exit 1 if servers of the runs that it saw to their end failed.
 
 Usage: vpsbackups run work [OPTIONS]
 
@@ -10,6 +11,8 @@ Usage: vpsbackups run work [OPTIONS]
 
 import os
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -18,8 +21,8 @@ from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
 from vpsbackups_async.cli.fleets import Database, Fleets
 from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
-from vpsbackups_async.durable import Limits
-from vpsbackups_async.errors import DatabaseError, WorkerStoppedError
+from vpsbackups_async.durable import Limits, RunProgress
+from vpsbackups_async.errors import DatabaseError, RunError, WorkerStoppedError
 
 __all__ = ["run"]
 
@@ -53,10 +56,40 @@ def run(
             screen.summary(f"worker {slot} of {fleets.fleet.name}: Ctrl-C ends it in order")
 
         try:
-            fleets.do(fleets.fleet.work(until_done=until_done, on_start=started))
+            work = _until_done if until_done else _until_interrupted
+            return fleets.do(work(fleets, started))
         except (DatabaseError, WorkerStoppedError) as error:
             screen.error(explain(error), hint_of(error))
             sys.stdout.flush()
             # Threads of the engine may wait for a database that is away, and would hold it up.
             os._exit(Exit.SOME_FAILED)
+
+
+async def _until_interrupted(fleets: Fleets, started: Callable[[int], object]) -> Exit:
+    await fleets.fleet.work(on_start=started)
     return Exit.FINE
+
+
+async def _until_done(fleets: Fleets, started: Callable[[int], object]) -> Exit:
+    """Say how the servers ended of the runs that were not over before; the exit code."""
+    before = {one.run async for one in _each(fleets) if one.is_over}
+    await fleets.fleet.work(until_done=True, on_start=started)
+    counts = dict.fromkeys(("completed", "failed", "unknown", "cancelled", "left"), 0)
+    async for one in _each(fleets):
+        if one.run not in before:
+            for state in ("completed", "failed", "unknown", "cancelled"):
+                counts[state] += getattr(one, state)
+            counts["left"] += one.total - one.ended
+    failed = counts["failed"] + counts["unknown"]
+    shown = [f"{counts.pop('completed'):,} completed"]
+    shown += [f"{count:,} {state}" for state, count in counts.items() if count]
+    how = ": vpsbackups run results NAME" if failed else ""
+    fleets.screen.summary(f"{', '.join(shown)}{how}")
+    return Exit.SOME_FAILED if failed else Exit.FINE
+
+
+async def _each(fleets: Fleets) -> AsyncIterator[RunProgress]:
+    """How far each run is."""
+    for info in await fleets.fleet.runs():
+        with suppress(RunError):  # it was forgotten meanwhile
+            yield await fleets.fleet.progress(info.run)
