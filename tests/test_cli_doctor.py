@@ -1,5 +1,6 @@
 """`vpsbackups doctor`: a line for each check, with what to do, and no secret."""
 
+import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -93,6 +94,44 @@ async def test_doctor_says_also_where_one_page_is_all_whether_its_size_is_taken(
             fake.paging = "none"
         ended = await run("doctor", fake=fake)
     assert (ended.code, found(ended)["page size"]) == (0, line)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "words"),
+    [
+        (["servers:read"], "servers:read: none names backups"),
+        (["backups:read", "servers:write"], "backups:read, servers:write: no more than reading"),
+        (["view_backup"], "view_backup: no more than reading"),
+        (["role_7"], "role_7: none names backups"),
+        (["breadbackups"], ""),
+        (["backups:write"], ""),
+        (["*"], ""),
+        (["Admin"], ""),
+    ],
+)
+async def test_permissions_that_do_not_name_the_changing_of_backups_are_a_warning(
+    permissions: list[str], words: str, run: Here
+) -> None:
+    answer = {"account": {"email": "me@example.com"}, "token": {"permissions": permissions}}
+    async with FakeVPS(servers=1, backups=1, clock=time.time) as fake:
+        fake.inject(Reply(200, json.dumps(answer).encode(), path="/account/me/"))
+        ended = await run("doctor", fake=fake)
+    mark, text = found(ended)["allowed"]
+    assert (ended.code, mark) == (0, "warn" if words else "ok")
+    assert text.startswith(words or ", ".join(permissions))
+    assert ("were not tried" in ended.out) == bool(words)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_token_that_is_not_given_the_account_is_a_warning(
+    status: int, fake: FakeVPS, run: Here
+) -> None:
+    fake.inject(Reply(status, b'{"detail": "No."}', path="/account/me/"))
+    ended = await run("doctor", fake=fake)
+    assert ended.code == 0
+    assert found(ended)["account"][0] == "warn"
+    assert "nothing else depends on it" in ended.out
+    assert found(ended)["backups"][0] == "ok"
 
 
 async def test_a_clock_that_differs_is_a_warning(run: Here) -> None:

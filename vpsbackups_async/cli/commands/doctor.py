@@ -10,9 +10,10 @@ Usage: vpsbackups doctor [OPTIONS]
 import importlib.metadata
 import os
 import platform
+import re
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -32,7 +33,13 @@ from vpsbackups_async.cli.selection import PAGE
 from vpsbackups_async.cli.session import Session, token_source, url_source
 from vpsbackups_async.cli.text import counted, safe
 from vpsbackups_async.client import BackupsClient
-from vpsbackups_async.errors import AuthenticationError, ConfigurationError, VPSBackupsError
+from vpsbackups_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    NotFoundError,
+    PermissionDeniedError,
+    VPSBackupsError,
+)
 from vpsbackups_async.models import Backup, Page
 
 __all__ = ["run"]
@@ -41,6 +48,11 @@ _Mark = Literal["ok", "warn", "FAIL"]
 _STYLES: Final[dict[_Mark, str]] = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 _CLOCK_MAY_DIFFER: Final = 60.0
 """Seconds. Ages are by the server's clock, except where it sends none."""
+_OF_ALL: Final = frozenset({"admin", "all", "full", "full_access"})
+_READING: Final = re.compile(r"(?<![a-z])(?:read|view|list)(?![a-z])")
+_NOT_TRIED: Final = (
+    "Creating, restoring and deleting backups were not tried: a 403 tells what is missing"
+)
 _PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 
 
@@ -150,18 +162,29 @@ def _token(common: Common) -> list[_Finding]:
 
 
 async def _account(client: BackupsClient) -> list[_Finding]:
-    account = await client.account()
+    try:
+        account = await client.account()
+    except (NotFoundError, PermissionDeniedError) as error:
+        return [_Finding("warn", "account", explain(error), hint_of(error))]
     name = safe(account.email or account.company_name) or "(no name is told)"
     token = f", token {safe(account.token_name)!r}" if account.token_name else ""
-    allowed = ", ".join(map(safe, account.permissions))
-    findings = [_Finding("ok", "account", f"{name}{token}")]
-    if allowed:
-        findings.append(_Finding("ok", "allowed", allowed))
-    else:
-        findings.append(
-            _Finding("warn", "allowed", "no permissions are told", "A 403 tells what is missing")
-        )
-    return findings
+    return [_Finding("ok", "account", f"{name}{token}"), _allowed(account.permissions)]
+
+
+def _allowed(permissions: Sequence[str]) -> _Finding:
+    """Whether the token may change backups, as far as names tell that the API does not document."""
+    if not permissions:
+        return _Finding("warn", "allowed", "no permissions are told", "A 403 tells what is missing")
+    told = ", ".join(map(safe, permissions))
+    names = [name.casefold() for name in permissions]
+    of_backups = [name for name in names if "backup" in name]
+    if any("*" in name or name in _OF_ALL for name in names):
+        return _Finding("ok", "allowed", told)
+    if not of_backups:
+        return _Finding("warn", "allowed", f"{told}: none names backups", _NOT_TRIED)
+    if all(_READING.search(name) for name in of_backups):
+        return _Finding("warn", "allowed", f"{told}: no more than reading of backups", _NOT_TRIED)
+    return _Finding("ok", "allowed", told)
 
 
 async def _servers(client: BackupsClient) -> list[_Finding]:
