@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from helpers_cli import Here, Terminal, start
+from helpers_cli import Here, Terminal, TerminalHere, start
 from helpers_monitor import monitoring
 from helpers_pruning import JOB, add, add_nights, deletes, held
 
@@ -59,19 +59,24 @@ async def test_prune_shows_a_table_on_a_terminal(fake: FakeVPS) -> None:
     async with Terminal("prune", "-s", "7", *LAST_TWO, fake=fake) as terminal:
         shown = await terminal.end()
     lines = shown.splitlines()
-    assert lines[0].split() == [
-        "DO",
-        "ID",
-        "SERVER",
-        "NAME",
-        "STATUS",
-        "SIZE",
-        "CREATED",
-        "(UTC)",
-        "WHY",
-    ]
+    assert lines[0].split() == ["DO", "ID", "SERVER", "NAME", "STATUS", "SIZE", "AGE", "WHY"]
     assert [line.split()[0] for line in lines[1:4]] == ["keep", "keep", "delete"]
     assert terminal.code == 0
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60, 45])
+@pytest.mark.parametrize("name", ["web", "server-0007", "a-server-with-a-rather-long-name"])
+async def test_a_plan_on_a_terminal_of_any_width_says_why(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeVPS(servers={1234567: name}) as fake:
+        add_nights(fake, 1234567, 3)
+        words = ("prune", "-s", "1234567", *LAST_TWO)
+        async with TerminalHere(monkeypatch, *words, fake=fake, columns=columns) as terminal:
+            header, *rows = (await terminal.end()).splitlines()[:4]
+    at = header.index("WHY")
+    assert [row[at:] for row in rows] == ["last", "last", "no rule"]
+    assert max(map(len, (header, *rows))) <= columns
 
 
 async def test_prune_with_apply_deletes_and_names_each(fake: FakeVPS, run: Here) -> None:

@@ -124,22 +124,25 @@ def _why(decision: Decision) -> str:
     return ", ".join(decision.rules) or decision.reason.replace("_", " ")
 
 
+# Why a backup goes is the point of a plan: all else gives way but what is done, and to which.
 DECISIONS: Final[Layout[Decision]] = Layout(
     (
         Column("DO", _verb, least=6, style=lambda one: "" if one.kept else "red"),
         Column("ID", lambda one: str(one.backup.id), right=True, whole=True),
         Column("SERVER", lambda one: str(one.backup.server.id), right=True, whole=True),
-        Column("NAME", lambda one: safe(one.backup.server.name), shrinks_to=12),
+        Column("NAME", lambda one: safe(one.backup.server.name), shrinks_to=12, left_out=1),
         Column(
             "STATUS",
             lambda one: safe(one.backup.status),
             least=11,
             most=14,
+            left_out=4,
             style=lambda one: _status_style(one.backup),
         ),
-        Column("SIZE", lambda one: size(one.backup.size_mb), least=8, right=True),
-        Column("CREATED (UTC)", lambda one: moment(one.backup.created_at)),
-        Column("WHY", _why, least=8, rest=True),
+        Column("SIZE", lambda one: size(one.backup.size_mb), least=8, right=True, left_out=2),
+        Column("AGE", lambda one: _age(one.backup), least=4, left_out=3, only="narrow"),
+        Column("CREATED (UTC)", lambda one: moment(one.backup.created_at), only="wide"),
+        Column("WHY", _why, least=16, rest=True),
     ),
     lambda one: f"{_verb(one):<6} {_plain(one.backup)}  ({_why(one)})",
     {"decision": _verb, "why": _why},

@@ -87,7 +87,8 @@ class Column(Generic[T]):
 
     `least` and `most` bound the width. A longer text is cut, unless the column is `whole`. One
     column gets the `rest` of the line. If that is less than its `least`, columns with `shrinks_to`
-    shrink to no less than that width; if it is still too little, the column is empty.
+    shrink to no less than that width, then those that have a place in `left_out` are left out, in
+    that order; if it is still too little, the column is empty.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Column(Generic[T]):
     least: int = 0
     most: int = sys.maxsize
     shrinks_to: int = sys.maxsize
+    left_out: int = 0
     right: bool = False
     whole: bool = False
     rest: bool = False
@@ -161,6 +163,10 @@ class Table(Writer[T]):
             if spare < rest.least and width > column.shrinks_to:
                 widths[column] = max(column.shrinks_to, width - (rest.least - spare))
                 spare += width - widths[column]
+        for column in sorted((one for one in widths if one.left_out), key=lambda one: one.left_out):
+            if spare < rest.least:
+                spare += widths[column] + len(_GAP)
+                widths[column] = 0
         widths[rest] = spare if spare >= rest.least else 0
         return list(widths.values())
 
@@ -168,6 +174,7 @@ class Table(Writer[T]):
         line = Text(_GAP).join(
             column.cell(text, width, "" if item is None else column.style(item))
             for column, text, width in zip(self._columns, texts, self._widths, strict=True)
+            if width
         )
         line.rstrip()
         return line
