@@ -202,6 +202,7 @@ _NOT_OF_API: Final = (
     "This 404 may not be the API's, as a text came with it that is no JSON: check base_url (or "
     "VPS_API_URL), and whether a proxy answers in its place"
 )
+NO_SUCH_SERVER: Final = "Check the id of the server: it may be gone, or another account's"
 ACCOUNT_REFUSED: Final = (
     "Check whose token this is on the provider's site: this token is not given the account, and "
     "nothing else depends on it"
@@ -209,9 +210,9 @@ ACCOUNT_REFUSED: Final = (
 
 
 def hint_at_refusal(error: ApiError, hint: str) -> None:
-    """Have a 403 or 404 of an optional call say what to do instead; an empty hint changes none."""
+    """Have a 403 or 404 of an optional call say what to do instead."""
     if error.status in {403, 404}:
-        error.hint = hint or error.hint
+        error.hint = hint
 
 
 def request_id(headers: Mapping[str, str], mask: Mask) -> str | None:
@@ -516,8 +517,10 @@ class Listing(NamedTuple, Generic[T]):
     path: str
     read: Callable[[Response], Page[T]]
     filters: Mapping[str, Callable[[Iterable[T]], set[Any]]]
-    refused_hint: str = ""
-    """What to do where there is no such list, or the token may not read it."""
+    hints: Mapping[int, str] = {}
+    """What to do where the list of all is refused with this status."""
+    hints_of_a_server: Mapping[int, str] = {}
+    """The same for the list of one server."""
 
     def request(self, query: str) -> Request:
         """The request for a page; `query` must be URL-encoded."""
@@ -531,6 +534,11 @@ BACKUPS: Final = Listing(
         "server_id": lambda backups: {backup.server.id for backup in backups},
         "backup_type": lambda backups: {backup.backup_type for backup in backups},
     },
+    {
+        403: "Ask the owner of the account for a token that may read backups",
+        404: "Check base_url (or VPS_API_URL): no list of backups is there",
+    },
+    {404: NO_SUCH_SERVER},
 )
 """The list of backups, of all servers or filtered by the query."""
 
@@ -542,7 +550,12 @@ SERVERS: Final[Listing[Server]] = Listing(
         "status": lambda servers: {server.status for server in servers if server.status},
         "location": lambda servers: {server.location for server in servers if server.location},
     },
-    "Name the servers by their ids: this token is not given the list of the account's servers",
+    {
+        403: "Name the servers by their ids: this token is not given the list of the account's "
+        "servers",
+        404: "Check base_url (or VPS_API_URL): no list of servers is there. Name the servers by "
+        "their ids where everything else works",
+    },
 )
 """The list of the account's servers, all or filtered by the query."""
 

@@ -3,18 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async._creating.refusals import may_be_recognised, recognised
 from vpsbackups_async._lists.finder import Finder
-from vpsbackups_async._wire import Response, date_of
+from vpsbackups_async._wire import NO_SUCH_SERVER, Response, date_of
 from vpsbackups_async.errors import NotFoundError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType
 
 __all__ = ["Look", "Looks"]
-
-_NO_SUCH_SERVER: Final = "Check the id of the server: it may be gone, or another account's"
 
 
 class Look(NamedTuple):
@@ -60,7 +58,7 @@ class Looks:
     async def recognised(self, refusal: VPSBackupsError, server_id: int) -> VPSBackupsError:
         """A refused create as the error that says why, if the server's backups can be read."""
         if isinstance(refusal, NotFoundError) and refusal.from_api:
-            refusal.hint = _NO_SUCH_SERVER
+            refusal.hint = NO_SUCH_SERVER
         if not may_be_recognised(refusal):
             return refusal
         try:

@@ -6,6 +6,7 @@ without `page_size` where a server refuses that: neither is documented by the AP
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -28,7 +29,6 @@ from vpsbackups_async._wire import (
     Listing,
     Response,
     check_backup_type,
-    hint_at_refusal,
 )
 from vpsbackups_async.errors import ApiError, BadRequestError, VPSBackupsError
 from vpsbackups_async.models import Backup, BackupType, Page, Server
@@ -37,6 +37,8 @@ __all__ = [
     "PAGE_SIZE", "FetchPage", "Hooks", "KnownLists", "ListQuery", "Lists", "backups_query",
     "servers_query",
 ]  # fmt: skip
+
+_SERVER: Final = re.compile(r"(?:^|&)server_id=")
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -130,7 +132,9 @@ async def fetch_page(
         request = listing.request(query)
         response = await transport.send(request, hooks.send, on_retry=hooks.on_retry)
     except ApiError as error:
-        hint_at_refusal(error, listing.refused_hint)
+        hints = listing.hints_of_a_server if _SERVER.search(query) else listing.hints
+        if error.status in hints and (error.status != 404 or error.from_api):
+            error.hint = hints[error.status]
         raise
     if hooks.on_response is not None:
         hooks.on_response(response)

@@ -170,15 +170,22 @@ def _run(arguments: Sequence[str]) -> int:
         if isinstance(error, CycloptsError):
             said = safe(words_of(error))
             replace_named(arguments)
-        screen.error(said, f"{_with_command(arguments)} --help tells more")
+        screen.error(
+            said, " ".join(filter(None, ("vpsbackups", _command(arguments), "--help tells more")))
+        )
         return Exit.USAGE
     except (VPSBackupsError, ValueError, RefusedError) as error:
         if "--debug" in arguments:
             screen.note(traceback.format_exc(), exact=True)
-        screen.error(explain(error), hint_of(error))
+        concurrency = _command(arguments) in {"create", "run work"}
+        screen.error(explain(error), hint_of(error, concurrency=concurrency))
         return code_of([error])
     return code if isinstance(code, int) else Exit.FINE
 
 
-def _with_command(arguments: Sequence[str]) -> str:
-    return f"vpsbackups {arguments[0]}" if arguments[0] in _COMMANDS else "vpsbackups"
+def _command(arguments: Sequence[str]) -> str:
+    """The words that name the command, empty where there is none."""
+    first, second = (*arguments, "", "")[:2]
+    if first == "run" and second in _RUN_COMMANDS:
+        return f"run {second}"
+    return first if first in _COMMANDS else ""

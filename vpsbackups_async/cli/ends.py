@@ -45,14 +45,15 @@ class RefusedError(Exception):
     """The command does not fit the backup it names; the message says why."""
 
 
+_LATER: Final = "Try again later"
 _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     AuthenticationError: "Check the token (VPS_API_TOKEN or --token-file): it may be mistyped, "
     "expired or revoked",
     ConfigurationError: "",
     CreateOutcomeUnknownError: "Look before creating again: vpsbackups list --type manual "
     "--server {error.server_id}",
-    DeadlineExceededError: "Try again later, or with fewer at once (--concurrency)",
-    RateLimitedError: "Try again later, or with fewer at once (--concurrency)",
+    DeadlineExceededError: _LATER,
+    RateLimitedError: _LATER,
     RequestTimeoutError: "The server was too slow: try again later",
     ResponseTooLargeError: "Ask for one server at a time (--server)",
     TransportError: "Check the URL (VPS_API_URL or --url) and the network",
@@ -68,8 +69,17 @@ _NOT_OF_API: Final = (
 )
 
 
-def hint_of(error: BaseException) -> str:
-    """What to do about an error; empty if the error says so itself."""
+def hint_of(error: BaseException, *, concurrency: bool = False) -> str:
+    """What to do about an error; empty if the error says so itself.
+
+    `concurrency` is whether the command has an option for how much it does at once.
+    """
+    hint = _hint_of(error).replace("base_url (or VPS_API_URL)", "the URL (VPS_API_URL or --url)")
+    fewer = concurrency and hint == _LATER
+    return f"{hint}, or with fewer at once (--concurrency)" if fewer else hint
+
+
+def _hint_of(error: BaseException) -> str:
     if isinstance(error, TransportError) and error.failure == "untrusted":
         return "For a certificate authority of your own: SSL_CERT_FILE=ca.pem"
     if isinstance(error, NotFoundError) and not error.from_api:

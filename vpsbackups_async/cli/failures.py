@@ -8,10 +8,14 @@ __all__ = ["Failures"]
 
 
 class Failures:
-    """Prints each failure to standard error. It keeps one error of each kind, not all of them."""
+    """Prints each failure to standard error. It keeps one error of each kind, not all of them.
 
-    def __init__(self, screen: Screen) -> None:
+    `concurrency` is whether the command has an option for how much it does at once.
+    """
+
+    def __init__(self, screen: Screen, *, concurrency: bool = False) -> None:
         self._screen = screen
+        self._concurrency = concurrency
         self._kinds: dict[type[BaseException], BaseException] = {}
         self.count: int = 0
         self._not_attempted = 0
@@ -35,7 +39,11 @@ class Failures:
         """Print the hints; the exit code."""
         if self._not_attempted:
             self._screen.note(f"{self._not_attempted:,} were not attempted", "red")
-        hints = (hint_of(e) for e in self._kinds.values() if not isinstance(e, NotAttemptedError))
+        hints = (
+            hint_of(error, concurrency=self._concurrency)
+            for error in self._kinds.values()
+            if not isinstance(error, NotAttemptedError)
+        )
         for hint in dict.fromkeys(filter(None, hints)):
             self._screen.note(hint)
         return code_of(self._kinds.values())

@@ -61,7 +61,7 @@ class Tracker:
         self._waits = waits
         self._servers = servers
         self._running = dict.fromkeys(running)  # in the order in which they began
-        self._failures = Failures(self._screen)
+        self._failures = Failures(self._screen, concurrency=bool(again))  # of `create` alone
         self.outcomes: Outcomes | None = Outcomes(self._screen) if as_outcomes else None
         """Where outcomes are written; None where rows are."""
         self._not_made = not_made
