@@ -221,7 +221,9 @@ async def test_who_watches_a_run_is_told_once_of_a_worker_that_does_not_answer(
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:
-    said = await here("run", "status", "lost", VPSBACKUPS_DATABASE=database)
+    place = {"VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "other", "-s", "1", **place)).code == 0
+    said = await here("run", "status", "lost", **place)
     assert said.code == 1
     assert said.err.startswith("error: no run is called 'lost'\n")
 
@@ -245,7 +247,8 @@ async def test_a_database_that_fails_is_one_clear_line_and_a_failure(
     here: Here, database: str
 ) -> None:
     place = {"VPSBACKUPS_DATABASE": database}
-    assert (await here("run", "list", **place)).code == 0
+    for words in ("submit first -s 1", "cancel first", "forget first"):
+        assert (await here("run", *words.split(), **place)).code == 0
     with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
         connection.execute(
             "CREATE TRIGGER refused BEFORE INSERT ON fleet_items "

@@ -13,7 +13,15 @@ from typing import Final
 
 from cyclopts import App, CycloptsError, Group
 
-from vpsbackups_async.cli.ends import Exit, RefusedError, UsageError, code_of, explain, hint_of
+from vpsbackups_async.cli.ends import (
+    Exit,
+    NothingToDo,
+    RefusedError,
+    UsageError,
+    code_of,
+    explain,
+    hint_of,
+)
 from vpsbackups_async.cli.helping import PACKAGE, Help, help_of
 from vpsbackups_async.cli.not_made import replace_named
 from vpsbackups_async.cli.screen import Screen
@@ -32,6 +40,8 @@ Exit: 0 all fine, 1 some failed, 2 usage, 3 auth, 4 timed out, 130 interrupted
 
 Examples:
   vpsbackups create --servers-from fleet.txt --description Nightly --wait"""
+
+_QUIET: Final = frozenset({"-q", "--quiet"})
 
 app: App = App(
     name="vpsbackups",
@@ -115,6 +125,9 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")
     try:
         return _run(arguments)
+    except NothingToDo as nothing:
+        Screen(quiet=not _QUIET.isdisjoint(arguments)).summary(str(nothing))
+        return Exit.FINE
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader, `head` for example, has enough
             return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE

@@ -119,8 +119,8 @@ class Wanted:
         none = timedelta(0)
         late = none if slack is None else duration_of("--slack", slack, least=none)
         controls[0] = NewestYounger(limit + late)
+        check_all(all_servers=all_servers, named=bool(servers) or servers_from is not None)
         ids = server_ids(servers, servers_from)
-        check_all(all_servers=all_servers, named=bool(ids))
         return cls(ids, limit, late, tuple(controls))
 
     def read(self, session: Session) -> Audited:

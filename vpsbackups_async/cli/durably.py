@@ -24,7 +24,7 @@ def create(
     Its run is forgotten once its outcomes are written, so that the same command begins anew then.
     """
     name = _name_of(servers, description, within)
-    with Fleets(common, None, needs_token=True) as fleets:
+    with Fleets(common, None, needs_token=True, makes=True) as fleets:
         return fleets.do(_create(fleets, name, servers, description, within))
 
 

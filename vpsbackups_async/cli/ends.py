@@ -23,7 +23,16 @@ from vpsbackups_async.errors import (
     WaitTimeoutError,
 )
 
-__all__ = ["Exit", "RefusedError", "UsageError", "code_of", "end_of", "explain", "hint_of"]
+__all__ = [
+    "Exit",
+    "NothingToDo",
+    "RefusedError",
+    "UsageError",
+    "code_of",
+    "end_of",
+    "explain",
+    "hint_of",
+]
 
 
 class Exit(IntEnum):
@@ -39,6 +48,10 @@ class Exit(IntEnum):
 
 class UsageError(Exception):
     """The arguments of the command are wrong; the message says what to change."""
+
+
+class NothingToDo(Exception):  # noqa: N818  # it is no error
+    """The input of the command is empty; the message says which."""
 
 
 class RefusedError(Exception):

@@ -29,7 +29,8 @@ Database = Annotated[
 class Fleets(OwnLoop):
     """The runs of a database, and an event loop that a command enters as often as it needs.
 
-    Only what `needs_token` asks the API.
+    Only what `needs_token` asks the API. A command that `makes` no run raises `UsageError` for a
+    SQLite file that is not there, instead of making it.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Fleets(OwnLoop):
         limits: Limits = Limits(),
         *,
         needs_token: bool = False,
+        makes: bool = False,
         account: str | None = None,
     ) -> None:
         self.screen: Screen = Screen(quiet=common.quiet)
@@ -50,6 +52,12 @@ class Fleets(OwnLoop):
         self.fleet: DurableFleet = DurableFleet(
             url, client_options=options, limits=limits, account=account
         )
+        file = self.fleet._database  # noqa: SLF001  # no method of it tells
+        if file.is_sqlite and not makes and not file.path.exists():
+            raise UsageError(
+                f"there is no database {safe(self.fleet.name)}: run submit makes one, "
+                "--database or VPSBACKUPS_DATABASE names another"
+            )
 
     async def _close(self) -> None:
         await self.fleet.close()

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from vpsbackups_async.cli.ends import UsageError
+from vpsbackups_async.cli.ends import NothingToDo, UsageError
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.models import BackupRef
 
@@ -61,15 +61,15 @@ def server_ids(given: Iterable[str], source: str | None, *, may_be_none: bool = 
     """The ids in order and without repetition: those given, then every word of the source.
 
     `source` is the path of a file, or `-` for standard input. Raises `UsageError` for a word that
-    is not an id, and for a source without ids, which must not pass for no filter, unless there
-    `may_be_none`.
+    is not an id, and `NothingToDo` for a source without ids, which must not pass for no filter,
+    unless there `may_be_none`.
     """
     ids = [one_server(text) for text in given]
     if source is not None:
         for where, words in _lines(source):
             ids += [one_server(word, where) for word in words]
         if not ids and not may_be_none:
-            raise UsageError(f"{source_name(source)} names no server")
+            raise NothingToDo(f"{source_name(source)} names no server: nothing to do")
     return list(dict.fromkeys(ids))
 
 

@@ -39,9 +39,13 @@ class Chosen:
     all_servers: All = False
 
     def ids(self) -> list[int] | AllServers:
-        """The ids, or `ALL_SERVERS`; raises `UsageError` if none or both are given."""
+        """The ids, or `ALL_SERVERS`; raises `UsageError` if none or both are given.
+
+        Raises `NothingToDo` for a file that names none.
+        """
+        named = bool(self.server) or self.servers_from is not None
+        check_all(all_servers=self.all_servers, named=named)
         ids = server_ids(self.server, self.servers_from)
-        check_all(all_servers=self.all_servers, named=bool(ids))
         if not (self.all_servers or ids):
             raise UsageError("no server is named: give --server ID, --servers-from FILE, or --all")
         return ALL_SERVERS if self.all_servers else ids

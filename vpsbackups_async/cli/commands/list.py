@@ -16,12 +16,14 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from vpsbackups_async.cli.ends import NothingToDo
 from vpsbackups_async.cli.failures import Failures
-from vpsbackups_async.cli.ids import server_ids
+from vpsbackups_async.cli.ids import server_ids, source_name
 from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, All, Common, Flag, check_all
 from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
+from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of, statuses_of
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import FleetError
@@ -77,8 +79,8 @@ def run(
 ) -> int:
     """The exit code of the command, once it has ended."""
     form = form_of(json=json, ndjson=ndjson, csv=csv)
-    servers = server_ids(server or (), servers_from)
-    check_all(all_servers=all_servers, named=bool(servers))
+    check_all(all_servers=all_servers, named=bool(server) or servers_from is not None)
+    servers = server_ids(server or (), servers_from, may_be_none=True)
     selection = Selection(
         servers=servers,
         backup_type=type,
@@ -88,6 +90,9 @@ def run(
         limit=limit,
     )
     selection.check()
+    if servers_from is not None and not servers:
+        open_writer(form, Screen(), BACKUPS).end()
+        raise NothingToDo(f"{source_name(servers_from)} names no server: nothing to list")
     with Session(common) as session:
         return session.do(_list(session, selection, form))
 

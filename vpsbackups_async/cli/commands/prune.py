@@ -49,7 +49,7 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    ids, retention = servers.ids(), keep.retention()
+    retention, ids = keep.retention(), servers.ids()
     if max_deletions is not None and max_deletions < 0:
         raise UsageError("--max-deletions is zero or more")
     if not 0 < max_fraction <= 1:

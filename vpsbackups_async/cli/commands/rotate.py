@@ -64,7 +64,7 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    ids, retention = servers.ids(), keep.retention()
+    retention, ids = keep.retention(), servers.ids()
     if retention.job is None:
         raise UsageError("--job NAME is needed: it labels what is made, and only that is deleted")
     if max_running is not None and max_running < 1:

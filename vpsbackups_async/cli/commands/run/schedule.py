@@ -48,7 +48,7 @@ def run(
     ids = servers.ids()
     policy = None if rotate is None else policy_of(rotate, tz=tz, job=job or name)
     within = None if ensure is None else duration_of("--ensure", ensure)
-    with Fleets(common, database) as fleets:
+    with Fleets(common, database, makes=True) as fleets:
         work = fleets.fleet.schedule(
             name,
             cron,

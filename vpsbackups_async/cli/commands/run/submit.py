@@ -54,7 +54,7 @@ def run(
     if ensure is not None:
         within = duration_of("--ensure", ensure)
     asks = isinstance(ids, AllServers) or has_token(common)
-    with Fleets(common, database, needs_token=asks, account=account) as fleets:
+    with Fleets(common, database, needs_token=asks, makes=True, account=account) as fleets:
         try:
             work = fleets.fleet.submit(
                 name,

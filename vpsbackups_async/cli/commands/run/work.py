@@ -49,7 +49,7 @@ def run(
         limits = Limits(rate=rate, concurrency=concurrency)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
-    with Fleets(common, database, limits, needs_token=True, account=account) as fleets:
+    with Fleets(common, database, limits, needs_token=True, makes=True, account=account) as fleets:
         screen = fleets.screen
 
         def started(slot: int) -> None:
