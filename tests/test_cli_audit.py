@@ -39,7 +39,9 @@ async def test_piped_servers_are_a_line_each_the_worst_first_and_the_exit_code_i
         f"stale    2             2d   1/10 {made[1]['created_at']}  stale one         1 pinned",
         f"ok       1             2h   1/10 {made[0]['created_at']}  ok                1 pinned",
     ]
-    assert ended.err.startswith("1 never, 1 failing, 1 stuck, 1 stale, 1 ok; 4 fail: ")
+    assert ended.err.startswith(
+        "1 never, 1 failing, 1 stuck, 1 stale, 1 ok; 4 break the rule that "
+    )
 
 
 async def test_where_all_are_ok_the_exit_code_is_0(fake: FakeVPS, run: Here) -> None:
@@ -68,7 +70,7 @@ async def test_a_control_that_fails_is_said_and_is_the_exit_code(
 ) -> None:
     ended = await run("audit", "1", "--rpo", "1d", *options, fake=fake)
     assert ended.code == code
-    assert ("1 fail: " in ended.err) == bool(code)
+    assert ("1 breaks the rule that " in ended.err) == bool(code)
 
 
 async def test_json_has_the_coverage_and_the_controls(fake: FakeVPS, run: Here) -> None:

@@ -273,8 +273,8 @@ async def test_the_command_writes_the_page(fake: FakeVPS, run: Here, tmp_path: P
     ended = await run("report", "--html", str(file), "--kept", "9", "--days", "90", fake=fake)
     assert (ended.code, ended.out) == (0, "")
     assert ended.err == (
-        f"1 never, 3 ok; 1 fail: the newest good backup is at most 24 hours old; "
-        f"4 fail: at least 9 good backups are kept; written to {file}\n"
+        f"1 never, 3 ok; 1 breaks the rule that the newest good backup is at most 24 hours old; "
+        f"4 break the rule that at least 9 good backups are kept; written to {file}\n"
     )
     assert file.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert os.listdir(tmp_path) == ["backups.html"]  # noqa: PTH208  # in an async test

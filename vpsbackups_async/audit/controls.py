@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import field, frozen
 
@@ -11,6 +11,14 @@ from vpsbackups_async.audit.coverage import Coverage, ServerCoverage, State, iso
 from vpsbackups_async.models import Backup, as_utc
 
 __all__ = ["Control", "ControlResult", "Evidence", "Kept", "NewestYounger", "Reach", "check"]
+
+
+_UNITS: Final = (
+    ("days", timedelta(days=2)),
+    ("hours", timedelta(hours=1)),
+    ("minutes", timedelta(0)),
+)
+"""The units of a span, each from the least duration on that is told in it."""
 
 
 class Control(Protocol):
@@ -162,10 +170,10 @@ def _result(control: Control, coverage: Coverage, good: dict[int, list[Backup]])
 
 
 def span(duration: timedelta) -> str:
-    """A duration in days or hours, whichever reads best, rounded to a tenth."""
-    days = duration / timedelta(days=1)
-    number, unit = (days, "days") if days >= 2 else (days * 24, "hours")
-    return f"{number:.1f} {unit}".replace(".0 ", " ")
+    """A duration in days, hours or minutes, whichever reads best, rounded to a tenth."""
+    unit = next(unit for unit, least in _UNITS if duration >= least)
+    number = f"{duration / timedelta(**{unit: 1}):.1f}".removesuffix(".0")
+    return f"{number} {unit[:-1] if number == '1' else unit}"
 
 
 def _age(backup: Backup, at: datetime) -> timedelta:

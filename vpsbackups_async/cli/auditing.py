@@ -80,10 +80,13 @@ class Audited:
     def summary(self) -> str:
         """The counts of states, and the controls that failed, in one line."""
         parts = [f"{count:,} {state}" for state, count in self.coverage.counts.items() if count]
-        failed = [
-            f"{len(one.failed):,} fail: {one.control}" for one in self.results if not one.passed
-        ]
+        failed = [_broken(one) for one in self.results if not one.passed]
         return "; ".join([", ".join(parts), *failed])
+
+
+def _broken(result: ControlResult) -> str:
+    number = len(result.failed)
+    return f"{number:,} {'breaks' if number == 1 else 'break'} the rule that {result.control}"
 
 
 @frozen

@@ -111,6 +111,7 @@ def _lines(source: str) -> Iterator[tuple[str, list[str]]]:
     """The place and the words of each line, without comments and empty lines."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8", "replace")
+        text = text.removeprefix("\ufeff")  # the byte order mark that editors on Windows write
     except OSError as error:
         raise UsageError(f"cannot read {_shown(source)}: {error.strerror}") from error
     for number, line in enumerate(text.splitlines(), 1):
@@ -125,4 +126,4 @@ def source_name(source: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
+    return f"'{safe(text if len(text) <= 40 else text[:39] + '…')}'"

@@ -1,12 +1,13 @@
 """The options that every command has, and the types of options that several have."""
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from attrs import frozen
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.helping import OF_EVERY_COMMAND
@@ -15,6 +16,7 @@ from vpsbackups_async.cli.text import seconds_of
 __all__ = [
     "A_TIME",
     "DEFAULTS",
+    "FILE",
     "All",
     "Common",
     "Flag",
@@ -42,6 +44,17 @@ Ping = Annotated[
     Parameter(metavar="URL", help="told of start, success and failure (healthchecks.io)"),
 ]
 
+
+def _file(kind: Any, tokens: Sequence[Token]) -> Path:  # noqa: ARG001  # part of the protocol
+    [token] = tokens
+    if not token.value.strip():  # `Path` would take it for the current folder
+        raise UsageError(f"{token.keyword} is empty")
+    return Path(token.value)
+
+
+FILE: Final = Parameter(converter=_file)
+"""Marks an option that takes the path of a file."""
+
 _GROUP = Group(OF_EVERY_COMMAND, sort_key=2)
 _LONGEST: Final = timedelta(days=36_500)
 
@@ -53,7 +66,7 @@ class Common:
 
     url: Annotated[str | None, Parameter(metavar="URL", help="the API, if not VPS_API_URL")] = None
     token_file: Annotated[
-        Path | None, Parameter(metavar="FILE", help="holds the token, if not VPS_API_TOKEN")
+        Path | None, FILE, Parameter(metavar="FILE", help="holds the token, if not VPS_API_TOKEN")
     ] = None
     quiet: Annotated[Flag, Parameter(("--quiet", "-q"), help="no progress, no summary")] = False
     verbose: Annotated[Flag, Parameter(("--verbose", "-v"), help="what it took, at the end")] = (
@@ -95,6 +108,9 @@ def duration_of(
     hours or seconds.
     """
     seconds = seconds_of(text) if alone or text.strip()[-1:].isalpha() else None
+    if seconds is not None and timedelta(seconds=min(seconds, 1e10)) < least:
+        most = "at least a second" if seconds else "more than zero"
+        raise UsageError(f"{option} {text!r} must be {most}")
     if seconds is None or not least <= timedelta(seconds=min(seconds, 1e10)) <= _LONGEST:
         raise UsageError(f"{option} {text!r} is no time: give 30m, 24h or 2d")
     return timedelta(seconds=seconds)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from attrs import frozen
 
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.text import since
+from vpsbackups_async.cli.text import seconds_of, since
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Progress
 
@@ -100,6 +100,9 @@ def statuses_of(given: Iterable[str], known: Iterable[str]) -> frozenset[str]:
 
 def moment_of(text: str | None, option: str = "--since") -> datetime | None:
     """The moment that the text of an option stands for; raises `UsageError`."""
+    age = (text or "").strip().lstrip("+-")
+    if text is not None and age != text.strip() and seconds_of(age) is not None:
+        raise UsageError(f"{option} {text!r} has a sign: give {age} for the moment so long ago")
     try:
         return None if text is None else since(text, datetime.now(UTC))
     except ValueError:

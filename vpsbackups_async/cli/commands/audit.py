@@ -25,7 +25,7 @@ from vpsbackups_async.cli.auditing import (
     Wanted,
 )
 from vpsbackups_async.cli.ends import UsageError
-from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common, Flag, Ping, check_file
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, FILE, All, Common, Flag, Ping, check_file
 from vpsbackups_async.cli.pings import Pings
 from vpsbackups_async.cli.rows import lines_or_table
 from vpsbackups_async.cli.screen import Screen
@@ -47,6 +47,7 @@ def run(
     json: Annotated[Flag, Parameter(help="one JSON object, with the controls")] = False,
     prometheus: Annotated[
         Path | None,
+        FILE,
         Parameter(metavar="FILE", help="metrics for node_exporter; needs the extra metrics"),
     ] = None,
     ping: Ping = None,

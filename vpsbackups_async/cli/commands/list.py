@@ -59,7 +59,10 @@ def run(
         Parameter(metavar="WORD", negative=(), help="completed, in_progress, failed; repeatable"),
     ] = None,
     since: Annotated[
-        str | None, Parameter(metavar="WHEN", help="made since 24h, 7d, or a date (UTC)")
+        str | None,
+        Parameter(
+            metavar="WHEN", allow_leading_hyphen=True, help="made since 24h, 7d, or a date (UTC)"
+        ),
     ] = None,
     sort: Annotated[
         str | None,

@@ -15,7 +15,7 @@ from vpsbackups_async.audit import html_report
 from vpsbackups_async.cli.auditing import Keeps, Reaches, Servers, ServersFrom, Slack, Wanted
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.numbers import WHOLE
-from vpsbackups_async.cli.options import A_TIME, DEFAULTS, All, Common, check_file
+from vpsbackups_async.cli.options import A_TIME, DEFAULTS, FILE, All, Common, check_file
 from vpsbackups_async.cli.session import Session
 
 __all__ = ["run"]
@@ -23,7 +23,7 @@ __all__ = ["run"]
 
 def run(
     *servers: Servers,
-    html: Annotated[Path, Parameter(metavar="FILE", help="where to write the page")],
+    html: Annotated[Path, FILE, Parameter(metavar="FILE", help="where to write the page")],
     servers_from: ServersFrom = None,
     all_servers: All = False,
     rpo: Annotated[

@@ -43,7 +43,10 @@ def run(
     *,
     latest: Latest = False,
     before: Annotated[
-        str | None, Parameter(metavar="WHEN", help="with --latest: made before this (UTC)")
+        str | None,
+        Parameter(
+            metavar="WHEN", allow_leading_hyphen=True, help="with --latest: made before this (UTC)"
+        ),
     ] = None,
     expect_name: Annotated[
         str | None, Parameter(metavar="NAME", help="refuse a server that is not named so")
