@@ -24,7 +24,7 @@ from vpsbackups_async.cli.ends import (
 )
 from vpsbackups_async.cli.helping import PACKAGE, Help, help_of
 from vpsbackups_async.cli.not_made import replace_named
-from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.screen import Screen, Terminal
 from vpsbackups_async.cli.signals import Stopped, catching
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.cli.usage import words_of
@@ -41,6 +41,7 @@ Exit: 0 all fine, 1 some failed, 2 usage, 3 auth, 4 timed out, 130 interrupted
 Examples:
   vpsbackups create --servers-from fleet.txt --description Nightly --wait"""
 
+_HELP: Final = frozenset({"-h", "--help"})
 _QUIET: Final = frozenset({"-q", "--quiet"})
 
 app: App = App(
@@ -51,6 +52,7 @@ app: App = App(
     help_epilogue=_EPILOGUE,
     group_parameters=Group("Options", sort_key=1),
     group_arguments=Group("Arguments", sort_key=0),
+    console=Terminal(),
     suppress_keyboard_interrupt=False,
     version=lambda: importlib.metadata.version("vpsbackups-async"),
 )
@@ -130,7 +132,9 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.FINE
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader, `head` for example, has enough
-            return _COMMANDS.get(arguments[0], Exit.FINE) if arguments else Exit.FINE
+            if not arguments or not _HELP.isdisjoint(arguments):
+                return Exit.FINE
+            return _COMMANDS.get(arguments[0], Exit.FINE)
         Screen().error(explain(error))
         return Exit.SOME_FAILED
     finally:
@@ -167,8 +171,8 @@ def _have_streams() -> bool:
 def _run(arguments: Sequence[str]) -> int:
     screen = Screen()
     try:
-        if not arguments:
-            app.help_print([], console=screen.err)
+        if list(arguments) in ([], ["run"]):
+            app.help_print(arguments, console=screen.err)
             return Exit.USAGE
         with catching():
             code = app(

@@ -12,7 +12,18 @@ from contextlib import contextmanager, suppress
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-__all__ = ["Screen"]
+__all__ = ["Screen", "Terminal"]
+
+
+class Terminal(Console):
+    """A console that raises `BrokenPipeError` where nobody reads it.
+
+    One of rich would close standard output, whichever stream it is of, and end with exit code 1.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise  # noqa: PLE0704  # called while it is handled
 
 
 class Screen:
@@ -114,4 +125,4 @@ def _erase(height: int) -> str:
 
 
 def _console(*, stderr: bool) -> Console:
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return Terminal(stderr=stderr, highlight=False, markup=False, emoji=False)

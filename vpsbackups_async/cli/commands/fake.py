@@ -61,16 +61,17 @@ def run(
         clock=time.time,
     )
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner() as runner:
-        try:
-            run_in(runner, _serve(server))
-        except OSError as error:
-            why = os.strerror(error.errno or 0)
-            raise UsageError(f"cannot listen on port {port}: {why}") from error
+        run_in(runner, _serve(server, port))
     return Exit.FINE
 
 
-async def _serve(server: FakeVPS) -> None:
-    async with server:
+async def _serve(server: FakeVPS, port: int) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise UsageError(f"cannot listen on port {port}: {why}") from error
         sys.stdout.write(f"export VPS_API_URL={server.url}\nexport VPS_API_TOKEN={server.token}\n")
         sys.stdout.flush()
         sys.stderr.write("Serving until Ctrl-C; say the two lines above in another shell.\n")
