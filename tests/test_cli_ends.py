@@ -4,6 +4,7 @@ import asyncio
 import compileall
 import importlib.util
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -382,10 +383,18 @@ def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
         ' COMP_LINE="vpsbackups $*"; COMP_POINT=${#COMP_LINE};'
         " $(complete -p vpsbackups | sed 's/.*-F \\([^ ]*\\) .*/\\1/') vpsbackups \"${@: -1}\";"
         ' echo "${COMPREPLY[@]}"; }\n'
-        "ask cre; ask list --nd; ask list --type m; ask completion f"
+        "ask cre; ask list --nd; ask list --type m; ask completion f; ask list --status comp;"
+        " ask list --sort si; ask servers --status su"
     )
     found = [line.split() for line in shell("bash", "--norc", "-c", code).splitlines()]
-    assert found == [["create"], ["--ndjson"], ["manual"], ["fish"]]
+    assert found == [
+        ["create"], ["--ndjson"], ["manual"], ["fish"], ["completed"], ["size"], ["suspended"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_no_option_is_completed_that_does_nothing(name: Literal["bash", "zsh", "fish"]) -> None:
+    assert not re.search(r"\b(?:empty|no)-[a-z]+", script(name))
 
 
 @needs("fish")

@@ -26,7 +26,8 @@ class Chosen:
     """Which servers are meant: some by their ids, or all."""
 
     server: Annotated[
-        tuple[str, ...], Parameter(("--server", "-s"), metavar="ID", help="this server; repeatable")
+        tuple[str, ...],
+        Parameter(("--server", "-s"), metavar="ID", negative=(), help="this server; repeatable"),
     ] = ()
     servers_from: Annotated[
         str | None,

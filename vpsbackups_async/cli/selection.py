@@ -13,7 +13,18 @@ from vpsbackups_async.cli.text import seconds_of, since
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.models import Backup, Progress
 
-__all__ = ["PAGE", "PAGES_AHEAD", "RAW", "Best", "Selection", "batches", "moment_of", "statuses_of"]
+__all__ = [
+    "PAGE",
+    "PAGES_AHEAD",
+    "RAW",
+    "Best",
+    "Selection",
+    "Sort",
+    "Status",
+    "batches",
+    "moment_of",
+    "statuses_of",
+]
 
 PAGE: Final = 100
 """The largest page that the API gives, and how many rows are written at once."""
@@ -22,6 +33,11 @@ RAW: Final = "raw:"
 """Begins a status that is compared as it is."""
 _MOST_SORTED: Final = 10_000
 """The largest `--limit` of a sorted list: up to twice as many backups are held in memory."""
+
+Sort = Literal["server", "id", "created", "size", "name"]
+"""What `--sort` takes, beside `-` and one of these, for the completion of shells."""
+Status = Literal["completed", "in_progress", "failed"]
+"""What `--status` takes beside `raw:TEXT`, for the completion of shells."""
 
 _Key = Callable[[Backup], Any]
 _SORTS: Final[dict[str, _Key]] = {

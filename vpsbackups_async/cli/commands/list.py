@@ -24,7 +24,16 @@ from vpsbackups_async.cli.numbers import WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, All, Common, Flag, check_all
 from vpsbackups_async.cli.rows import Form, Writer, form_of, open_writer
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.selection import PAGE, Best, Selection, batches, moment_of, statuses_of
+from vpsbackups_async.cli.selection import (
+    PAGE,
+    Best,
+    Selection,
+    Sort,
+    Status,
+    batches,
+    moment_of,
+    statuses_of,
+)
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.errors import FleetError
 from vpsbackups_async.models import Backup, BackupStatus
@@ -55,8 +64,13 @@ def run(
         Parameter(("--type", "-t"), help="manual or automatic"),
     ] = None,
     status: Annotated[
-        list[str] | None,
-        Parameter(metavar="WORD", negative=(), help="completed, in_progress, failed; repeatable"),
+        list[Status | str] | None,
+        Parameter(
+            metavar="WORD",
+            negative=(),
+            show_choices=False,
+            help="completed, in_progress, failed; repeatable",
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -65,10 +79,11 @@ def run(
         ),
     ] = None,
     sort: Annotated[
-        str | None,
+        Sort | str | None,
         Parameter(
             metavar="KEY",
             allow_leading_hyphen=True,
+            show_choices=False,
             help="server; with --limit id, created, size, name, or -KEY",
         ),
     ] = None,

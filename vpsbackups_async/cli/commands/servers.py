@@ -7,7 +7,7 @@ Usage: vpsbackups servers [OPTIONS]
 """
 
 from contextlib import aclosing
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -21,13 +21,17 @@ from vpsbackups_async.client import ServerStream
 
 __all__ = ["run"]
 
-_STATUSES: Final = ("active", "stopped", "suspended")
+_Status = Literal["active", "stopped", "suspended"]
+_STATUSES: Final = get_args(_Status)
 
 
 def run(
     *,
     status: Annotated[
-        str | None, Parameter(metavar="WORD", help="active, stopped, suspended or raw:TEXT")
+        _Status | str | None,
+        Parameter(
+            metavar="WORD", show_choices=False, help="active, stopped, suspended or raw:TEXT"
+        ),
     ] = None,
     location: Annotated[
         str | None, Parameter(metavar="NAME", help="of this data centre, us-west for example")
