@@ -23,6 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Here:
 URL = "heck the URL (VPS_API_URL or --url)"
 SERVER = "Check the id of the server: it may be gone, or another account's"
 NOT_FOUND = Reply(404, b'{"detail": "Not found."}')
+PAGE = Reply(200, b"<!DOCTYPE html><title>Log in</title>", {"Content-Type": "text/html"})
 FORBIDDEN = Reply(403, b'{"detail": "No."}')
 BUSY = Reply(429, b'{"detail": "Slow."}', {"Retry-After": "3600"})
 
@@ -36,6 +37,9 @@ BUSY = Reply(429, b'{"detail": "Slow."}', {"Retry-After": "3600"})
         (NOT_FOUND, "list -s 99", SERVER),
         (NOT_FOUND, "show 99 --latest", SERVER),
         (NOT_FOUND, "create 99", SERVER),
+        (PAGE, "list", f"{URL}: it seems to be that of a web page"),
+        (PAGE, "servers", f"{URL}: it seems to be that of a web page"),
+        (PAGE, "audit --rpo 1d", f"{URL}: it seems to be that of a web page"),
         (FORBIDDEN, "list", "Ask the owner of the account for a token that may read backups"),
         (FORBIDDEN, "list -s 1", "with access to this server's backups"),
         (FORBIDDEN, "servers", "Name the servers by their ids"),

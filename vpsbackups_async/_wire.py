@@ -342,6 +342,9 @@ class Response:
         )
 
 
+_OF_A_PAGE: Final = "Check base_url (or VPS_API_URL): it seems to be that of a web page"
+
+
 def check_done(response: Response, hint: str) -> None:
     """Raise an error with this hint unless the response, a success by its status, may be one.
 
@@ -574,9 +577,12 @@ def _value_or_error(response: Response, kind: Any) -> Any:
     except _BAD_JSON as error:
         content = response.headers.get("Content-Type") or "no content type"
         start = _text_of_html(response.body[:200])
-        return response.invalid(
-            f"the body is not JSON: {error} ({content}, it begins with {start!r})"
-        )
+        page = _is_page(response)
+        reason = "the body is not JSON but a web page" if page else f"the body is not JSON: {error}"
+        invalid = response.invalid(f"{reason} ({content}, it begins with {start!r})")
+        if page:
+            invalid.hint = _OF_A_PAGE
+        return invalid
     if getattr(kind, "__origin__", None) is _PageDoc and isinstance(data, list):
         data = {"results": data}
     codec = _codec()
