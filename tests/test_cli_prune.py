@@ -205,7 +205,10 @@ async def test_prune_says_which_of_the_named_servers_have_no_manual_backups(
         (("--all", "--job", "x", "--keep-daily", "1", "--tz", "Mars/Base"), "Mars/Base"),
         (("--all", "--job", "x", "--keep-within", "soon"), "--keep-within 'soon' is no time"),
         (("--all", "--job", "x", "--keep-within", "30"), "--keep-within '30' is no time"),
-        (("--all", "--job", "x", "--keep-within", "0d"), "--keep-within '0d' is no time"),
+        (
+            ("--all", "--job", "x", "--keep-within", "0d"),
+            "--keep-within '0d' must be more than zero",
+        ),
     ],
 )
 async def test_options_that_make_no_policy_are_refused(

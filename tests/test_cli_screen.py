@@ -258,14 +258,26 @@ async def test_what_is_quiet_or_hidden_shows_nothing() -> None:
 async def test_no_more_is_painted_than_the_terminal_has_lines() -> None:
     paper = Paper(terminal=True)
     paper.err.height = 5
-    paper.paint("\n".join("abcdef"))
+    paper.paint(lambda: "\n".join("abcdef"))
     paper.paint(None)
     assert paper.painted == ["a\nb\nc\nd\n", "\r" + "\x1b[1A\x1b[2K" * 4]
 
 
+async def test_what_is_painted_below_a_row_is_as_things_are_then() -> None:
+    paper = Paper(terminal=True)
+    async with Display(paper, "Waiting", ClientStats, after=0.0) as display:
+        display.update(progress(0, 2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        display.update(progress(1, 2))
+        paper.result("a row")
+        assert "0 of 2" in paper.painted[0]
+        assert "1 of 2" in paper.painted[-1]
+
+
 async def test_notes_go_above_what_is_painted() -> None:
     paper = Paper(terminal=True)
-    paper.paint("working")
+    paper.paint(lambda: "working")
     paper.note("one came")
     paper.summary("all came")
     paper.error("it broke", "mend it")

@@ -54,6 +54,7 @@ class Display:
         self._draw = draw
         self._after = after
         self._now: Progress | None = None
+        self._clock: Callable[[], float] = float  # of the loop; a row may come from any thread
         self._began = 0.0
         self._ticking: asyncio.Task[None] | None = None
 
@@ -62,7 +63,8 @@ class Display:
         self._now = progress
 
     async def __aenter__(self) -> Self:
-        self._began = asyncio.get_running_loop().time()
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._clock()
         if self._shown:
             tick = self._live() if self._screen.is_live else self._log()
             self._ticking = asyncio.create_task(tick)
@@ -82,9 +84,12 @@ class Display:
     async def _live(self) -> None:
         await asyncio.sleep(self._after)
         while True:
-            lines = self.lines()
-            self._screen.paint(lines if self._draw is None else self._draw(lines))
+            self._screen.paint(self._drawn)
             await asyncio.sleep(_EVERY)
+
+    def _drawn(self) -> RenderableType:
+        lines = self.lines()
+        return lines if self._draw is None else self._draw(lines)
 
     async def _log(self) -> None:
         while True:
@@ -117,7 +122,7 @@ class Display:
         return Group(*lines)
 
     def _elapsed(self) -> float:
-        return asyncio.get_running_loop().time() - self._began
+        return self._clock() - self._began
 
     def _counted(self) -> str:
         """The counts, the rate, and the time that is left."""

@@ -6,7 +6,7 @@ pipe for a terminal.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from rich.console import Console, RenderableType
@@ -33,7 +33,7 @@ class Screen:
         self.quiet = quiet
         self.out: Console = _console(stderr=False)
         self.err: Console = _console(stderr=True)
-        self._painted: RenderableType | None = None
+        self._painted: Callable[[], RenderableType] | None = None
         self._height = 0
 
     @property
@@ -91,27 +91,27 @@ class Screen:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    def paint(self, shown: RenderableType | None) -> None:
-        """Replace the live display; None removes it."""
+    def paint(self, draw: Callable[[], RenderableType] | None) -> None:
+        """Replace the live display by what `draw` gives, now and below each row; None removes."""
         text, height = "", 0
-        if shown is not None:
+        if draw is not None:
             with self.err.capture() as capture:
-                self.err.print(shown)
+                self.err.print(draw())
             # What is higher than the terminal cannot be erased again.
             lines = capture.get().splitlines(keepends=True)[: max(1, self.err.height - 1)]
             text, height = "".join(lines), len(lines)
         self._write(_erase(self._height) + text)
-        self._painted, self._height = shown, height
+        self._painted, self._height = draw, height
 
     @contextmanager
     def _above(self) -> Iterator[None]:
         """Remove the live display, and paint it again below what is written meanwhile."""
-        shown = self._painted
-        if shown is not None:
+        draw = self._painted
+        if draw is not None:
             self.paint(None)
         yield
-        if shown is not None:
-            self.paint(shown)
+        if draw is not None:
+            self.paint(draw)
 
     @staticmethod
     def _write(text: str) -> None:
