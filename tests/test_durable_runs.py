@@ -26,7 +26,7 @@ from vpsbackups_async import (
     Timeouts,
 )
 from vpsbackups_async.backoff import ConstantBackoff
-from vpsbackups_async.durable import DurableFleet, ItemState, Limits
+from vpsbackups_async.durable import DurableFleet, ItemState, Limits, work
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.errors import DatabaseError, RunError
@@ -273,6 +273,69 @@ async def test_a_retry_of_a_wait_that_timed_out_waits_for_the_same_backup(
         await fleet.retry("nightly")
         await fleet.work(until_done=True)
         assert await by_server(fleet) == {1: "completed"}
+    assert posts(real_fake) == [1]
+
+
+def execute(path: Path, statement: str, *values: object) -> None:
+    with contextlib.closing(sqlite3.connect(path / "runs.sqlite")) as connection:
+        connection.execute(statement, values)
+        connection.commit()
+
+
+@contextlib.asynccontextmanager
+async def working(fleet: DurableFleet) -> AsyncIterator[None]:
+    """A worker during the block."""
+    work = asyncio.create_task(fleet.work())
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+@pytest.mark.parametrize("rotate", [None, Retention(last=1, job="nightly")])
+async def test_a_backup_that_is_not_listed_yet_is_waited_for_by_the_next_worker(
+    url: str, real_fake: FakeVPS, rotate: Retention | None
+) -> None:
+    real_fake.visible_after = 2.0
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1], rotate=rotate)
+        async with working(fleet):
+            await until(lambda: posts(real_fake) == [1])
+        assert await by_server(fleet) == {}
+        await fleet.work(until_done=True)
+        assert await by_server(fleet) == {1: "completed"}
+    assert posts(real_fake) == [1]
+
+
+@pytest.mark.parametrize("error", ["BackupNeverAppearedError", "PermissionDeniedError"])
+async def test_a_retry_goes_on_from_a_backup_that_is_not_known_to_have_failed(
+    url: str, real_fake: FakeVPS, tmp_path: Path, error: str
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1])
+        await fleet.work(until_done=True)
+        execute(tmp_path, "UPDATE fleet_items SET state = 'failed', error = ?", error)
+        await fleet.retry("nightly")
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert (outcome.state, outcome.backup_id) == ("completed", real_fake.backups[0]["id"])
+    assert posts(real_fake) == [1]
+
+
+async def test_a_retry_finds_by_its_marker_a_backup_whose_id_never_appears(
+    url: str, real_fake: FakeVPS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_APPEAR_GRACE", 0.0)
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1])
+        await fleet.work(until_done=True)
+        never = "UPDATE fleet_items SET state = 'failed', error = ?, backup = 4711"
+        execute(tmp_path, never, "BackupNeverAppearedError")
+        await fleet.retry("nightly")
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert (outcome.state, outcome.backup_id) == ("completed", real_fake.backups[0]["id"])
     assert posts(real_fake) == [1]
 
 

@@ -343,10 +343,8 @@ class _Search:
 
 
 def _is_of(item: Item, backup: Backup) -> bool:
-    """Whether the backup has the marker of a create of this item."""
+    """Whether a create of this item was given the backup, or it has the marker of one."""
+    if not backup.is_manual or backup.server.id != item.server_id:
+        return False
     marker = marker_of(backup.description)
-    return (
-        backup.is_manual
-        and backup.server.id == item.server_id
-        and any(same(marker, own) for own in item.markers)
-    )
+    return backup.id == item.backup_id or any(same(marker, own) for own in item.markers)

@@ -279,8 +279,10 @@ class DurableFleet:
     ) -> int:
         """Let the servers that ended so be worked on once more; how many.
 
-        Each gets a new backup, but for two: one whose wait timed out is waited for again, and where
-        it is unknown whether there is a backup, the server is looked at for that one. A create that
+        Each gets a new backup, but for two: one that was started and is not known to have failed
+        is gone on with, be it that its wait timed out, that no list showed it, or that a rotation
+        deleted nothing after it; and where it is unknown whether there is a backup, the server is
+        looked at for that one. A create that
         may have been carried out is not sent again by a retry either: after a timeout or a 504 a
         retry only looks, and what stays unknown ends so again, with `candidates`; after a cut
         connection another create is sent where looks over `Limits.create_again_after` show nothing.

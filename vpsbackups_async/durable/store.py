@@ -26,7 +26,7 @@ from vpsbackups_async.durable.values import (
     task_from_json,
     task_to_json,
 )
-from vpsbackups_async.errors import RunError, WaitTimeoutError
+from vpsbackups_async.errors import BackupDisappearedError, BackupFailedError, RunError
 
 __all__ = ["Store"]
 
@@ -38,6 +38,8 @@ Enqueue: TypeAlias = Callable[[sa.Connection, Iterable[Entry]], None]
 _BATCH: Final = 500
 _NONCE_BYTES: Final = 6
 _UNDER_WAY: Final = [str(state) for state in UNDER_WAY]
+_LOST: Final = [BackupFailedError.__name__, BackupDisappearedError.__name__]
+"""The errors after which a backup that was started is none."""
 _ENDED: Final = [str(state) for state in ENDED]
 
 
@@ -164,10 +166,6 @@ class Store:
             .order_by(items.c.server)
             .limit(_BATCH)
         )
-        # What may have been sent is looked for, and sent again only as after any other takeover.
-        keep = only in {ItemState.UNKNOWN, ItemState.CANCELLED}
-        # What timed out may still run, and is waited for again.
-        timed_out = items.c.error == WaitTimeoutError.__name__
         update = (
             sa.update(items)
             .where(items.c.run == run.nonce, items.c.server.in_(chosen))
@@ -175,11 +173,10 @@ class Store:
             .values(
                 state=str(ItemState.WAITING),
                 retry=items.c.retry + 1,
-                backup=sa.case((timed_out, items.c.backup)),
                 owner=None,
                 error=None,
                 outcome=None,
-                **({} if keep else _fresh()),
+                **_fresh(),
             )
             .returning(items.c.server, items.c.retry)
         )
@@ -284,11 +281,21 @@ def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue
 
 
 def _fresh() -> dict[str, Any]:
-    """The values of an item for which no create that was sent counts any more."""
+    """The values of an item for its next retry: what is known to have made nothing is forgotten.
+
+    A backup that is known, and not to have failed, is gone on from. What may have been sent is
+    looked for, and sent again only as after any other takeover.
+    """
+    has_failed = items.c.state == str(ItemState.FAILED)
+    is_over = has_failed & (items.c.backup.is_(None) | items.c.error.in_(_LOST))
+    values = {
+        items.c.backup: sa.null(),
+        items.c.unknown_since: items.c.retry + 1,
+        items.c.posts: 0,
+        items.c.sent_at: sa.null(),
+        items.c.not_after: sa.null(),
+        items.c.may_repeat: sa.true(),
+    }
     return {
-        "unknown_since": items.c.retry + 1,
-        "posts": 0,
-        "sent_at": None,
-        "not_after": None,
-        "may_repeat": True,
+        column.name: sa.case((is_over, value), else_=column) for column, value in values.items()
     }

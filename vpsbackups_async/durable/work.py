@@ -25,6 +25,7 @@ from vpsbackups_async.durable.values import (
 )
 from vpsbackups_async.errors import (
     AuthenticationError,
+    BackupNeverAppearedError,
     CreateOutcomeUnknownError,
     PaginationError,
     VPSBackupsError,
@@ -37,6 +38,8 @@ logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _RUNNING_WITHIN: Final = timedelta(hours=6)
 """For how long a backup that runs counts for `ensure`, as for `BackupsClient.ensure`."""
+_APPEAR_GRACE: Final = 60.0
+"""Seconds within which a list must show a backup, as for `BackupsClient.wait`."""
 _NOTED_WITHIN: Final = 5.0
 """Seconds in which a create that has ended must be noted in the database, once it is stopped."""
 _LONGEST_DETAIL: Final = 2000
@@ -141,15 +144,27 @@ class Work:
         self, item: Item, description: str | None, job: str | None, ended: RunOutcome
     ) -> RunOutcome:
         """Create a backup, unless it is known already, and wait for its end."""
-        ref: Backup | BackupRef
         twins: tuple[int, ...] = ()
-        if item.backup_id is not None:
-            ref = BackupRef(item.backup_id, item.server_id)
-        else:
+        backup = await self._known(item)
+        if backup is None:
             found = await self._guard.create(item, description, job=job)
-            ref, twins = found.backup, found.twins
-        backup = await self._wait(ref)
+            backup, twins = await self._wait(found.backup), found.twins
         return evolve(ended, backup=backup, twins=twins or await self._twins(item, backup))
+
+    async def _known(self, item: Item) -> Backup | None:
+        """The backup whose id is noted, once it is completed; None if there is none.
+
+        One that no list shows fails the item. In a retry it is looked for by its marker then, as
+        after a create of unknown outcome.
+        """
+        if item.backup_id is None:
+            return None
+        try:
+            return await self._wait(BackupRef(item.backup_id, item.server_id))
+        except BackupNeverAppearedError:
+            if item.retry == 0:
+                raise
+            return None
 
     async def _twins(self, item: Item, backup: Backup | None) -> tuple[int, ...]:
         return () if backup is None else await self._guard.twins(item, backup.id)
@@ -157,8 +172,12 @@ class Work:
     async def _wait(self, backup: Backup | BackupRef) -> Backup:
         if self._stopped.is_set():
             raise asyncio.CancelledError
-        limits = self._limits
-        return await self._client.wait(backup, backoff=limits.backoff, timeout=limits.wait_timeout)
+        return await self._client.wait(
+            backup,
+            backoff=self._limits.backoff,
+            timeout=self._limits.wait_timeout,
+            appear_grace=_APPEAR_GRACE,
+        )
 
     # --- ensure ----------------------------------------------------------------------------------
 
@@ -213,8 +232,9 @@ class Work:
 
     async def _begun(self, item: Item, labelled: str) -> Found | None:
         """The backup that this rotation, or its worker before, made; None if there is none."""
-        if item.backup_id is not None:
-            return Found(await self._client.get(item.backup_id, server_id=item.server_id))
+        known = await self._known(item)
+        if known is not None:
+            return Found(known)
         found = await self._guard.find(item, labelled)
         if found is not None:
             await self._items.note_started(item, found.backup.id)
