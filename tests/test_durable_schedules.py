@@ -8,19 +8,21 @@ from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from croniter import croniter
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
-from helpers_durable import until
+from helpers_durable import posts, until
 
 from vpsbackups_async import ALL_SERVERS, Retention
 from vpsbackups_async.backoff import ConstantBackoff
-from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
+from vpsbackups_async.durable import BackupTask, DurableFleet, Limits, RunOutcome, RunProgress
+from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Night, is_repeated, is_superseded
+from vpsbackups_async.durable.store import Store
 from vpsbackups_async.errors import RunError
 from vpsbackups_async.testing import FakeVPS
 
@@ -140,6 +142,45 @@ async def test_a_server_that_another_run_works_on_is_passed_over_and_named(
         3: "completed",
     }
     assert outcomes[2].detail == "run 'yesterday' still works on it"
+
+
+async def test_of_two_schedules_that_are_due_at_once_one_has_each_server(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    real_fake.backup_seconds = 2.0
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    async with fleet_on(file, real_fake) as fleet:
+        for name in ("a", "b"):
+            await fleet.schedule(name, f"0 {due.hour} * * *", [1, 2, 3])
+        fired_at(file, due - timedelta(days=1))
+        async with working(fleet):
+            names = await until_over(fleet, 2)
+        ended = [await fleet.progress(name) for name in names]
+    assert sorted(posts(real_fake)) == [1, 2, 3]
+    assert sorted((one.completed, one.cancelled) for one in ended) == [(0, 3), (3, 0)]
+
+
+async def test_a_run_that_is_added_while_another_one_is_passes_over_what_that_takes(
+    durable_url: str,
+) -> None:
+    adding, go_on = Event(), Event()
+
+    def held(*_: object) -> None:
+        adding.set()
+        assert go_on.wait(20)
+
+    async with DurableFleet(durable_url) as fleet:
+        await fleet.runs()
+        with contextlib.closing(Database(durable_url)) as database:
+            store, task = Store(database), BackupTask()
+            a, b = [(await store.submit(name, task, (), held))[0] for name in ("a", "b")]
+            first = asyncio.create_task(store.add_free(a, [1, 2], held))
+            await asyncio.to_thread(adding.wait, 20)
+            second = asyncio.create_task(store.add_free(b, [2, 3], lambda *_: None))
+            await asyncio.wait([second], timeout=0.3)
+            go_on.set()
+            assert (await first, await second) == (0, 1)
+            assert await store.progress(b) == RunProgress("b", waiting=1, cancelled=1)
 
 
 @contextlib.contextmanager

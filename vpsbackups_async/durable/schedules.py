@@ -131,8 +131,7 @@ class Nights:
         busy = 0
         for start in range(0, len(servers), _BATCH):
             ids = servers[start : start + _BATCH]
-            busy += await self._store.pass_over(run, ids)
-            await self._store.add(run, ids, self._engine.enqueue)
+            busy += await self._store.add_free(run, ids, self._engine.enqueue)
         if busy:
             logger.warning(
                 "%s: %s servers are passed over, for other runs work on them", name, busy

@@ -16,6 +16,7 @@ __all__ = [
     "facts",
     "insert_into",
     "items",
+    "lock_runs",
     "pace",
     "runs",
     "workers",
@@ -135,6 +136,15 @@ def _keep(connection: sa.Connection, name: str, value: str) -> str:
     connection.execute(insert.on_conflict_do_nothing())
     query = sa.select(facts.c.value).where(facts.c.name == name)
     return str(connection.execute(query).scalar_one())
+
+
+def lock_runs(connection: sa.Connection) -> None:
+    """Hold up all others who call this, until this transaction, which begins so, has ended."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(sa.text("BEGIN IMMEDIATE"))
+    else:
+        row = sa.select(facts.c.value).where(facts.c.name == "version")
+        connection.execute(row.with_for_update())
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.items import Run
-from vpsbackups_async.durable.schema import VERSION, insert_into, items, runs
+from vpsbackups_async.durable.schema import VERSION, insert_into, items, lock_runs, runs
 from vpsbackups_async.durable.values import (
     ENDED,
     UNDER_WAY,
@@ -93,8 +93,12 @@ class Store:
             lambda connection: _add(connection, run, server_ids, enqueue)
         )
 
-    async def pass_over(self, run: Run, server_ids: Sequence[int]) -> int:
-        """Give those of the servers that another run works on their outcome; how many."""
+    async def add_free(self, run: Run, server_ids: Sequence[int], enqueue: Enqueue) -> int:
+        """Add servers to a run, but pass over those that another run works on; how many those are.
+
+        Who is passed over is ended as cancelled. Two runs that are added so at the same time never
+        both have a server.
+        """
         busy = (
             sa.select(items.c.server, sa.func.min(runs.c.name))
             .join(runs, runs.c.nonce == items.c.run)
@@ -104,6 +108,7 @@ class Store:
         )
 
         def work(connection: sa.Connection) -> int:
+            lock_runs(connection)
             rows = [
                 {
                     "run": run.nonce,
@@ -113,10 +118,12 @@ class Store:
                 }
                 for server, other in connection.execute(busy)
             ]
-            if not rows:
-                return 0
-            insert = insert_into(connection, items).values(rows).on_conflict_do_nothing()
-            return len(connection.execute(insert.returning(items.c.server)).all())
+            passed: Sequence[int] = ()
+            if rows:
+                insert = insert_into(connection, items).values(rows).on_conflict_do_nothing()
+                passed = connection.execute(insert.returning(items.c.server)).scalars().all()
+            _add(connection, run, server_ids, enqueue)  # but for those that it has by now
+            return len(passed)
 
         return await self._database.run(work)
 
