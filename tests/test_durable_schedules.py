@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from croniter import croniter
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from helpers_durable import posts, until
+from helpers_secrets import Ear
 
 from vpsbackups_async import ALL_SERVERS, Retention
 from vpsbackups_async.backoff import ConstantBackoff
@@ -225,6 +226,73 @@ async def test_a_night_with_failures_is_told_to_the_monitor(file: Path, real_fak
     ]
 
 
+async def hand_out(file: Path, at: datetime, context: Mapping[str, Any]) -> None:
+    """Have a worker do the night of this time, as again after another one was killed."""
+    engine = DBOSClient(
+        system_database_url=f"sqlite:///{file}",
+        serializer=DBOSPortableJSONSerializer(),
+        application_name="vpsbackups",
+    )
+    options: EnqueueOptions = {
+        "workflow_name": "vpsbackups.night",
+        "queue_name": "vpsbackups-resumed",
+        "workflow_id": at.isoformat(),
+        "app_version": "vpsbackups-1",
+    }
+    night = await engine.enqueue_async(options, at.isoformat(), dict(context))
+    await night.get_result()
+    await asyncio.to_thread(engine.destroy)
+
+
+async def test_a_night_whose_submit_was_begun_is_gone_on_with_and_told_though_the_next_is_due(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    real_fake.fails = {2}
+    at = (datetime.now(UTC) - timedelta(days=2)).replace(second=0, microsecond=0)
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", f"{at:%M %H} * * *", [1, 2, 3], ping=url)
+            (schedule,) = await fleet.schedules()
+            name = schedule.run_at(at)
+            await fleet.submit(name, [1])
+            async with working(fleet):
+                await hand_out(file, at, schedule.to_context())
+    assert told == [("/check/fail", f"{name}: 2 completed, 1 failed")]
+
+
+async def test_a_night_that_was_not_begun_before_the_next_one_was_due_is_left_out(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    at = datetime.now(UTC) - timedelta(days=2)
+    async with fleet_on(file, real_fake) as fleet:
+        await fleet.schedule("nightly", f"{at:%M %H} * * *", [1])
+        (schedule,) = await fleet.schedules()
+        async with working(fleet):
+            await hand_out(file, at, schedule.to_context())
+        assert await fleet.runs() == []
+
+
+async def test_a_night_that_passes_over_every_server_is_told_as_a_failure(
+    file: Path, real_fake: FakeVPS, ear: Ear
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    at = datetime.now(UTC).replace(second=0, microsecond=0)
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.submit("yesterday", [1, 2])
+            await fleet.schedule("nightly", f"{at:%M %H} * * *", [1, 2], ping=url)
+            (schedule,) = await fleet.schedules()
+            async with working(fleet):
+                await hand_out(file, at, schedule.to_context())
+    name = schedule.run_at(at)
+    said = (
+        f"{name}: 0 completed, 0 failed, 2 passed over or cancelled: nothing was backed up "
+        "(server 1: run 'yesterday' still works on it)"
+    )
+    assert told == [("/check/start", name), ("/check/fail", said)]
+    assert said in ear.texts
+
+
 @pytest.mark.parametrize(("days", "due_again"), [(2, True), (0, False)])
 def test_a_night_after_which_another_one_was_due_is_superseded(days: int, due_again: bool) -> None:
     at = datetime.now(UTC) - timedelta(days=days, minutes=1)
@@ -263,22 +331,9 @@ async def test_a_night_on_which_the_clock_changes_has_one_run(
         # Due once a year, so that no later night supersedes it.
         await fleet.schedule("nightly", f"30 2 {day.day} {month} *", [1], tz="Europe/Berlin")
         context = (await fleet.schedules())[0].to_context()
-        engine = DBOSClient(
-            system_database_url=f"sqlite:///{file}",
-            serializer=DBOSPortableJSONSerializer(),
-            application_name="vpsbackups",
-        )
         async with working(fleet):
             for at in found:
-                options: EnqueueOptions = {
-                    "workflow_name": "vpsbackups.night",
-                    "queue_name": "vpsbackups-resumed",
-                    "workflow_id": at.isoformat(),
-                    "app_version": "vpsbackups-1",
-                }
-                night = await engine.enqueue_async(options, at.isoformat(), context)
-                await night.get_result()
-        await asyncio.to_thread(engine.destroy)
+                await hand_out(file, at, context)
         names = [info.run for info in await fleet.runs()]
     assert names == [f"nightly@{day}T{due}Z"]
 

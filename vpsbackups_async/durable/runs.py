@@ -174,7 +174,7 @@ class DurableFleet:
         `servers` are kept as ids; `ALL_SERVERS` is read at each time. The rest is as for `submit`.
 
         `ping` is a URL that is told of the start of each run and of its end, with `/fail` if any
-        server failed, as healthchecks.io has it. It is kept in the database.
+        server failed or none was backed up, as healthchecks.io has it. It is kept in the database.
 
         Raises `ValueError` for bad arguments, for a line of cron that is never due, for a policy
         that fits into no server's quota, and for a name that is taken.

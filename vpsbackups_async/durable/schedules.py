@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,9 +12,10 @@ from attrs import frozen
 from vpsbackups_async._ping import check_ping, ping
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import EngineClient, Night, is_repeated, is_superseded
+from vpsbackups_async.durable.items import Run
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import RunProgress, Task, task_from_json, task_to_json
-from vpsbackups_async.errors import VPSBackupsError
+from vpsbackups_async.errors import ConfigurationError, VPSBackupsError
 from vpsbackups_async.models import ALL_SERVERS
 
 __all__ = ["Nights", "Schedule"]
@@ -90,9 +92,10 @@ class Nights:
     async def do(self, night: Night) -> None:
         """Submit the run that is due, unless a later one is due too; return once it is over.
 
-        A time that comes twice, as the clock is set back, has one run.
+        One whose submit was begun is gone on with in any case, as after its worker was killed. A
+        time that comes twice, as the clock is set back, has one run.
         """
-        if is_repeated(night) or is_superseded(night):
+        if is_repeated(night):
             return
         task = asyncio.create_task(self._do(night), name="vpsbackups-night")
         self._tasks.add(task)
@@ -109,23 +112,40 @@ class Nights:
     async def _do(self, night: Night) -> None:
         schedule = Schedule.from_context(night.context)
         name = schedule.run_at(night.at)
-        await self._ping(schedule, "/start", name)
+        if not await self._store.is_there(name):
+            if is_superseded(night):
+                return
+            await self._ping(schedule, "/start", name)
         try:
-            await self._submit(schedule, name)
-            progress = await self._over(name)
+            run = await self._submit(schedule, name)
         except VPSBackupsError as error:
             logger.error("run %s could not be submitted: %s", name, error)  # noqa: TRY400  # no bug
             await self._ping(schedule, "/fail", f"{name}: {error.describe()}")
             return
+        await self._tell(schedule, run, await self._over(run))
+
+    async def _tell(self, schedule: Schedule, run: Run, progress: RunProgress) -> None:
+        """Tell how the run ended; one that backed up nothing has failed, whatever the reason."""
         failed = progress.failed + progress.unknown
-        said = f"{name}: {progress.completed:,} completed, {failed:,} failed"
+        said = f"{run.name}: {progress.completed:,} completed, {failed:,} failed"
         if progress.cancelled:
             said += f", {progress.cancelled:,} passed over or cancelled"
-        if failed:
+        is_bad = failed > 0 or not progress.completed
+        if not (failed or progress.completed):
+            said += f": nothing was backed up{await self._reason(run)}"
+        if is_bad:
             logger.error("%s", said)
-        await self._ping(schedule, "/fail" if failed else "", said)
+        await self._ping(schedule, "/fail" if is_bad else "", said)
 
-    async def _submit(self, schedule: Schedule, name: str) -> None:
+    async def _reason(self, run: Run) -> str:
+        """Why the first of its servers was passed over, in brackets; empty if it was not."""
+        with suppress(VPSBackupsError):
+            for one in await self._store.outcomes(run, -1, 1):
+                if one.detail:
+                    return f" (server {one.server_id}: {one.detail})"
+        return ""
+
+    async def _submit(self, schedule: Schedule, name: str) -> Run:
         servers = await self._servers(schedule)
         run, _ = await self._store.submit(name, schedule.task, (), self._engine.enqueue)
         busy = 0
@@ -136,6 +156,7 @@ class Nights:
             logger.warning(
                 "%s: %s servers are passed over, for other runs work on them", name, busy
             )
+        return run
 
     async def _servers(self, schedule: Schedule) -> Sequence[int]:
         if schedule.servers is not None:
@@ -148,13 +169,13 @@ class Nights:
             await asyncio.sleep(pause)
         return await self._client.server_ids(ALL_SERVERS)
 
-    async def _over(self, name: str) -> RunProgress:
+    async def _over(self, run: Run) -> RunProgress:
         """The progress of the run once it is over."""
-        run = await self._store.find(name)
         while True:
-            progress = await self._store.progress(run)
-            if progress.is_over:
-                return progress
+            with suppress(ConfigurationError):  # the database is away, and may be back
+                progress = await self._store.progress(run)
+                if progress.is_over:
+                    return progress
             await asyncio.sleep(_EVERY)
 
     async def _ping(self, schedule: Schedule, ending: str, text: str) -> None:

@@ -138,6 +138,14 @@ class Store:
 
         return await self._database.run(work)
 
+    async def is_there(self, name: str) -> bool:
+        """Whether a run has this name; tried again while the database is away."""
+        query = sa.select(runs.c.nonce).where(runs.c.name == name)
+        found = await self._database.run(
+            lambda connection: connection.execute(query).first(), keep_trying=True
+        )
+        return found is not None
+
     async def all_runs(self) -> list[RunInfo]:
         """All runs, in the order of their submission."""
 
