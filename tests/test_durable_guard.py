@@ -395,7 +395,7 @@ async def test_a_paced_create_that_misses_its_turn_takes_another_one(
     limiter = _SlowOnce(0.15)
     patient = evolve(LIMITS, start_within=60.0, unknown_for=90.0)
     async with setting(tmp_path, real_fake, patient, limiter=limiter) as made:
-        await made.items.set_rate(20.0)
+        await made.items.set_limits(20.0, None)
         item = await made.claimed()
         await made.guard().create(item, "Nightly")
         (sent,) = [seen.at for seen in real_fake.requests if seen.method == "POST"]
@@ -408,7 +408,7 @@ async def test_a_turn_is_not_moved_by_an_answer_of_the_database_that_comes_late(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
     async with setting(tmp_path, real_fake) as made:
-        await made.items.set_rate(0.1)
+        await made.items.set_limits(0.1, None)
         item = await made.claimed()
         turns = [await made.items.intend(item, 60.0, 1)]
 
@@ -434,7 +434,7 @@ async def test_a_create_that_waits_for_its_turn_when_the_worker_is_stopped_was_n
 ) -> None:
     stopped = asyncio.Event()
     async with setting(tmp_path, real_fake) as made:
-        await made.items.set_rate(0.01)
+        await made.items.set_limits(0.01, None)
         item = await made.claimed()
         await made.items.intend(item, 0.0, 0)  # the next turn is in a hundred seconds
         guard = Guard(made.client, made.items, LIMITS, stopped)

@@ -26,9 +26,12 @@ from vpsbackups_async import (
     Timeouts,
 )
 from vpsbackups_async.backoff import ConstantBackoff
-from vpsbackups_async.durable import DurableFleet, ItemState, Limits, work
+from vpsbackups_async.durable import BackupTask, DurableFleet, ItemState, Limits, work
 from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.engine import Entry
+from vpsbackups_async.durable.items import Items, NoPlaceError
 from vpsbackups_async.durable.schema import create_tables
+from vpsbackups_async.durable.store import Store
 from vpsbackups_async.errors import DatabaseError, RunError
 from vpsbackups_async.testing import FakeVPS, Latency, Reply, ServerFault
 
@@ -666,3 +669,50 @@ async def test_creates_start_no_faster_than_the_rate(url: str, real_fake: FakeVP
     times = sorted(seen.at for seen in real_fake.requests if seen.method == "POST")
     assert len(times) == 5
     assert times[-1] - times[0] >= 0.3
+
+
+async def test_claims_at_the_same_moment_take_no_more_places_than_there_are(
+    durable_url: str,
+) -> None:
+    async with DurableFleet(durable_url) as fleet:
+        await fleet.runs()
+        with contextlib.closing(Database(durable_url)) as database:
+            items, store = Items(database), Store(database)
+            await items.set_limits(None, 3)
+            run, _ = await store.submit("nightly", BackupTask(), range(1, 41), lambda *_: None)
+            claims = [items.claim(Entry(run.nonce, server, 0)) for server in range(1, 41)]
+            claimed = await asyncio.gather(*claims, return_exceptions=True)
+            assert (await store.progress(run)).running == 3
+    assert sum(isinstance(one, NoPlaceError) for one in claimed) == 37
+
+
+async def test_what_a_worker_left_under_way_counts_for_the_concurrency_of_the_next(
+    durable_url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    limits = Limits(concurrency=2, backoff=ConstantBackoff(0.1))
+    async with fleet_on(durable_url, real_fake, limits) as fleet:
+        await fleet.submit("nightly", range(1, 5))
+        for _ in range(2):
+            before = looks(real_fake)
+            async with working(fleet):
+                await until(lambda before=before: looks(real_fake) > before + 2)
+                await asyncio.sleep(0.7)  # some polls of the queue
+                assert len(posts(real_fake)) == 2
+        async with working(fleet):
+            real_fake.finish(real_fake.backups[0]["id"])
+            await until(lambda: len(posts(real_fake)) == 3)
+
+
+async def test_a_worker_without_a_concurrency_leaves_that_of_others(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake, Limits(concurrency=1)) as fleet:
+        await fleet.work(until_done=True)
+    real_fake.backup_seconds = 3600.0
+    async with fleet_on(url, real_fake, Limits(backoff=ConstantBackoff(0.1))) as fleet:
+        await fleet.submit("nightly", [1, 2])
+        async with working(fleet):
+            await until(lambda: looks(real_fake) > 2)
+            await asyncio.sleep(0.7)  # some polls of the queue
+            assert len(posts(real_fake)) == 1

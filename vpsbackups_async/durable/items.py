@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -24,13 +24,17 @@ from vpsbackups_async.durable.values import (
     task_from_json,
 )
 
-__all__ = ["Item", "Items", "Run", "SupersededError", "Turn"]
+__all__ = ["Item", "Items", "NoPlaceError", "Run", "SupersededError", "Turn"]
 
 T = TypeVar("T")
 
 
 class SupersededError(Exception):
     """Another execution has taken the server over, so that this one must not act any more."""
+
+
+class NoPlaceError(Exception):
+    """As many servers are worked on as may be."""
 
 
 class Run(NamedTuple):
@@ -87,19 +91,23 @@ class Turn(NamedTuple):
 
 
 # Plain SQL: these run for each server, and building an expression takes longer than it runs.
+_LOCK_CLAIMS: Final = "SELECT value FROM {facts} WHERE name = 'concurrency' FOR UPDATE"
+"""So that what another worker claims at the same moment is counted; SQLite has one writer."""
+_KEY: Final = "run = :run AND server = :server AND retry = :retry"
 _CLAIM: Final = """
 UPDATE {items} SET owner = :owner, state = 'running'
-WHERE run = :run AND server = :server AND retry = :retry AND state IN ('waiting', 'running')
+WHERE {key} AND (state = 'running' OR state = 'waiting' AND
+    (SELECT count(*) FROM {items} WHERE state = 'running') <
+    (SELECT CAST(value AS INTEGER) FROM {facts} WHERE name = 'concurrency'))
 RETURNING posts, sent_at, not_after, may_repeat, unknown_since, backup
 """
+_WAITS: Final = "SELECT 1 FROM {items} WHERE {key} AND state = 'waiting'"
 _TAKE_TURN: Final = """
 UPDATE {pace} SET next_at = CASE WHEN next_at > {now} THEN next_at ELSE {now} END
     + coalesce(1.0 / rate, 0.0)
 RETURNING next_at, rate, {now}
 """
-_OWNED: Final = (
-    "run = :run AND server = :server AND retry = :retry AND owner = :owner AND state = 'running'"
-)
+_OWNED: Final = f"{_KEY} AND owner = :owner AND state = 'running'"
 _INTEND: Final = """
 UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(sent_at, :at)
 WHERE {owned} RETURNING sent_at
@@ -126,10 +134,23 @@ class Items:
         self._offset = math.inf
 
     async def claim(self, entry: Entry) -> Item | None:
-        """The item, which no other execution may write from now on; None if it has ended."""
+        """The item, which no other execution may write from now on; None if it has ended.
+
+        Raises `NoPlaceError` if it waits, and as many as may be are worked on, wherever each is.
+        """
         owner = os.urandom(8).hex()
-        claim, values = self._text(_CLAIM), {**_key(entry), "owner": owner}
-        row = await self._run(lambda connection: connection.execute(claim, values).first())
+        claim, waits, key = self._text(_CLAIM), self._text(_WAITS), _key(entry)
+        lock = None if self._database.is_sqlite else self._text(_LOCK_CLAIMS)
+
+        def work(connection: sa.Connection) -> Sequence[Any] | None:
+            if lock is not None:
+                connection.execute(lock)
+            found = connection.execute(claim, {**key, "owner": owner}).first()
+            if found is None and connection.execute(waits, key).first() is not None:
+                raise NoPlaceError
+            return found
+
+        row = await self._database.run(work, keep_trying=True)
         if row is None:
             return None
         posts, sent_at, not_after, may_repeat, unknown_since, backup = row
@@ -214,14 +235,24 @@ class Items:
         query = self._text(_NOW)
         return await self._run(lambda connection: float(connection.execute(query).scalar_one()))
 
-    async def set_rate(self, rate: float | None) -> float | None:
-        """Set how many creates may start a second, unless it is None; the rate that holds."""
+    async def set_limits(
+        self, rate: float | None, concurrency: int | None
+    ) -> tuple[float | None, int]:
+        """Set how many creates may start a second, and how many servers be worked on at once.
 
-        def work(connection: sa.Connection) -> float | None:
+        None leaves either as it is. The limits that hold.
+        """
+
+        def work(connection: sa.Connection) -> tuple[float | None, int]:
             if rate is not None:
                 connection.execute(sa.update(pace).values(rate=rate))
+            if concurrency is not None:
+                update = sa.update(facts).where(facts.c.name == "concurrency")
+                connection.execute(update.values(value=str(concurrency)))
             held = connection.scalar(sa.select(pace.c.rate))
-            return None if held is None else float(held)
+            bound = sa.select(facts.c.value).where(facts.c.name == "concurrency")
+            kept = connection.execute(bound).scalar_one()
+            return None if held is None else float(held), int(kept)
 
         return await self._run(work)
 
@@ -245,7 +276,9 @@ class Items:
             names = {
                 "items": self._database.name_of(items),
                 "pace": self._database.name_of(pace),
+                "facts": self._database.name_of(facts),
                 "now": self._database.clock,
+                "key": _KEY,
                 "owned": _OWNED,
             }
             self._texts[statement] = sa.text(statement.format_map(names))

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vpsbackups_async.durable.database import SCHEMA, Database
-from vpsbackups_async.durable.values import UNDER_WAY
+from vpsbackups_async.durable.values import UNDER_WAY, ItemState
 from vpsbackups_async.errors import ConfigurationError
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
 
 VERSION: Final = 1
 """The version of these tables and of what a worker does; a database of another one is refused."""
+_CONCURRENCY: Final = 5000
+"""How many servers are worked on at once until a worker sets it."""
 
 _metadata = sa.MetaData(schema=SCHEMA)
 
@@ -33,7 +35,9 @@ facts: sa.Table = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
-"""What holds for the whole database: `version`, `account`, and `markers` once they are kept."""
+"""What holds for the whole database: `version`, `account`, `concurrency`, and `markers` once the
+API is seen to keep them.
+"""
 
 pace: sa.Table = sa.Table(
     "fleet_pace",
@@ -97,6 +101,13 @@ sa.Index(
     sqlite_where=_under_way,
     postgresql_where=_under_way,
 )
+_running = items.c.state == str(ItemState.RUNNING)
+sa.Index(
+    "fleet_items_running",
+    items.c.server,
+    sqlite_where=_running,
+    postgresql_where=_running,
+)
 
 
 def create_tables(database: Database) -> None:
@@ -111,6 +122,7 @@ def create_tables(database: Database) -> None:
             connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
         _metadata.create_all(connection)
         kept = _keep(connection, "version", str(VERSION))
+        _keep(connection, "concurrency", str(_CONCURRENCY))
         if connection.scalar(sa.select(sa.func.count()).select_from(pace)) == 0:
             connection.execute(sa.insert(pace).values(id=1, next_at=0.0))
     if kept != str(VERSION):

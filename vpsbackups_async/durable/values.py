@@ -66,8 +66,9 @@ class Limits:
 
     - `rate` is how many creates may start a second, over all workers of the database; None leaves
       it as the last worker set it, at first without a limit.
-    - `concurrency` is how many servers may be worked on at once over all workers, waits included:
-      100 creates a second of backups that take a minute want more than 6,000.
+    - `concurrency` is how many servers may be worked on at once over all workers, waits and what
+      dead workers left included: 100 creates a second of backups that take a minute want more than
+      6,000. None leaves it as the last worker set it, at first 5000.
     - `wait_timeout` is how many seconds a backup may take.
     - `start_within` is how many seconds after its turn a create may still be sent; later it takes
       another turn.
@@ -81,7 +82,7 @@ class Limits:
     """
 
     rate: float | None = None
-    concurrency: int = 5000
+    concurrency: int | None = None
     wait_timeout: float = 6 * 3600.0
     start_within: float = 60.0
     create_again_after: float | None = 120.0
@@ -89,7 +90,8 @@ class Limits:
     backoff: Backoff | None = None
 
     def __attrs_post_init__(self) -> None:
-        check_int("concurrency", self.concurrency)
+        if self.concurrency is not None:
+            check_int("concurrency", self.concurrency)
         if self.rate is not None:
             check_number("rate", self.rate, above=0, unit="number of creates a second")
         for name in ("wait_timeout", "start_within"):

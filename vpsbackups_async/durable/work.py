@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,7 +15,7 @@ from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.guard import Found, Guard
-from vpsbackups_async.durable.items import Item, Items, SupersededError
+from vpsbackups_async.durable.items import Item, Items, NoPlaceError, SupersededError
 from vpsbackups_async.durable.values import (
     BackupTask,
     EnsureTask,
@@ -42,6 +43,8 @@ _APPEAR_GRACE: Final = 60.0
 """Seconds within which a list must show a backup, as for `BackupsClient.wait`."""
 _NOTED_WITHIN: Final = 5.0
 """Seconds in which a create that has ended must be noted in the database, once it is stopped."""
+_PLACE_PAUSE: Final = 0.5
+"""Seconds between two looks whether there is a place for another server."""
 _LONGEST_DETAIL: Final = 2000
 
 
@@ -67,6 +70,7 @@ class Work:
         self._fail = fail
         self._stopped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._line = asyncio.Lock()
         self._guard = Guard(client, items, limits, self._stopped, rate)
 
     async def do(self, entry: Entry) -> None:
@@ -104,7 +108,7 @@ class Work:
             raise asyncio.CancelledError from error
 
     async def _worked(self, entry: Entry) -> None:
-        item = await self._items.claim(entry)
+        item = await self._claimed(entry)
         if item is None:
             return
         try:
@@ -112,6 +116,19 @@ class Work:
             await self._items.end(item, outcome)
         except SupersededError:
             logger.debug("server %s was taken over by another worker", entry.server_id)
+
+    async def _claimed(self, entry: Entry) -> Item | None:
+        """The item once there is a place for it; None if it has ended.
+
+        The engine does not count what was handed out again, so that it hands out too many.
+        """
+        with suppress(NoPlaceError):
+            return await self._items.claim(entry)
+        async with self._line:  # one of those that wait asks for all
+            while True:
+                with suppress(NoPlaceError):
+                    return await self._items.claim(entry)
+                await asyncio.sleep(_PLACE_PAUSE)
 
     async def _outcome(self, item: Item) -> RunOutcome:
         ended = RunOutcome(

@@ -88,13 +88,13 @@ class Worker:
             raise ConfigurationError(
                 "this API does not tell whose token it is: give the account a name"
             )
-        rate = await self._items.set_rate(self._limits.rate)
-        work = Work(self._client, self._items, self._limits, self._fail, rate)
+        limits = self._limits
+        rate, concurrency = await self._items.set_limits(limits.rate, limits.concurrency)
+        work = Work(self._client, self._items, limits, self._fail, rate)
         nights = Nights(self._client, Store(self._database), self._engine)
         try:
             slot = self._slot = await self._take()
             await self._database.call(lambda: self._engine.hand_out_again(slot))
-            concurrency = self._limits.concurrency
             await self._database.call(
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
             )

@@ -31,10 +31,10 @@ def run(
     *,
     until_done: Annotated[Flag, Parameter(help="end once nothing is left to do")] = False,
     concurrency: Annotated[
-        int,
+        int | None,
         WHOLE,
-        Parameter(metavar="N", help="servers at a time over all workers; 5000 if not given"),
-    ] = 5000,
+        Parameter(metavar="N", help="servers at a time over all workers, at first 5000; kept"),
+    ] = None,
     rate: Annotated[
         float | None, NUMBER, Parameter(metavar="N", help="creates a second over all workers; kept")
     ] = None,
