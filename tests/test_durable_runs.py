@@ -14,6 +14,7 @@ import pytest
 from helpers_durable import looks, posts, until, workers_of
 from helpers_secrets import CANARY
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from vpsbackups_async import (
     ALL_SERVERS,
@@ -660,6 +661,17 @@ async def test_a_disk_that_is_full_is_no_wrong_setting(tmp_path: Path) -> None:
         database.preparing(),
     ):
         create_tables(database)
+
+
+def test_only_a_full_disk_is_hinted_at_as_one(tmp_path: Path) -> None:
+    with contextlib.closing(Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")) as database:
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+        hints = [
+            database.failed(OperationalError("UPDATE", {}, cause)).hint
+            for cause in (full, sqlite3.OperationalError("idle-in-transaction timeout"))
+        ]
+    assert ["disk" in hint for hint in hints] == [True, False]
 
 
 async def test_creates_start_no_faster_than_the_rate(url: str, real_fake: FakeVPS) -> None:

@@ -685,7 +685,7 @@ class DatabaseError(VPSBackupsError):
     What it holds is whole: the same call, or a worker that is started again, goes on from there.
     """
 
-    hint = "See to the database (is its disk full?), and do the same again: it goes on from there"
+    hint = "See to the database, and do the same again: it goes on from there"
     gateway_status = 503
 
 

@@ -225,7 +225,10 @@ class Database:
 
     def failed(self, error: BaseException) -> DatabaseError:
         """The error that says that the database failed, and how; without a password."""
-        return DatabaseError(f"the database {self.name} failed: {self._why(error)}")
+        failed = DatabaseError(f"the database {self.name} failed: {self._why(error)}")
+        if _is_full(error):
+            failed.hint = "Free space on its disk, and do the same again: it goes on from there"
+        return failed
 
     def _why(self, error: BaseException) -> str:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()
