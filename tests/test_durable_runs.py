@@ -355,6 +355,20 @@ async def test_ensure_creates_only_where_no_recent_backup_is(url: str, real_fake
     assert posts(real_fake) == [2]
 
 
+async def test_a_backup_that_was_there_before_is_told_as_such_by_the_next_worker(
+    url: str, real_fake: FakeVPS
+) -> None:
+    there = real_fake.add_backup(1, description="Nightly", status="in_progress", seconds=3600.0)
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1], description="Nightly", ensure=timedelta(hours=20))
+        async with working(fleet):
+            await until(lambda: looks(real_fake) > 1)
+        real_fake.finish(there["id"])
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert (outcome.existing, outcome.backup_id) == (True, there["id"])
+
+
 async def test_a_rotation_names_what_it_deleted(url: str, real_fake: FakeVPS) -> None:
     old = real_fake.add_backup(1, description="[job:nightly]", backup_type="manual", size_mb=4000)
     async with fleet_on(url, real_fake) as fleet:

@@ -205,7 +205,9 @@ class Work:
             if recent is not None:
                 await self._items.note_started(item, recent.id)
                 return evolve(ended, backup=await self._wait(recent), existing=True)
-        return await self._backed_up(item, task.description, None, ended)
+        outcome = await self._backed_up(item, task.description, None, ended)
+        # One that was found, by this worker or the one before, took no create.
+        return evolve(outcome, existing=not item.posts)
 
     async def _recent(self, item: Item, task: EnsureTask) -> Backup | None:
         look = await self._client.look(item.server_id)
