@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from helpers_cli import Here, run, start
-from helpers_durable import created, held_posts, posts, until
 from helpers_postgres import Postgres
 
 from vpsbackups_async.durable.database import Database
@@ -273,33 +272,6 @@ async def test_a_submit_of_ids_with_the_token_of_another_account_is_one_clear_li
     named = await here("run", "submit", "weekly", "-s", "1", "--account", "theirs", **place)
     assert named.code == 2
     assert "'theirs'" in named.err
-
-
-@pytest.mark.durable
-async def test_a_durable_create_goes_on_after_it_was_killed_and_begins_anew_after_its_end(
-    real_fake: FakeVPS, database: str
-) -> None:
-    real_fake.inject(held_posts(1))
-    command = ("create", "1", "2", "-d", "Before the update", "--durable")
-    first = await start(*command, fake=real_fake, VPSBACKUPS_DATABASE=database)
-    await until(lambda: len(posts(real_fake)) == 2)
-    first.kill()
-    await first.communicate()
-    for _ in range(2):
-        said = await run(*command, fake=real_fake, VPSBACKUPS_DATABASE=database)
-        assert (said.code, said.err) == (0, "2 completed\n")
-        assert [line.split(":")[1] for line in said.lines] == ["1", "2"]
-    assert created(real_fake) == {1: 2, 2: 2}
-
-
-@pytest.mark.durable
-async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: str) -> None:
-    command = ("create", "1", "99", "--durable")
-    said = await run(*command, fake=real_fake, VPSBACKUPS_DATABASE=database)
-    assert said.code == 1
-    assert len(said.lines) == 1
-    assert said.err.startswith("99 ")
-    assert said.err.endswith("1 completed, 1 failed\n")
 
 
 @pytest.mark.durable

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from vpsbackups_async.cli.ends import Exit
-from vpsbackups_async.cli.fleets import Fleets, outcome_line
+from vpsbackups_async.cli.fleets import Fleets, counts, outcome_line
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.options import Common
+from vpsbackups_async.cli.text import moment
 from vpsbackups_async.models import AllServers, BackupRef
 
 __all__ = ["create"]
+
+_GOES_ON_WITHIN: Final = timedelta(hours=12)
+"""How old a run may be to be gone on with: what cron starts each night makes new backups."""
 
 
 def create(
@@ -21,7 +26,8 @@ def create(
 ) -> int:
     """The exit code of the command, which goes on where the same command was killed before.
 
-    Its run is forgotten once its outcomes are written, so that the same command begins anew then.
+    Its run is forgotten before its outcomes are written, so that the same command begins anew then,
+    also where they cannot be written.
     """
     name = _name_of(servers, description, within)
     with Fleets(common, None, needs_token=True, makes=True) as fleets:
@@ -36,22 +42,59 @@ async def _create(
     within: timedelta | None,
 ) -> Exit:
     fleet, screen = fleets.fleet, fleets.screen
-    await fleet.submit(name, servers, description=description, ensure=within)
-    await fleet.work(until_done=name)
-    progress = await fleet.progress(name)
-    if not progress.is_over:
-        left = progress.total - progress.ended
-        screen.note(f"interrupted: {left:,} servers are left; the same command goes on with them")
+    if not await _is_begun_anew(fleets, name):
         return Exit.INTERRUPTED
-    async for outcome in fleet.results(name):
+    await fleet.submit(name, servers, description=description, ensure=within)
+    if not await _is_over(fleets, name):
+        return Exit.INTERRUPTED
+    progress = await fleet.progress(name)
+    outcomes = [outcome async for outcome in fleet.results(name)]
+    await fleet.forget(name)
+    for outcome in outcomes:
         if outcome.ok and outcome.backup_id is not None:
             screen.result(written(BackupRef(outcome.backup_id, outcome.server_id)))
         else:
             screen.note(outcome_line(outcome), "red")
-    await fleet.forget(name)
     failed = progress.total - progress.completed
     screen.summary(f"{progress.completed:,} completed{f', {failed:,} failed' if failed else ''}")
     return Exit.SOME_FAILED if failed else Exit.FINE
+
+
+async def _is_begun_anew(fleets: Fleets, name: str) -> bool:
+    """Whether the run of this name may be submitted: its servers are this command's own.
+
+    A run of the same command before that is over is told of and forgotten, for its backups are not
+    those that are asked for now. One that is not over is gone on with, which is said; if it is old,
+    or was cancelled, only what it has started is ended first. False if that is interrupted.
+    """
+    fleet, screen = fleets.fleet, fleets.screen
+    before = next((one for one in await fleet.runs() if one.run == name), None)
+    if before is None:
+        return True
+    since = f"the run of {moment(before.submitted_at)} UTC"
+    if not (await fleet.progress(name)).is_over:
+        if not before.cancelled and datetime.now(UTC) - before.submitted_at < _GOES_ON_WITHIN:
+            screen.note(f"going on with {since}: no new backups are made of servers it has done")
+            return True
+        await fleet.cancel(name)
+        if not await _is_over(fleets, name):
+            return False
+    ended = counts(await fleet.progress(name))
+    await fleet.forget(name)
+    screen.note(f"{since} had ended untold: {ended}; a new run begins")
+    return True
+
+
+async def _is_over(fleets: Fleets, name: str) -> bool:
+    """Work on the run; whether it is over, which is said if it is not."""
+    await fleets.fleet.work(until_done=name)
+    progress = await fleets.fleet.progress(name)
+    if not progress.is_over:
+        left = progress.total - progress.ended
+        fleets.screen.note(
+            f"interrupted: {left:,} servers are left; the same command goes on with them"
+        )
+    return progress.is_over
 
 
 def _name_of(

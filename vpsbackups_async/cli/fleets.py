@@ -1,7 +1,7 @@
 """Durable runs for the commands below `run`: their database, and an event loop."""
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -13,11 +13,13 @@ from vpsbackups_async.cli.signals import OwnLoop
 from vpsbackups_async.cli.text import safe
 
 try:
-    from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
+    from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome, RunProgress
 except ImportError as _missing:
     raise UsageError(str(_missing)) from None
 
-__all__ = ["Database", "Fleets", "outcome_line"]
+__all__ = ["Database", "Fleets", "counts", "outcome_line"]
+
+_STATES: Final = ("waiting", "running", "completed", "failed", "unknown", "cancelled")
 
 Database = Annotated[
     str | None,
@@ -61,6 +63,12 @@ class Fleets(OwnLoop):
 
     async def _close(self) -> None:
         await self.fleet.close()
+
+
+def counts(progress: RunProgress) -> str:
+    """How many servers of a run are in which state, without those in which none is."""
+    states = [f"{count:,} {state}" for state in _STATES if (count := getattr(progress, state))]
+    return ", ".join(states) or "no servers"
 
 
 def outcome_line(outcome: RunOutcome) -> str:

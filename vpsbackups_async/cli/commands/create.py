@@ -83,7 +83,9 @@ def run(
     timeout: Timeout = None,
     as_outcomes: AsOutcomes = False,
     not_made_to: NotMadeTo = None,
-    durable: Annotated[Flag, Parameter(help="wait; the same again goes on after a crash")] = False,
+    durable: Annotated[
+        Flag, Parameter(help="wait; the same within 12h goes on after a crash")
+    ] = False,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""

@@ -13,7 +13,7 @@ from attrs import asdict
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Database, Fleets, counts
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.text import safe
@@ -25,7 +25,6 @@ __all__ = ["run"]
 
 _EVERY: Final = 1.0
 """Seconds between two looks at the database."""
-_STATES: Final = ("waiting", "running", "completed", "failed", "unknown", "cancelled")
 
 
 def run(
@@ -95,7 +94,4 @@ def _told(worker: SilentWorker) -> str:
 
 
 def _line(progress: RunProgress) -> str:
-    counts = [f"{count:,} {state}" for state in _STATES if (count := getattr(progress, state))] or [
-        "no servers"
-    ]
-    return f"{progress.run}: {', '.join(counts)}; {progress.total:,} in all"
+    return f"{progress.run}: {counts(progress)}; {progress.total:,} in all"

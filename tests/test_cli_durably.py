@@ -1,0 +1,135 @@
+"""`vpsbackups create --durable`: what it does with the run of the same command before it."""
+
+import asyncio
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from helpers_cli import run, start
+from helpers_durable import created, held_posts, posts, until
+
+from vpsbackups_async.testing import FakeVPS
+
+pytestmark = pytest.mark.durable
+
+COMMAND = ("create", "1", "2", "-d", "Nightly", "--durable")
+A_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    async with FakeVPS(servers=3, backups=0, backup_seconds=0.2) as fake:
+        yield fake
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "runs.sqlite"
+
+
+@pytest.fixture
+def database(file: Path) -> str:
+    return f"sqlite:///{file}"
+
+
+def change(file: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+async def killed(fake: FakeVPS, database: str) -> None:
+    """Kill the command once both of its creates are carried out."""
+    fake.inject(held_posts(1))
+    before = len(posts(fake))
+    process = await start(*COMMAND, fake=fake, VPSBACKUPS_DATABASE=database)
+    await until(lambda: len(posts(fake)) == before + 2)
+    process.kill()
+    await process.communicate()
+
+
+async def test_a_run_that_others_ended_is_told_of_and_a_new_one_begins(
+    real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    await killed(real_fake, database)
+    assert (await run("run", "work", "--until-done", **place)).code == 0
+    said = await run(*COMMAND, **place)
+    assert said.code == 0
+    assert re.fullmatch(
+        rf"the run of {A_TIME} UTC had ended untold: 2 completed; a new run begins\n2 completed\n",
+        said.err,
+    )
+    assert created(real_fake) == {1: 2, 2: 2}
+    newest = {str(one["id"]) for one in real_fake.backups if one["id"] in (3, 4)}
+    assert {line.split(":")[0] for line in said.lines} == newest
+    assert (await run("run", "list", **place)).out == ""
+
+
+async def test_a_run_that_is_not_over_is_gone_on_with_and_that_is_said_first(
+    real_fake: FakeVPS, database: str
+) -> None:
+    await killed(real_fake, database)
+    said = await run(*COMMAND, "-q", fake=real_fake, VPSBACKUPS_DATABASE=database)
+    assert said.code == 0
+    assert re.fullmatch(
+        rf"going on with the run of {A_TIME} UTC: no new backups are made of servers it has done\n",
+        said.err,
+    )
+    assert created(real_fake) == {1: 1, 2: 1}
+
+
+@pytest.mark.parametrize(
+    "change_of_run",
+    [
+        pytest.param("submitted_at = submitted_at - 43200", id="half a day old"),
+        pytest.param("cancelled = TRUE", id="cancelled"),
+    ],
+)
+async def test_of_an_old_run_only_what_was_started_is_ended_before_a_new_one_begins(
+    real_fake: FakeVPS, file: Path, database: str, change_of_run: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    await killed(real_fake, database)
+    change(file, f"UPDATE fleet_runs SET {change_of_run}")
+    change(
+        file, "UPDATE fleet_items SET state = 'waiting', owner = NULL, posts = 0 WHERE server = 2"
+    )
+    said = await run(*COMMAND, **place)
+    assert said.code == 0
+    first, last = said.err.splitlines()
+    assert re.fullmatch(
+        rf"the run of {A_TIME} UTC had ended untold: 1 completed, 1 cancelled; a new run begins",
+        first,
+    )
+    assert last == "2 completed"
+    assert created(real_fake) == {1: 2, 2: 2}
+
+
+async def test_a_run_is_forgotten_though_its_outcomes_cannot_be_written(
+    real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    for nights in (1, 2):
+        full = os.open("/dev/full", os.O_WRONLY)
+        try:
+            process = await start(*COMMAND, stdout=full, **place)
+        finally:
+            os.close(full)
+        _, err = await asyncio.wait_for(process.communicate(), 40)
+        assert process.returncode == 1
+        assert err == b"error: No space left on device\n"
+        assert created(real_fake) == {1: nights, 2: nights}
+
+
+async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: str) -> None:
+    command = ("create", "1", "99", "--durable")
+    said = await run(*command, fake=real_fake, VPSBACKUPS_DATABASE=database)
+    assert said.code == 1
+    assert len(said.lines) == 1
+    assert said.err.startswith("99 ")
+    assert said.err.endswith("1 completed, 1 failed\n")
