@@ -24,6 +24,7 @@ URL = "heck the URL (VPS_API_URL or --url)"
 SERVER = "Check the id of the server: it may be gone, or another account's"
 NOT_FOUND = Reply(404, b'{"detail": "Not found."}')
 PAGE = Reply(200, b"<!DOCTYPE html><title>Log in</title>", {"Content-Type": "text/html"})
+OF_A_PROXY = Reply(404, b"<html><h1>Not Found</h1></html>", {"Content-Type": "text/html"})
 FORBIDDEN = Reply(403, b'{"detail": "No."}')
 BUSY = Reply(429, b'{"detail": "Slow."}', {"Retry-After": "3600"})
 
@@ -37,6 +38,9 @@ BUSY = Reply(429, b'{"detail": "Slow."}', {"Retry-After": "3600"})
         (NOT_FOUND, "list -s 99", SERVER),
         (NOT_FOUND, "show 99 --latest", SERVER),
         (NOT_FOUND, "create 99", SERVER),
+        (OF_A_PROXY, "list", URL),
+        (OF_A_PROXY, "servers", URL),
+        (OF_A_PROXY, "list -s 99", URL),
         (PAGE, "list", f"{URL}: it seems to be that of a web page"),
         (PAGE, "servers", f"{URL}: it seems to be that of a web page"),
         (PAGE, "audit --rpo 1d", f"{URL}: it seems to be that of a web page"),

@@ -132,9 +132,11 @@ async def fetch_page(
         request = listing.request(query)
         response = await transport.send(request, hooks.send, on_retry=hooks.on_retry)
     except ApiError as error:
-        hints = listing.hints_of_a_server if _SERVER.search(query) else listing.hints
-        if error.status in hints and (error.status != 404 or error.from_api):
-            error.hint = hints[error.status]
+        of_a_server = _SERVER.search(query) is not None
+        hint = (listing.hints_of_a_server if of_a_server else listing.hints).get(error.status)
+        # Of a server, the hint of a 404 that may not be the API's says that already.
+        if hint is not None and (error.from_api or not of_a_server):
+            error.hint = hint
         raise
     if hooks.on_response is not None:
         hooks.on_response(response)

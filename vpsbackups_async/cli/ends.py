@@ -12,7 +12,6 @@ from vpsbackups_async.errors import (
     CreateOutcomeUnknownError,
     DeadlineExceededError,
     NotAttemptedError,
-    NotFoundError,
     PruneRefusedError,
     RateLimitedError,
     RequestTimeoutError,
@@ -76,12 +75,6 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
 """What to do, where the hint of the error is about Python and not about the shell."""
 
 
-_NOT_OF_API: Final = (
-    "This 404 may not be the API's, as a text came with it that is no JSON: check the URL "
-    "(VPS_API_URL or --url), and whether a proxy answers in its place"
-)
-
-
 def hint_of(error: BaseException, *, concurrency: bool = False) -> str:
     """What to do about an error; empty if the error says so itself.
 
@@ -95,8 +88,6 @@ def hint_of(error: BaseException, *, concurrency: bool = False) -> str:
 def _hint_of(error: BaseException) -> str:
     if isinstance(error, TransportError) and error.failure == "untrusted":
         return "For a certificate authority of your own: SSL_CERT_FILE=ca.pem"
-    if isinstance(error, NotFoundError) and not error.from_api:
-        return _NOT_OF_API
     own: str = vars(error).get("hint", "")  # of the verb that failed, so more to the point
     if own and isinstance(error, VPSBackupsError) and not isinstance(error, ConfigurationError):
         return own
