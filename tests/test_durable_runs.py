@@ -379,6 +379,33 @@ async def test_a_rotation_names_what_it_deleted(url: str, real_fake: FakeVPS) ->
     assert outcome.deleted == (old["id"],)
 
 
+async def test_a_rotation_names_also_what_the_worker_before_deleted(
+    url: str, real_fake: FakeVPS
+) -> None:
+    old = [
+        real_fake.add_backup(1, description="[job:nightly]", size_mb=4000)["id"] for _ in range(3)
+    ]
+    real_fake.inject(Latency(3600.0, method="DELETE", times=1, when="after"))
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1], rotate=Retention(last=2, job="nightly"))
+        async with working(fleet):
+            await until(lambda: real_fake.count("DELETE") == 1)
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert outcome.ok
+    assert sorted(outcome.deleted) == old[:2]
+
+
+async def test_a_deletion_that_was_refused_is_not_named(url: str, real_fake: FakeVPS) -> None:
+    real_fake.add_backup(1, description="[job:nightly]", size_mb=4000)
+    real_fake.inject(Reply(403, b'{"detail": "no"}', method="DELETE"))
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1], rotate=Retention(last=1, job="nightly"))
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert (outcome.error, outcome.deleted) == ("PermissionDeniedError", ())
+
+
 # --- Cancel and forget ---------------------------------------------------------------------------
 
 

@@ -1,14 +1,16 @@
 """The client of a worker: one for all that it works on, with one hub for all of its waits."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve
 
 from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._lists.sources import Servers, read_servers
+from vpsbackups_async._pruning.pruner import Delete, Pruner
 from vpsbackups_async._pruning.rotation import RotateOptions
 from vpsbackups_async._pruning.rotator import Create, Rotator
+from vpsbackups_async._transport.calls import BeforeAgain
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._wire import Mask
 from vpsbackups_async.client import BackupsClient
@@ -16,6 +18,9 @@ from vpsbackups_async.errors import ApiError
 from vpsbackups_async.models import Backup
 
 __all__ = ["WorkerClient"]
+
+Noting: TypeAlias = Callable[[Delete], Delete]
+"""Makes of a function that deletes a backup one that notes it before."""
 
 
 class WorkerClient(BackupsClient):
@@ -68,9 +73,15 @@ class WorkerClient(BackupsClient):
         """Whether a create of this client was given this backup."""
         return self._creates.known.is_given(backup_id)
 
-    def rotator(self, options: RotateOptions, create: Create) -> Rotator:
-        """What rotates a server, with its backup made by `create`."""
-        return Rotator(options, self._pruner(), create, self.wait)
+    def rotator(self, options: RotateOptions, create: Create, noting: Noting) -> Rotator:
+        """What rotates a server, with its backup made by `create`; each deletion is noted first."""
+
+        def deleting(before_again: BeforeAgain) -> Delete:
+            return noting(self._deleting(before_again))
+
+        return Rotator(
+            options, Pruner(self._looks(), deleting, self._session.monitor), create, self.wait
+        )
 
     async def server_ids(self, servers: Servers) -> list[int]:
         """The ids of the servers; those of the account for `ALL_SERVERS`."""

@@ -51,6 +51,7 @@ class Item:
 
     Times are in seconds by the clock of the database. `posts` counts the creates of this retry that
     may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`.
+    `deleted` are the backups whose deletion may have been sent, and was not refused.
     """
 
     run: Run
@@ -63,6 +64,7 @@ class Item:
     may_repeat: bool
     unknown_since: int
     backup_id: int | None
+    deleted: tuple[int, ...] = ()
 
     @property
     def marker(self) -> str:
@@ -99,7 +101,7 @@ UPDATE {items} SET owner = :owner, state = 'running'
 WHERE {key} AND (state = 'running' OR state = 'waiting' AND
     (SELECT count(*) FROM {items} WHERE state = 'running') <
     (SELECT CAST(value AS INTEGER) FROM {facts} WHERE name = 'concurrency'))
-RETURNING posts, sent_at, not_after, may_repeat, unknown_since, backup
+RETURNING posts, sent_at, not_after, may_repeat, unknown_since, backup, outcome
 """
 _WAITS: Final = "SELECT 1 FROM {items} WHERE {key} AND state = 'waiting'"
 _TAKE_TURN: Final = """
@@ -113,6 +115,7 @@ UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(se
 WHERE {owned} RETURNING sent_at
 """
 _NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
+_NOTE_DELETED: Final = "UPDATE {items} SET outcome = :outcome WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
 _NOTE_UNANSWERED: Final = "UPDATE {items} SET may_repeat = FALSE WHERE {owned}"
 _END: Final = """
@@ -153,7 +156,7 @@ class Items:
         row = await self._database.run(work, keep_trying=True)
         if row is None:
             return None
-        posts, sent_at, not_after, may_repeat, unknown_since, backup = row
+        posts, sent_at, not_after, may_repeat, unknown_since, backup, noted = row
         return Item(
             await self._run_of(entry.run),
             entry.server_id,
@@ -165,6 +168,7 @@ class Items:
             bool(may_repeat),
             unknown_since,
             backup,
+            tuple(json.loads(noted or "{}").get("deleted", ())),
         )
 
     async def _run_of(self, nonce: str) -> Run:
@@ -204,6 +208,11 @@ class Items:
         """Note the backup that was started, or found."""
         await self._write(item, _NOTE_BACKUP, backup=backup_id)
         item.backup_id = backup_id
+
+    async def note_deleted(self, item: Item, deleted: tuple[int, ...]) -> None:
+        """Note the backups that a rotation deletes, each before that is sent."""
+        await self._write(item, _NOTE_DELETED, outcome=json.dumps({"deleted": deleted}))
+        item.deleted = deleted
 
     async def note_not_made(self, item: Item, posts: int) -> None:
         """Note that the creates beyond so many were refused, or never sent."""

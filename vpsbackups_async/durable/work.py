@@ -5,12 +5,14 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from attrs import evolve
 
 from vpsbackups_async._creating.ensuring import Need
 from vpsbackups_async._pruning.plan import ServerPlan
+from vpsbackups_async._pruning.pruner import Delete
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import Entry
@@ -28,6 +30,7 @@ from vpsbackups_async.errors import (
     AuthenticationError,
     BackupNeverAppearedError,
     CreateOutcomeUnknownError,
+    NotFoundError,
     PaginationError,
     VPSBackupsError,
 )
@@ -146,7 +149,7 @@ class Work:
             if isinstance(error, AuthenticationError):
                 self._fail(error)
                 raise asyncio.CancelledError from error
-            return _failed(ended, error)
+            return evolve(_failed(ended, error), deleted=item.deleted)
 
     async def _completed(self, item: Item, ended: RunOutcome) -> RunOutcome:
         match item.run.task:
@@ -231,7 +234,7 @@ class Work:
             backoff=self._limits.backoff,
         )
         create = _GuardedCreate(self._guard, item)
-        rotator = self._client.rotator(options, create)
+        rotator = self._client.rotator(options, create, partial(self._noting, item))
         begun = await self._begun(item, options.labelled)
         rotation = (
             await rotator.begin(item.server_id)
@@ -245,9 +248,25 @@ class Work:
         return evolve(
             ended,
             backup=rotation.backup,
-            deleted=tuple(one.id for one in rotation.deleted),
+            deleted=_deleted(item, rotation),
             twins=twins or await self._twins(item, rotation.backup),
         )
+
+    def _noting(self, item: Item, delete: Delete) -> Delete:
+        """Deletes a backup; that is noted before, for a worker that goes on from here."""
+
+        async def noted(backup_id: int) -> None:
+            before = tuple(one for one in item.deleted if one != backup_id)
+            await self._items.note_deleted(item, (*before, backup_id))
+            try:
+                await delete(backup_id)
+            except NotFoundError:
+                raise
+            except VPSBackupsError:
+                await self._items.note_deleted(item, before)
+                raise
+
+        return noted
 
     async def _begun(self, item: Item, labelled: str) -> Found | None:
         """The backup that this rotation, or its worker before, made; None if there is none."""
@@ -277,6 +296,13 @@ class _GuardedCreate:
         found = await self._guard.create(self._item, description, read_before=read_before)
         self.twins = found.twins
         return found.backup
+
+
+def _deleted(item: Item, rotation: Rotation) -> tuple[int, ...]:
+    """All that was deleted, also by a worker before; what it did not come to is still there."""
+    there = {one.id for one in rotation.plan.kept}
+    ids = (*item.deleted, *(one.id for one in rotation.deleted))
+    return tuple(dict.fromkeys(one for one in ids if one not in there))
 
 
 def _failed(ended: RunOutcome, error: Exception) -> RunOutcome:
