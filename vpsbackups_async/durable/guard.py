@@ -21,7 +21,7 @@ from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._creating.settling import may_create_again
 from vpsbackups_async._tags import marker_of, same, with_labels, with_marker
 from vpsbackups_async.durable.api import WorkerClient
-from vpsbackups_async.durable.items import Item, Items
+from vpsbackups_async.durable.items import Item, Items, RunCancelledError
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -93,7 +93,8 @@ class Guard:
         """The new backup of the item, or the one that an earlier create of it made.
 
         Raises `CreateOutcomeUnknownError` if that cannot be told, what `BackupsClient.create`
-        raises where it was refused, and `SupersededError`.
+        raises where it was refused, `RunCancelledError` where no more may be sent, and
+        `SupersededError`.
         """
         labelled = with_labels(description, job=job)
         found = await self.find(item, labelled)
@@ -136,7 +137,7 @@ class Guard:
             await self._items.note_started(item, made.id)
         except CreateOutcomeUnknownError:
             raise
-        except VPSBackupsError:  # refused, or not sent
+        except (VPSBackupsError, RunCancelledError):  # refused, or not sent
             await self._items.note_not_made(item, before)
             raise
         except _StoppedError:

@@ -21,10 +21,19 @@ from vpsbackups_async.durable.schema import facts, insert_into, items, pace, run
 from vpsbackups_async.durable.values import (
     RunOutcome,
     Task,
+    acts_before_create,
     task_from_json,
 )
 
-__all__ = ["Item", "Items", "NoPlaceError", "Run", "SupersededError", "Turn"]
+__all__ = [
+    "Item",
+    "Items",
+    "NoPlaceError",
+    "Run",
+    "RunCancelledError",
+    "SupersededError",
+    "Turn",
+]
 
 T = TypeVar("T")
 
@@ -35,6 +44,10 @@ class SupersededError(Exception):
 
 class NoPlaceError(Exception):
     """As many servers are worked on as may be."""
+
+
+class RunCancelledError(Exception):
+    """The run was cancelled, so that no create of it may be sent any more."""
 
 
 class Run(NamedTuple):
@@ -112,8 +125,11 @@ RETURNING next_at, rate, {now}
 _OWNED: Final = f"{_KEY} AND owner = :owner AND state = 'running'"
 _INTEND: Final = """
 UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(sent_at, :at)
-WHERE {owned} RETURNING sent_at
+WHERE {owned}
+    AND (:goes_on OR NOT EXISTS (SELECT 1 FROM {runs} WHERE nonce = :run AND cancelled))
+RETURNING sent_at
 """
+_IS_OWNED: Final = "SELECT 1 FROM {items} WHERE {owned}"
 _NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
 _NOTE_DELETED: Final = "UPDATE {items} SET outcome = :outcome WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
@@ -181,9 +197,10 @@ class Items:
     async def intend(self, item: Item, start_within: float, posts: int) -> Turn:
         """Note that a create is about to be sent, the one of this number; when it may be.
 
-        Raises `SupersededError`, as all that follow here.
+        Raises `RunCancelledError`, and `SupersededError`, as all that follow here.
         """
         take, intend = self._text(_TAKE_TURN), self._text(_INTEND)
+        is_owned = self._text(_IS_OWNED)
         owned = _owned(item)
 
         def work(connection: sa.Connection) -> Turn:
@@ -195,10 +212,13 @@ class Items:
             self._offset = offset
             turn = max(after - (0.0 if rate is None else 1.0 / rate), at)
             not_after = turn + start_within
-            values = {**owned, "posts": posts, "not_after": not_after, "at": at}
+            goes_on = acts_before_create(item.run.task)
+            noted = {"posts": posts, "not_after": not_after, "at": at, "goes_on": goes_on}
+            values = {**owned, **noted}
             row = connection.execute(intend, values).first()
             if row is None:
-                raise SupersededError
+                there = connection.execute(is_owned, owned).first()
+                raise SupersededError if there is None else RunCancelledError
             item.posts, item.sent_at, item.not_after = posts, row[0], not_after
             return Turn(turn + offset, not_after - at, rate is not None)
 
@@ -286,6 +306,7 @@ class Items:
                 "items": self._database.name_of(items),
                 "pace": self._database.name_of(pace),
                 "facts": self._database.name_of(facts),
+                "runs": self._database.name_of(runs),
                 "now": self._database.clock,
                 "key": _KEY,
                 "owned": _OWNED,

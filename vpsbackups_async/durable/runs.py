@@ -299,18 +299,24 @@ class DurableFleet:
         return count
 
     async def cancel(self, run: str) -> int:
-        """Cancel the servers of the run that still wait; how many.
+        """Cancel the servers of the run that still wait, for their turn too; how many.
 
-        A backup that was started goes on, for the API has no way to stop one, and is waited for.
+        A backup that was started goes on, for the API has no way to stop one, and is waited for. A
+        create whose turn comes within the second may still be sent, and a rotation that makes room
+        and was begun goes on. What waits for a retry and may have a backup ends again as it had:
+        `UNKNOWN`, or as a timeout.
 
         Raises `RunError` if there is no such run.
         """
         found, engine = await self._find(run), await self._open()
         count = 0
-        while entries := await self._store.cancel(found):
-            await self._database.call(partial(engine.cancel, entries))
-            count += len(entries)
-        return count
+        while True:
+            cancelled, entries = await self._store.cancel(found)
+            if not cancelled:
+                return count
+            if entries:
+                await self._database.call(partial(engine.cancel, entries))
+            count += cancelled
 
     async def forget(self, run: str) -> None:
         """Delete all that the database has of a run that is over; its backups stay.

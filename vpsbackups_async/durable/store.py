@@ -23,6 +23,7 @@ from vpsbackups_async.durable.values import (
     RunOutcome,
     RunProgress,
     Task,
+    acts_before_create,
     task_from_json,
     task_to_json,
 )
@@ -165,10 +166,11 @@ class Store:
 
     async def progress(self, run: Run) -> RunProgress:
         """How many servers of the run are how far."""
+        state = sa.case((_waits(run), str(ItemState.WAITING)), else_=items.c.state).label("state")
         query = (
-            sa.select(items.c.state, sa.func.count().label("count"))
+            sa.select(state, sa.func.count().label("count"))
             .where(items.c.run == run.nonce)
-            .group_by(items.c.state)
+            .group_by(state)
         )
         rows = await self._database.run(lambda connection: connection.execute(query).all())
         return RunProgress(run.name, **{state: int(count) for state, count in rows})
@@ -181,6 +183,8 @@ class Store:
             .order_by(items.c.server)
             .limit(_BATCH)
         )
+        # What is known counts again if the retry is cancelled.
+        known = ~_made_nothing() & (items.c.state != str(ItemState.CANCELLED))
         update = (
             sa.update(items)
             .where(items.c.run == run.nonce, items.c.server.in_(chosen))
@@ -189,43 +193,48 @@ class Store:
                 state=str(ItemState.WAITING),
                 retry=items.c.retry + 1,
                 owner=None,
-                error=None,
-                outcome=None,
+                error=sa.case((known, items.c.error)),
+                outcome=sa.case((known, items.c.outcome)),
                 **_fresh(),
             )
             .returning(items.c.server, items.c.retry)
         )
 
         def work(connection: sa.Connection) -> list[int]:
-            if only is ItemState.CANCELLED:
-                mark = sa.update(runs).where(runs.c.nonce == run.nonce).values(cancelled=False)
-                connection.execute(mark)
+            mark = sa.update(runs).where(runs.c.nonce == run.nonce).values(cancelled=False)
+            connection.execute(mark)
             found = connection.execute(update).all()
             enqueue(connection, [Entry(run.nonce, server, retry) for server, retry in found])
             return [server for server, _ in found]
 
         return await self._database.run(work)
 
-    async def cancel(self, run: Run) -> list[Entry]:
-        """Cancel up to 500 servers of the run that wait; their entries."""
-        chosen = (
-            sa.select(items.c.server)
-            .where(items.c.run == run.nonce, items.c.state == str(ItemState.WAITING))
-            .limit(_BATCH)
-        )
+    async def cancel(self, run: Run) -> tuple[int, list[Entry]]:
+        """Cancel up to 500 servers of the run that wait: how many, and those that nobody has taken.
+
+        One that waits for a retry, and of which a backup may be there, ends again as it had.
+        """
+        chosen = sa.select(items.c.server).where(items.c.run == run.nonce, _waits(run))
         update = (
             sa.update(items)
-            .where(items.c.run == run.nonce, items.c.server.in_(chosen))
-            .where(items.c.state == str(ItemState.WAITING))
-            .values(state=str(ItemState.CANCELLED))
-            .returning(items.c.server, items.c.retry)
+            .where(items.c.run == run.nonce, items.c.server.in_(chosen.limit(_BATCH)))
+            .where(_waits(run))
+            .values(
+                state=sa.case(
+                    (items.c.backup.is_not(None), str(ItemState.FAILED)),
+                    (items.c.posts > 0, str(ItemState.UNKNOWN)),
+                    else_=str(ItemState.CANCELLED),
+                )
+            )
+            .returning(items.c.server, items.c.retry, items.c.owner)
         )
 
-        def work(connection: sa.Connection) -> list[Entry]:
+        def work(connection: sa.Connection) -> tuple[int, list[Entry]]:
             mark = sa.update(runs).where(runs.c.nonce == run.nonce).values(cancelled=True)
             connection.execute(mark)
             found = connection.execute(update).all()
-            return [Entry(run.nonce, server, retry) for server, retry in found]
+            left = [Entry(run.nonce, row.server, row.retry) for row in found if row.owner is None]
+            return len(found), left
 
         return await self._database.run(work)
 
@@ -295,14 +304,31 @@ def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue
     return len(new)
 
 
+def _waits(run: Run) -> sa.ColumnElement[bool]:
+    """Whether nothing was begun for a server of the run, also if a worker has taken it.
+
+    Where a rotation makes room first, that tells only of those which no worker has taken.
+    """
+    waits = items.c.state == str(ItemState.WAITING)
+    if acts_before_create(run.task):
+        return waits
+    taken = items.c.state == str(ItemState.RUNNING)
+    return sa.or_(waits, sa.and_(taken, items.c.posts == 0, items.c.backup.is_(None)))
+
+
+def _made_nothing() -> sa.ColumnElement[bool]:
+    """Whether an item that has ended is known to have no backup that may still be completed."""
+    has_failed = items.c.state == str(ItemState.FAILED)
+    return has_failed & (items.c.backup.is_(None) | items.c.error.in_(_LOST))
+
+
 def _fresh() -> dict[str, Any]:
     """The values of an item for its next retry: what is known to have made nothing is forgotten.
 
     A backup that is known, and not to have failed, is gone on from. What may have been sent is
     looked for, and sent again only as after any other takeover.
     """
-    has_failed = items.c.state == str(ItemState.FAILED)
-    is_over = has_failed & (items.c.backup.is_(None) | items.c.error.in_(_LOST))
+    is_over = _made_nothing()
     values = {
         items.c.backup: sa.null(),
         items.c.unknown_since: items.c.retry + 1,

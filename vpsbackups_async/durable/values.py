@@ -35,6 +35,7 @@ __all__ = [
     "RunProgress",
     "SilentWorker",
     "Task",
+    "acts_before_create",
     "task_from_json",
     "task_to_json",
 ]
@@ -154,6 +155,11 @@ _DURATIONS: Final = ("within", "failed_after")
 """What a policy has as durations, and its JSON in seconds."""
 
 Task: TypeAlias = BackupTask | EnsureTask | RotateTask
+
+
+def acts_before_create(task: Task) -> bool:
+    """Whether the create of a server may come after a deletion, and must follow it then."""
+    return isinstance(task, RotateTask) and task.make_room
 
 
 def task_to_json(task: Task) -> str:

@@ -17,7 +17,13 @@ from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.guard import Found, Guard
-from vpsbackups_async.durable.items import Item, Items, NoPlaceError, SupersededError
+from vpsbackups_async.durable.items import (
+    Item,
+    Items,
+    NoPlaceError,
+    RunCancelledError,
+    SupersededError,
+)
 from vpsbackups_async.durable.values import (
     BackupTask,
     EnsureTask,
@@ -143,6 +149,8 @@ class Work:
         )
         try:
             return evolve(await self._completed(item, ended), ended_at=datetime.now(UTC))
+        except RunCancelledError:
+            return evolve(ended, state=ItemState.CANCELLED)
         except (VPSBackupsError, ValueError, OSError) as error:
             if self._stopped.is_set():
                 raise asyncio.CancelledError from error

@@ -1,0 +1,186 @@
+"""Durable runs that are cancelled: nothing more is sent, and what may have been is told."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from attrs import evolve, frozen
+from helpers_durable import posts, until
+
+from vpsbackups_async import CreateOutcomeUnknownError, Retention, RetryPolicy, Timeouts
+from vpsbackups_async.backoff import ConstantBackoff
+from vpsbackups_async.durable import DurableFleet, ItemState, Limits, RunOutcome
+from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.engine import Entry
+from vpsbackups_async.durable.items import Item, Items, SupersededError
+from vpsbackups_async.durable.store import Store
+from vpsbackups_async.testing import FakeVPS, ServerFault
+
+LIMITS = Limits(
+    backoff=ConstantBackoff(0.05), start_within=0.2, create_again_after=0.2, unknown_for=0.4
+)
+RUN = "nightly"
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    """A server in real time, as the clock of the database is."""
+    async with FakeVPS(servers=40, backups=0, backup_seconds=0.05, clock=time.time) as fake:
+        yield fake
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+
+
+def fleet_on(url: str, fake: FakeVPS, limits: Limits = LIMITS) -> DurableFleet:
+    client = {
+        "token": fake.token,
+        "base_url": fake.url,
+        "timeouts": Timeouts(attempt=0.5),
+        "retry": RetryPolicy(create_grace=0.1),
+    }
+    return DurableFleet(url, client_options=client, limits=limits)
+
+
+@frozen
+class Hands:
+    """What a worker does to the servers of the run, step by step."""
+
+    items: Items
+    nonce: str
+
+    async def claim(self, server: int, retry: int = 0) -> Item:
+        item = await self.items.claim(Entry(self.nonce, server, retry))
+        assert item is not None
+        return item
+
+    async def intend(self, item: Item, posts: int = 1) -> None:
+        await self.items.intend(item, LIMITS.start_within, posts)
+
+
+@asynccontextmanager
+async def hands_on(url: str) -> AsyncIterator[Hands]:
+    database = Database(url)
+    try:
+        yield Hands(Items(database), (await Store(database).find(RUN)).nonce)
+    finally:
+        database.close()
+
+
+async def outcome_of(fleet: DurableFleet) -> RunOutcome:
+    (outcome,) = [one async for one in fleet.results(RUN)]
+    return outcome
+
+
+async def test_servers_that_wait_for_their_turn_are_cancelled_and_never_sent(
+    url: str, real_fake: FakeVPS
+) -> None:
+    slow = evolve(LIMITS, rate=5.0)
+    async with fleet_on(url, real_fake, slow) as fleet, fleet_on(url, real_fake) as other:
+        await other.submit(RUN, range(1, 41))
+        working = asyncio.create_task(fleet.work(until_done=True))
+        await until(lambda: len(posts(real_fake)) >= 12)
+        cancelled = await other.cancel(RUN)
+        sent = len(posts(real_fake))
+        await asyncio.wait_for(working, 30)
+        progress = await other.progress(RUN)
+    assert progress.cancelled == cancelled
+    assert progress.completed == 40 - cancelled == len(posts(real_fake))
+    assert len(posts(real_fake)) <= sent + 6  # the turns of a second are given ahead
+
+
+async def test_a_server_that_was_taken_and_not_begun_waits_and_is_cancelled(
+    durable_url: str,
+) -> None:
+    async with DurableFleet(durable_url) as fleet:
+        await fleet.submit(RUN, [1])
+        async with hands_on(durable_url) as hands:
+            item = await hands.claim(1)
+            assert (await fleet.progress(RUN)).waiting == 1
+            assert await fleet.cancel(RUN) == 1
+            with pytest.raises(SupersededError):
+                await hands.intend(item)
+        assert (await outcome_of(fleet)).state is ItemState.CANCELLED
+
+
+async def test_a_server_whose_create_may_be_on_the_wire_is_not_cancelled(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit(RUN, [1, 2])
+        async with hands_on(url) as hands:
+            await hands.intend(await hands.claim(1))
+            await hands.items.note_started(await hands.claim(2), 7)
+        assert await fleet.cancel(RUN) == 0
+        assert (await fleet.progress(RUN)).running == 2
+
+
+async def test_a_rotation_that_may_have_made_room_is_not_cancelled(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit(RUN, [1], rotate=Retention(last=1, job="a"), make_room=True)
+        async with hands_on(url) as hands:
+            item = await hands.claim(1)
+            assert await fleet.cancel(RUN) == 0
+            assert (await fleet.progress(RUN)).running == 1
+            await hands.intend(item)
+
+
+async def test_a_create_of_a_dead_worker_that_was_never_sent_is_not_sent_after_the_cancel(
+    durable_url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(durable_url, real_fake, evolve(LIMITS, unknown_for=30.0)) as fleet:
+        await fleet.submit(RUN, [1])
+        async with hands_on(durable_url) as hands:
+            await hands.items.note_markers()
+            await hands.intend(await hands.claim(1))
+        assert await fleet.cancel(RUN) == 0
+        await fleet.work(until_done=True)
+        assert (await outcome_of(fleet)).state is ItemState.CANCELLED
+    assert posts(real_fake) == []
+
+
+async def test_what_is_retried_after_a_cancel_is_sent(url: str, real_fake: FakeVPS) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit(RUN, [1, 99])
+        await fleet.work(until_done=True)
+        await fleet.cancel(RUN)
+        real_fake.add_server(99)
+        assert await fleet.retry(RUN) == 1
+        await fleet.work(until_done=True)
+        assert (await fleet.progress(RUN)).completed == 2
+
+
+async def test_an_unknown_outcome_whose_retry_is_cancelled_is_unknown_with_what_was_known(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.inject(ServerFault(504, method="POST"))
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit(RUN, [1])
+        await fleet.work(until_done=True)
+        before = await outcome_of(fleet)
+        assert before.error == CreateOutcomeUnknownError.__name__
+        assert await fleet.retry(RUN, "unknown") == 1
+        assert await fleet.cancel(RUN) == 1
+        assert await outcome_of(fleet) == evolve(before, retry=1)
+
+
+async def test_a_timeout_whose_retry_is_cancelled_is_a_timeout_and_is_waited_for_by_the_next(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    async with fleet_on(url, real_fake, evolve(LIMITS, wait_timeout=0.3)) as fleet:
+        await fleet.submit(RUN, [1])
+        await fleet.work(until_done=True)
+        before = await outcome_of(fleet)
+        assert await fleet.retry(RUN) == 1
+        assert await fleet.cancel(RUN) == 1
+        assert await outcome_of(fleet) == evolve(before, retry=1)
+        assert before.backup_id is not None
+        real_fake.finish(before.backup_id)
+        assert await fleet.retry(RUN) == 1
+        await fleet.work(until_done=True)
+        assert (await outcome_of(fleet)).ok
+    assert posts(real_fake) == [1]
