@@ -41,6 +41,7 @@ from vpsbackups_async.models import ALL_SERVERS, Backup, Outcome, Progress
 
 __all__ = ["run"]
 
+_CONCURRENCY: Final = 64
 _MARGIN: Final = timedelta(hours=1)
 """How far the server's clock, or that of who runs a printed command, may be from ours."""
 _DATE: Final = re.compile(r"\d{4}-?\d\d")
@@ -73,8 +74,8 @@ def run(
     ] = None,
     wait: Annotated[Flag, Parameter(("--wait", "-w"), help="until it is completed")] = False,
     concurrency: Annotated[
-        int, WHOLE, Parameter(metavar="N", help="creates at a time; 64 if not given")
-    ] = 64,
+        int | None, WHOLE, Parameter(metavar="N", help="creates at a time; 64 if not given")
+    ] = None,
     max_running: Annotated[
         int | None,
         WHOLE,
@@ -89,6 +90,14 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
+    if durable:
+        _check_durable(
+            ("--ndjson", as_outcomes),
+            ("--not-made-to", not_made_to is not None),
+            ("--max-running", max_running is not None),
+            ("--concurrency", concurrency is not None),
+            ("--timeout", timeout is not None),
+        )
     with nullcontext() if not_made_to is None else NotMade(not_made_to, servers_from) as not_made:
         ids = server_ids(servers, servers_from, may_be_none=True)
         if not_made is not None and not all_servers and (ids or servers_from is not None):
@@ -100,8 +109,6 @@ def run(
         wanted = _Wanted.of(
             described, unless_newer_than, timeout, concurrency, max_running, wait=wait
         )
-        if durable and (as_outcomes or not_made is not None or max_running is not None):
-            raise UsageError("--durable has no --ndjson, --not-made-to or --max-running")
         if servers_from is not None and not ids:
             return _nothing(common, servers_from)
         if durable:
@@ -117,10 +124,17 @@ def run(
             again=wanted.again,
         )
         with tracker:
-            return tracker.session.do(_create(tracker, ids, wanted, concurrency))
+            return tracker.session.do(_create(tracker, ids, wanted))
 
 
-async def _create(tracker: Tracker, ids: list[int], wanted: "_Wanted", concurrency: int) -> Exit:
+def _check_durable(*options: tuple[str, bool]) -> None:
+    """Refuse those options that were given: workers share what is under way, and wait for it."""
+    for option, is_given in options:
+        if is_given:
+            raise UsageError(f"--durable has no {option}")
+
+
+async def _create(tracker: Tracker, ids: list[int], wanted: "_Wanted") -> Exit:
     """Create a backup of each of these servers, of all if there are none; the exit code."""
     session = tracker.session
     source = (
@@ -128,7 +142,7 @@ async def _create(tracker: Tracker, ids: list[int], wanted: "_Wanted", concurren
         if ids
         else all_taken(session.client.servers(page_size=PAGE), tracker.begin)
     )
-    fleet = session.client.fleet(source, concurrency=concurrency)
+    fleet = session.client.fleet(source, concurrency=wanted.concurrency)
     async with session.display("Backing up" if wanted.wait else "Starting") as display:
         await tracker.follow(wanted.of_each(fleet, display.update))
     return tracker.end()
@@ -143,6 +157,7 @@ class _Wanted:
     began: datetime
     wait: bool
     timeout: float
+    concurrency: int
     max_running: int | None
 
     @classmethod
@@ -151,13 +166,13 @@ class _Wanted:
         description: str | None,
         unless_newer_than: str | None,
         timeout: str | None,
-        concurrency: int,
+        concurrency: int | None,
         max_running: int | None,
         *,
         wait: bool,
     ) -> "_Wanted":
         """What the options ask for; raises `UsageError`."""
-        if concurrency < 1:
+        if concurrency is not None and concurrency < 1:
             raise UsageError("--concurrency is one or more")
         if max_running is not None and max_running < 1:
             raise UsageError("--max-running is one or more")
@@ -166,7 +181,8 @@ class _Wanted:
                 raise UsageError(f"{option} is of no use without --wait")
         now = datetime.now(UTC)
         within = None if unless_newer_than is None else _within(unless_newer_than, now)
-        return cls(description, within, now, wait, timeout_seconds(timeout), max_running)
+        at_once = _CONCURRENCY if concurrency is None else concurrency
+        return cls(description, within, now, wait, timeout_seconds(timeout), at_once, max_running)
 
     @property
     def again(self) -> str:
