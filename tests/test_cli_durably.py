@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from helpers_cli import run, start
-from helpers_durable import created, held_posts, posts, until
+from helpers_durable import created, held_posts, looks, posts, until
 
 from vpsbackups_async.testing import FakeVPS
 
@@ -133,3 +134,20 @@ async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: 
     assert len(said.lines) == 1
     assert said.err.startswith("99 ")
     assert said.err.endswith("1 completed, 1 failed\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
+async def test_a_signal_gives_the_exit_code_of_its_name_and_says_what_is_left(
+    real_fake: FakeVPS, database: str, number: signal.Signals, code: int
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    process = await start(*COMMAND, fake=real_fake, VPSBACKUPS_DATABASE=database)
+    await until(lambda: looks(real_fake) > 0)  # it waits
+    process.send_signal(number)
+    _, err = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode == code
+    assert err == b"interrupted: 2 servers are left; the same command goes on with them\n"

@@ -1,7 +1,9 @@
 """`create --durable`: a run that is submitted, worked on and forgotten by one command."""
 
+import asyncio
 import hashlib
 import json
+import signal
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -9,6 +11,7 @@ from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.fleets import Fleets, counts, outcome_line
 from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.options import Common
+from vpsbackups_async.cli.signals import Stopped
 from vpsbackups_async.cli.text import moment
 from vpsbackups_async.models import AllServers, BackupRef
 
@@ -31,7 +34,10 @@ def create(
     """
     name = _name_of(servers, description, within)
     with Fleets(common, None, needs_token=True, makes=True) as fleets:
-        return fleets.do(_create(fleets, name, servers, description, within))
+        try:
+            return fleets.do(_create(fleets, name, servers, description, within))
+        except _InterruptedError as error:
+            raise Stopped(error.number) from None
 
 
 async def _create(
@@ -42,11 +48,9 @@ async def _create(
     within: timedelta | None,
 ) -> Exit:
     fleet, screen = fleets.fleet, fleets.screen
-    if not await _is_begun_anew(fleets, name):
-        return Exit.INTERRUPTED
+    await _make_way(fleets, name)
     await fleet.submit(name, servers, description=description, ensure=within)
-    if not await _is_over(fleets, name):
-        return Exit.INTERRUPTED
+    await _finish(fleets, name)
     progress = await fleet.progress(name)
     outcomes = [outcome async for outcome in fleet.results(name)]
     await fleet.forget(name)
@@ -60,41 +64,57 @@ async def _create(
     return Exit.SOME_FAILED if failed else Exit.FINE
 
 
-async def _is_begun_anew(fleets: Fleets, name: str) -> bool:
-    """Whether the run of this name may be submitted: its servers are this command's own.
+async def _make_way(fleets: Fleets, name: str) -> None:
+    """See that the run of this name is this command's own, once it is submitted.
 
     A run of the same command before that is over is told of and forgotten, for its backups are not
     those that are asked for now. One that is not over is gone on with, which is said; if it is old,
-    or was cancelled, only what it has started is ended first. False if that is interrupted.
+    or was cancelled, only what it has started is ended. Raises `_InterruptedError`.
     """
     fleet, screen = fleets.fleet, fleets.screen
     before = next((one for one in await fleet.runs() if one.run == name), None)
     if before is None:
-        return True
+        return
     since = f"the run of {moment(before.submitted_at)} UTC"
     if not (await fleet.progress(name)).is_over:
         if not before.cancelled and datetime.now(UTC) - before.submitted_at < _GOES_ON_WITHIN:
             screen.note(f"going on with {since}: no new backups are made of servers it has done")
-            return True
+            return
         await fleet.cancel(name)
-        if not await _is_over(fleets, name):
-            return False
+        await _finish(fleets, name)
     ended = counts(await fleet.progress(name))
     await fleet.forget(name)
     screen.note(f"{since} had ended untold: {ended}; a new run begins")
-    return True
 
 
-async def _is_over(fleets: Fleets, name: str) -> bool:
-    """Work on the run; whether it is over, which is said if it is not."""
-    await fleets.fleet.work(until_done=name)
+async def _finish(fleets: Fleets, name: str) -> None:
+    """Work on the run until it is over; raises `_InterruptedError` if a signal comes before."""
+    try:
+        number = await fleets.fleet.work(until_done=name)
+    except asyncio.CancelledError:  # SIGHUP
+        await _has_left(fleets, name)
+        raise
+    if await _has_left(fleets, name):
+        raise _InterruptedError(number or signal.SIGINT)
+
+
+async def _has_left(fleets: Fleets, name: str) -> bool:
+    """Whether servers of the run have no outcome, which is said."""
     progress = await fleets.fleet.progress(name)
-    if not progress.is_over:
-        left = progress.total - progress.ended
+    left = progress.total - progress.ended
+    if left:
         fleets.screen.note(
             f"interrupted: {left:,} servers are left; the same command goes on with them"
         )
-    return progress.is_over
+    return bool(left)
+
+
+class _InterruptedError(Exception):
+    """A signal came before the run was over. A `Stopped` would tear the event loop down."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def _name_of(

@@ -1,6 +1,7 @@
 """`DurableFleet`: runs over many servers that survive whatever dies meanwhile."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -207,13 +208,13 @@ class DurableFleet:
 
     async def work(
         self, *, until_done: bool | str = False, on_start: Callable[[int], object] | None = None
-    ) -> None:
-        """Work on all runs of the database until SIGTERM or SIGINT arrives.
+    ) -> signal.Signals | None:
+        """Work on all runs of the database until SIGTERM or SIGINT arrives, which is returned.
 
-        With `until_done` it also ends once no server waits or is worked on: of any run, or of the
-        run of that name. At its end nothing more is started, creates that are on the wire end, and
-        what is waited for is left to another worker. `on_start` is called with the number of this
-        worker's slot.
+        With `until_done` it also ends, with None, once no server waits or is worked on: of any
+        run, or of the run of that name. At its end nothing more is started, creates that are on the
+        wire end, and what is waited for is left to another worker. `on_start` is called with the
+        number of this worker's slot.
 
         There is one worker in a process at a time, and the process should be its own: the engine is
         global, and takes the event loop's default executor.
@@ -226,7 +227,7 @@ class DurableFleet:
             engine = await self._open()
             worker = Worker(self._database, engine, client, self._limits, self._account)
             is_done = await self._end_of(until_done)
-            await worker.run(is_done=is_done, on_start=on_start)
+            return await worker.run(is_done=is_done, on_start=on_start)
 
     async def _end_of(self, until_done: bool | str) -> IsDone | None:
         """What tells whether the work is done; None if it never is."""

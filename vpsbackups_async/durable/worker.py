@@ -67,11 +67,12 @@ class Worker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpsbackups-slot")
         self._slot = -1
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._signal: signal.Signals | None = None
 
     async def run(
         self, *, is_done: IsDone | None, on_start: Callable[[int], object] | None
-    ) -> None:
-        """Work until SIGTERM or SIGINT, or until `is_done` says so.
+    ) -> signal.Signals | None:
+        """Work until SIGTERM or SIGINT, or until `is_done` says so; the signal, if one came.
 
         `on_start` is called with the number of the slot once it begins. Raises
         `AuthenticationError` if the token is refused, `WorkerStoppedError` once it no longer holds
@@ -82,6 +83,7 @@ class Worker:
             await self._run(is_done, on_start)
         except exc.SQLAlchemyError as error:
             raise self._database.failed(error) from None
+        return self._signal
 
     async def _run(self, is_done: IsDone | None, on_start: Callable[[int], object] | None) -> None:
         if not await claim(self._database, self._client, self._account):
@@ -99,16 +101,17 @@ class Worker:
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
             )
             engine = EngineWorker(self._database, slot, work.do, nights.do)
-            try:
-                engine.start()
-                await self._database.call(self._engine.catch_up)
-                if on_start is not None:
-                    on_start(slot)
-                await self._until_end(is_done)
-            finally:
-                await nights.stop()
-                await work.stop()
-                await engine.stop()
+            with _signals(self._on_signal):
+                try:
+                    engine.start()
+                    await self._database.call(self._engine.catch_up)
+                    if on_start is not None:
+                        on_start(slot)
+                    await self._until_end(is_done)
+                finally:
+                    await nights.stop()
+                    await work.stop()
+                    await engine.stop()
         finally:
             with suppress(WorkerStoppedError):
                 await self._in_thread(self._slots.release)
@@ -139,6 +142,11 @@ class Worker:
         if not self._end.done():
             self._end.set_exception(error)
 
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._signal is None:
+            self._signal = number
+            self._stop()
+
     def _stop(self) -> None:
         if not self._end.done():
             self._end.set_result(None)
@@ -149,8 +157,7 @@ class Worker:
             loops.append(partial(self._watch, is_done))
         tasks = [asyncio.create_task(self._guarded(one)) for one in loops]
         try:
-            with _signals(self._stop):
-                await self._end
+            await self._end
         finally:
             for task in tasks:
                 task.cancel()
@@ -223,15 +230,17 @@ class Worker:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call the function on SIGTERM and SIGINT, where that can be done."""
+def _signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Call the function on SIGTERM and SIGINT in the block, where that can be done."""
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGTERM, signal.SIGINT) if in_main and sys.platform != "win32" else ()
     loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     try:
         yield
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
