@@ -151,3 +151,22 @@ async def test_a_signal_gives_the_exit_code_of_its_name_and_says_what_is_left(
     _, err = await asyncio.wait_for(process.communicate(), 40)
     assert process.returncode == code
     assert err == b"interrupted: 2 servers are left; the same command goes on with them\n"
+
+
+async def test_a_second_signal_leaves_creates_on_the_wire_to_the_next_worker_in_one_line(
+    real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    real_fake.inject(held_posts(3))
+    assert (await run("run", "submit", "nightly", "--all", **place)).code == 0
+    process = await start("run", "work", **place)
+    assert process.stderr is not None
+    await asyncio.wait_for(process.stderr.readline(), 30)
+    await until(lambda: len(posts(real_fake)) == 3)
+    process.send_signal(signal.SIGINT)
+    await asyncio.sleep(1)  # two at once would be one
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 15)
+    assert err == b"3 creates are unsettled: the next worker looks for them\n"
+    assert (await run("run", "work", "--until-done", **place)).code == 0
+    assert created(real_fake) == {1: 1, 2: 1, 3: 1}

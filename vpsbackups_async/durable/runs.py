@@ -213,8 +213,8 @@ class DurableFleet:
 
         With `until_done` it also ends, with None, once no server waits or is worked on: of any
         run, or of the run of that name. At its end nothing more is started, creates that are on the
-        wire end, and what is waited for is left to another worker. `on_start` is called with the
-        number of this worker's slot.
+        wire end, and what is waited for is left to another worker; a second signal leaves it those
+        creates, too. `on_start` is called with the number of this worker's slot.
 
         There is one worker in a process at a time, and the process should be its own: the engine is
         global, and takes the event loop's default executor.

@@ -52,6 +52,8 @@ _APPEAR_GRACE: Final = 60.0
 """Seconds within which a list must show a backup, as for `BackupsClient.wait`."""
 _NOTED_WITHIN: Final = 5.0
 """Seconds in which a create that has ended must be noted in the database, once it is stopped."""
+_LEFT_WITHIN: Final = 0.5
+"""Seconds in which creates must end whose connections were closed."""
 _PLACE_PAUSE: Final = 0.5
 """Seconds between two looks whether there is a place for another server."""
 _LONGEST_DETAIL: Final = 2000
@@ -78,6 +80,7 @@ class Work:
         self._limits = limits
         self._fail = fail
         self._stopped = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._line = asyncio.Lock()
         self._guard = Guard(client, items, limits, self._stopped, rate)
@@ -101,12 +104,24 @@ class Work:
         for task in left:
             if not self._guard.is_sending(task):
                 task.cancel()
-        await self._client.close()
+        closing = self._closing = asyncio.create_task(self._client.close(), name="vpsbackups-close")
+        await asyncio.wait([closing])
+        if not closing.cancelled():
+            closing.result()
         if left:
-            await asyncio.wait(left, timeout=_NOTED_WITHIN)
+            await asyncio.wait(left, timeout=_LEFT_WITHIN if closing.cancelled() else _NOTED_WITHIN)
         for task in left:  # the database is away
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """Wait no longer for creates that are on the wire, once `stop` waits for them.
+
+        Their intents are in the database, so that the next worker looks for them.
+        """
+        unsettled = sum(self._guard.is_sending(task) for task in self._tasks)
+        if self._closing is not None and self._closing.cancel() and unsettled:
+            logger.warning("%s creates are unsettled: the next worker looks for them", unsettled)
 
     async def _do(self, entry: Entry) -> None:
         try:

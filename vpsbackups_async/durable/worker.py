@@ -101,7 +101,7 @@ class Worker:
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
             )
             engine = EngineWorker(self._database, slot, work.do, nights.do)
-            with _signals(self._on_signal):
+            with _signals(partial(self._on_signal, work.hurry)):
                 try:
                     engine.start()
                     await self._database.call(self._engine.catch_up)
@@ -142,10 +142,12 @@ class Worker:
         if not self._end.done():
             self._end.set_exception(error)
 
-    def _on_signal(self, number: signal.Signals) -> None:
+    def _on_signal(self, hurry: Callable[[], None], number: signal.Signals) -> None:
         if self._signal is None:
             self._signal = number
             self._stop()
+        else:
+            hurry()
 
     def _stop(self) -> None:
         if not self._end.done():
