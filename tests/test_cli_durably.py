@@ -62,7 +62,8 @@ async def test_a_run_that_others_ended_is_told_of_and_a_new_one_begins(
     said = await run(*COMMAND, **place)
     assert said.code == 0
     assert re.fullmatch(
-        rf"the run of {A_TIME} UTC had ended untold: 2 completed; a new run begins\n2 completed\n",
+        rf"the run of {A_TIME} UTC had ended untold: 2 completed; 2 in all. A new run begins\n"
+        "2 completed\n",
         said.err,
     )
     assert created(real_fake) == {1: 2, 2: 2}
@@ -104,7 +105,8 @@ async def test_of_an_old_run_only_what_was_started_is_ended_before_a_new_one_beg
     assert said.code == 0
     first, last = said.err.splitlines()
     assert re.fullmatch(
-        rf"the run of {A_TIME} UTC had ended untold: 1 completed, 1 cancelled; a new run begins",
+        rf"the run of {A_TIME} UTC had ended untold: 1 completed, 1 cancelled; 2 in all. "
+        "A new run begins",
         first,
     )
     assert last == "2 completed"

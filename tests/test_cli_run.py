@@ -86,7 +86,7 @@ async def test_a_run_from_its_submission_to_its_end(
     assert said.err == "1 servers of run nightly were cancelled\n"
     said = await here("run", "list", **place)
     assert said.out.split()[0] == "nightly"
-    assert "3 of 3 ended" in said.out
+    assert said.out.endswith("over       2 completed, 1 cancelled; 3 in all\n")
     said = await here("run", "forget", "nightly", **place)
     assert (said.code, said.out) == (0, "nightly\n")
     assert (await here("run", "list", **place)).out == ""
@@ -217,6 +217,14 @@ async def test_who_watches_a_run_is_told_once_of_a_worker_that_does_not_answer(
         assert (await here("run", "cancel", "nightly", **place)).code == 0
         _, err = await asyncio.wait_for(watching.communicate(), 30)
         assert err == b""
+
+
+async def test_a_run_of_which_nothing_was_done_is_no_success(here: Here, database: str) -> None:
+    place = {"VPSBACKUPS_DATABASE": database}
+    assert (await here("run", "submit", "nightly", "-s", "1", **place)).code == 0
+    assert (await here("run", "cancel", "nightly", **place)).code == 0
+    said = await here("run", "status", "nightly", **place)
+    assert (said.code, said.out) == (1, "nightly: 1 cancelled; 1 in all\n")
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:

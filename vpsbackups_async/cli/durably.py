@@ -84,7 +84,7 @@ async def _make_way(fleets: Fleets, name: str) -> None:
         await _finish(fleets, name)
     ended = counts(await fleet.progress(name))
     await fleet.forget(name)
-    screen.note(f"{since} had ended untold: {ended}; a new run begins")
+    screen.note(f"{since} had ended untold: {ended}. A new run begins")
 
 
 async def _finish(fleets: Fleets, name: str) -> None:

@@ -66,9 +66,9 @@ class Fleets(OwnLoop):
 
 
 def counts(progress: RunProgress) -> str:
-    """How many servers of a run are in which state, without those in which none is."""
+    """How many servers a run has, and how many are in which state, if any is."""
     states = [f"{count:,} {state}" for state in _STATES if (count := getattr(progress, state))]
-    return ", ".join(states) or "no servers"
+    return f"{', '.join(states) or 'no servers'}; {progress.total:,} in all"
 
 
 def outcome_line(outcome: RunOutcome) -> str:

@@ -6,7 +6,7 @@ Usage: vpsbackups run list [OPTIONS]
 """
 
 from vpsbackups_async.cli.ends import Exit
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Database, Fleets, counts
 from vpsbackups_async.cli.options import DEFAULTS, Common
 from vpsbackups_async.cli.text import moment, safe
 
@@ -20,11 +20,9 @@ def run(*, database: Database = None, common: Common = DEFAULTS) -> int:
         async def write() -> None:
             for info in await fleets.fleet.runs():
                 now = await fleets.fleet.progress(info.run)
-                failed = now.failed + now.unknown
                 how = "over" if now.is_over else "cancelled" if info.cancelled else "under way"
                 fleets.screen.result(
-                    f"{safe(info.run):<20} {moment(info.submitted_at)}  {how:<9} "
-                    f"{now.ended:,} of {now.total:,} ended, {failed:,} failed"
+                    f"{safe(info.run):<20} {moment(info.submitted_at)}  {how:<9}  {counts(now)}"
                 )
 
         fleets.do(write())

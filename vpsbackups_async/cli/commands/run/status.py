@@ -1,4 +1,4 @@
-"""Say how far a run is; exit 1 once it is over and some failed.
+"""Say how far a run is; exit 1 once it is over and some failed, or none was done.
 
 Usage: vpsbackups run status [OPTIONS] NAME
 
@@ -51,7 +51,8 @@ def run(
             fleets.screen.result(_line(progress))
         for worker in silent:
             fleets.screen.note(_told(worker), "yellow")
-    failed = progress.failed or progress.unknown
+    has_nothing = progress.cancelled and not progress.completed
+    failed = progress.failed or progress.unknown or has_nothing
     return Exit.SOME_FAILED if progress.is_over and failed else Exit.FINE
 
 
@@ -94,4 +95,4 @@ def _told(worker: SilentWorker) -> str:
 
 
 def _line(progress: RunProgress) -> str:
-    return f"{progress.run}: {counts(progress)}; {progress.total:,} in all"
+    return f"{progress.run}: {counts(progress)}"
