@@ -95,7 +95,7 @@ class Keep:
             raise UsageError(f"this policy cannot be: {error}") from None
 
 
-def policy_of(rules: str, *, tz: str, job: str) -> Retention:
+def policy_of(rules: str, *, tz: str, job: str | None) -> Retention:
     """The policy of a text such as `daily=4,weekly=4`; raises `UsageError` if it makes none."""
     counts: dict[str, Any] = {}
     for rule in rules.split(","):

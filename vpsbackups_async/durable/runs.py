@@ -181,8 +181,6 @@ class DurableFleet:
         that fits into no server's quota, and for a name that is taken.
         """
         task = _task(description, job, ensure, rotate, make_room=make_room)
-        if rotate is not None and not (fit := rotate.fit(())).fits:
-            raise ValueError(f"each night would be refused: {fit}")
         _check_name(name)
         if ping is not None:
             check_ping(ping)
@@ -413,6 +411,8 @@ def _task(
         raise ValueError("job is for plain backups: a retention has its own, and ensure none")
     if make_room and rotate is None:
         raise ValueError("make_room needs rotate")
+    if rotate is not None and not (fit := rotate.fit(())).fits:
+        raise ValueError(f"each rotation would be refused: {fit}")
     if ensure is not None:
         return EnsureTask(ensure, description)
     if rotate is not None:

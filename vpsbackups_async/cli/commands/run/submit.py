@@ -38,7 +38,9 @@ def run(
         str | None, Parameter(metavar="RULES", help="then delete all but these: daily=4,weekly=4")
     ] = None,
     job: Annotated[str | None, Parameter(metavar="NAME", help="the label, [job:NAME]")] = None,
-    tz: Annotated[str, Parameter(metavar="ZONE", help="of the periods of --rotate")] = "UTC",
+    tz: Annotated[
+        str | None, Parameter(metavar="ZONE", help="of the periods of --rotate; UTC if not given")
+    ] = None,
     make_room: Annotated[Flag, Parameter(show=False)] = False,
     account: Annotated[
         str | None, Parameter(metavar="NAME", help="whose database, if the API does not tell")
@@ -50,7 +52,9 @@ def run(
     ids = servers.ids()
     policy, within = None, None
     if rotate is not None:
-        policy, job = _policy(rotate, tz, job), None
+        policy, job = _policy(rotate, tz or "UTC", job), None
+    elif tz is not None:
+        raise UsageError("--tz is of no use without --rotate")
     if ensure is not None:
         within = duration_of("--ensure", ensure)
     asks = isinstance(ids, AllServers) or has_token(common)
@@ -73,6 +77,7 @@ def run(
 
 
 def _policy(rules: str, tz: str, job: str | None) -> Retention:
+    policy = policy_of(rules, tz=tz, job=job)
     if job is None:
         raise UsageError("--job NAME is needed: it labels what is made, and only that is deleted")
-    return policy_of(rules, tz=tz, job=job)
+    return policy
