@@ -44,8 +44,8 @@ def change(file: Path, statement: str) -> None:
 
 
 async def killed(fake: FakeVPS, database: str) -> None:
-    """Kill the command once both of its creates are carried out."""
-    fake.inject(held_posts(1))
+    """Kill the command while both of its creates are carried out and not answered."""
+    fake.inject(held_posts(2))
     before = len(posts(fake))
     process = await start(*COMMAND, fake=fake, VPSBACKUPS_DATABASE=database)
     await until(lambda: len(posts(fake)) == before + 2)
