@@ -1,9 +1,12 @@
 """Servers that take no connections: restarted, or never reached; counted at the server."""
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
 
 import pytest
 from helpers_transport import CountingLimiter, at_once
+from yarl import URL
 
 from vpsbackups_async import (
     AdaptiveLimiter,
@@ -25,12 +28,15 @@ def now() -> float:
 
 
 @pytest.fixture
-async def away() -> FakeVPS:
+async def away() -> AsyncIterator[FakeVPS]:
     """A server that was started, and takes no connections any more."""
     fake = FakeVPS(servers=1, backups=1)
     async with fake:
         pass
-    return fake
+    with socket.socket() as held:  # else a server of another test could be given its port
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", URL(fake.url).port))
+        yield fake
 
 
 # --- An origin that restarts ---------------------------------------------------------------------
