@@ -28,13 +28,14 @@ def run(
     """The exit code of the command, once it has ended."""
     if (name is None) == (older_than is None):
         raise UsageError("give the NAME of a run, or --older-than TIME")
+    age = None if older_than is None else duration_of("--older-than", older_than)
     with Fleets(common, database) as fleets:
-        if name is not None:
-            fleets.do(fleets.fleet.forget(name))
-            forgotten = [name]
-        else:
-            age = duration_of("--older-than", older_than or "")
+        forgotten: list[str] = []
+        if age is not None:
             forgotten = fleets.do(fleets.fleet.forget_older_than(age))
+        elif name is not None:
+            fleets.do(fleets.fleet.forget(name))
+            forgotten.append(name)
         for one in forgotten:
             fleets.screen.result(one)
         fleets.screen.summary(f"{len(forgotten):,} runs forgotten")
