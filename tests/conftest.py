@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from vpsbackups_async import BackupsClient, RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.testing import FakeVPS
 
-STUCK_AFTER = 120
-"""Seconds after which the whole run is ended. pytest-timeout ends a test earlier, by an exception
-in the main thread; that does not help if a callback or hypothesis catches it, or a thread hangs."""
+STUCK_AFTER = 60
+"""Seconds beyond the time limit of a test after which the whole run is ended. pytest-timeout ends a
+test by an exception in the main thread, which does not help if a callback or hypothesis catches it,
+or a thread hangs."""
 
 # The time of an example depends on the load of the machine.
 hypothesis.settings.register_profile(
@@ -36,6 +38,7 @@ hypothesis.settings.load_profile("tests")
 collect_ignore = ["example_project"]  # a separate project, run by test_plugin.py
 
 _STDERR = pytest.StashKey[int]()
+_STATE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
 class _Uvloop:
@@ -64,17 +67,25 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_STDERR] = os.dup(2)  # pytest captures descriptor 2 during a test
+    config.stash[_STATE] = tempfile.TemporaryDirectory()
+    os.environ["XDG_STATE_HOME"] = config.stash[
+        _STATE
+    ].name  # the runs of whoever runs the tests stay
     if config.getoption("--uvloop"):
         config.pluginmanager.register(_Uvloop())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[_STDERR])
+    config.stash[_STATE].cleanup()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    faulthandler.dump_traceback_later(STUCK_AFTER, exit=True, file=item.config.stash[_STDERR])
+    own = item.get_closest_marker("timeout")
+    limit = own.args[0] if own else float(item.config.getini("timeout"))
+    stderr = item.config.stash[_STDERR]
+    faulthandler.dump_traceback_later(limit + STUCK_AFTER, exit=True, file=stderr)
     try:
         return (yield)
     finally:
