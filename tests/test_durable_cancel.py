@@ -89,8 +89,9 @@ async def test_servers_that_wait_for_their_turn_are_cancelled_and_never_sent(
         sent = len(posts(real_fake))
         await asyncio.wait_for(working, 30)
         progress = await other.progress(RUN)
-    assert progress.cancelled == cancelled
-    assert progress.completed == 40 - cancelled == len(posts(real_fake))
+    # A worker that asks for a server's turn after the cancel, ends the server as cancelled itself.
+    assert progress.cancelled >= cancelled >= 10
+    assert progress.completed == 40 - progress.cancelled == len(posts(real_fake))
     assert len(posts(real_fake)) <= sent + 6  # the turns of a second are given ahead
 
 
