@@ -18,10 +18,10 @@ from vpsbackups_async.testing import FakeVPS, Latency
 
 _WORKER = """
 import asyncio, json, sys
-from vpsbackups_async import RetryPolicy, Timeouts
+from vpsbackups_async import RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, Limits
-from vpsbackups_async.durable import guard, worker
+from vpsbackups_async.durable import api, guard, worker
 
 options = json.loads(sys.argv[2])
 
@@ -32,13 +32,14 @@ if options.pop("without_guard", False):
     guard.Guard.find = nothing
 if options.pop("without_window", False):
     guard._Window.is_over = lambda self: False
+if "on_wire" in options:  # for how long creates of others are waited out; no request ends by it
+    api.WorkerClient.attempt_seconds = options.pop("on_wire")
 worker._SILENT_LOOKS = options.pop("silent_looks", worker._SILENT_LOOKS)
 worker._ANSWER_WITHIN = options.pop("answer_within", worker._ANSWER_WITHIN)
 
 async def main():
     until_done = options.pop("until_done", True)
-    timeouts = Timeouts(attempt=options.pop("attempt", 30.0))
-    client = {"timeouts": timeouts, "retry": RetryPolicy(create_grace=1.0)}
+    client = {"retry": RetryPolicy(create_grace=1.0)}
     limits = Limits(backoff=ConstantBackoff(0.2), **options)
     async with DurableFleet(sys.argv[1], client_options=client, limits=limits) as fleet:
         await fleet.work(until_done=until_done, on_start=lambda slot: print(slot, flush=True))

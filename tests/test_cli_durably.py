@@ -155,6 +155,13 @@ async def test_a_signal_gives_the_exit_code_of_its_name_and_says_what_is_left(
     assert err == b"interrupted: 2 servers are left; the same command goes on with them\n"
 
 
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has not taken the signal yet."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = re.findall(r"^ShdPnd:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 async def test_a_second_signal_leaves_creates_on_the_wire_to_the_next_worker_in_one_line(
     real_fake: FakeVPS, database: str
 ) -> None:
@@ -166,7 +173,7 @@ async def test_a_second_signal_leaves_creates_on_the_wire_to_the_next_worker_in_
     await asyncio.wait_for(process.stderr.readline(), 30)
     await until(lambda: len(posts(real_fake)) == 3)
     process.send_signal(signal.SIGINT)
-    await asyncio.sleep(1)  # two at once would be one
+    await until(lambda: not is_pending(process.pid, signal.SIGINT))  # two at once would be one
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 15)
     assert err == b"3 creates are unsettled: the next worker looks for them\n"

@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve, frozen
 from helpers_durable import posts, until
 
-from vpsbackups_async import CreateOutcomeUnknownError, Retention, RetryPolicy, Timeouts
+from vpsbackups_async import CreateOutcomeUnknownError, Retention, RetryPolicy
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, ItemState, Limits, RunOutcome
 from vpsbackups_async.durable.database import Database
@@ -41,7 +41,6 @@ def fleet_on(url: str, fake: FakeVPS, limits: Limits = LIMITS) -> DurableFleet:
     client = {
         "token": fake.token,
         "base_url": fake.url,
-        "timeouts": Timeouts(attempt=0.5),
         "retry": RetryPolicy(create_grace=0.1),
     }
     return DurableFleet(url, client_options=client, limits=limits)
@@ -59,8 +58,8 @@ class Hands:
         assert item is not None
         return item
 
-    async def intend(self, item: Item, posts: int = 1) -> None:
-        await self.items.intend(item, LIMITS.start_within, posts)
+    async def intend(self, item: Item, start_within: float = LIMITS.start_within) -> None:
+        await self.items.intend(item, start_within, 1)
 
 
 @asynccontextmanager
@@ -89,8 +88,8 @@ async def test_servers_that_wait_for_their_turn_are_cancelled_and_never_sent(
         sent = len(posts(real_fake))
         await asyncio.wait_for(working, 30)
         progress = await other.progress(RUN)
-    # A worker that asks for a server's turn after the cancel, ends the server as cancelled itself.
-    assert progress.cancelled >= cancelled >= 10
+    # What missed the turn that it had then was given no other one.
+    assert progress.cancelled >= cancelled > 0
     assert progress.completed == 40 - progress.cancelled == len(posts(real_fake))
     assert len(posts(real_fake)) <= sent + 6  # the turns of a second are given ahead
 
@@ -136,7 +135,8 @@ async def test_a_create_of_a_dead_worker_that_was_never_sent_is_not_sent_after_t
         await fleet.submit(RUN, [1])
         async with hands_on(durable_url) as hands:
             await hands.items.note_markers()
-            await hands.intend(await hands.claim(1))
+            # So long ago that it cannot be on the wire any more.
+            await hands.intend(await hands.claim(1), -3600.0)
         assert await fleet.cancel(RUN) == 0
         await fleet.work(until_done=True)
         assert (await outcome_of(fleet)).state is ItemState.CANCELLED
@@ -172,9 +172,10 @@ async def test_a_timeout_whose_retry_is_cancelled_is_a_timeout_and_is_waited_for
     url: str, real_fake: FakeVPS
 ) -> None:
     real_fake.backup_seconds = 3600.0
-    async with fleet_on(url, real_fake, evolve(LIMITS, wait_timeout=0.3)) as fleet:
+    async with fleet_on(url, real_fake) as fleet:
         await fleet.submit(RUN, [1])
-        await fleet.work(until_done=True)
+        async with fleet_on(url, real_fake, evolve(LIMITS, wait_timeout=0.3)) as hasty:
+            await hasty.work(until_done=True)
         before = await outcome_of(fleet)
         assert await fleet.retry(RUN) == 1
         assert await fleet.cancel(RUN) == 1

@@ -75,7 +75,7 @@ async def test_a_survivor_takes_over_what_a_killed_worker_leaves(durable_url: st
         await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
         first = await workers.start()
         await until(lambda: len(posts(fake)) == SERVERS)
-        survivor = await workers.start(attempt=2.0)
+        survivor = await workers.start(on_wire=2.0)
         await first.kill()
         assert await survivor.ended() == 0
         await assert_all_completed(fleet)
@@ -225,7 +225,7 @@ async def test_a_worker_that_wakes_after_it_was_taken_over_creates_nothing(
     postgres: Postgres,
 ) -> None:
     url = postgres.new_database()
-    options = {"attempt": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
+    options = {"on_wire": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
     async with (
         FakeVPS(servers=SERVERS, backups=0, backup_seconds=0.5) as fake,
         workers_of(url, fake) as workers,
@@ -255,7 +255,7 @@ async def run_frozen_until_taken_over(url: str, **options: object) -> Counter[in
 
     It holds its slot all the while; another one ends the run, and then it wakes up.
     """
-    limits = {"attempt": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
+    limits = {"on_wire": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
     async with (
         FakeVPS(servers=SERVERS, backups=0, backup_seconds=0.5) as fake,
         workers_of(url, fake) as workers,
@@ -293,7 +293,7 @@ async def test_a_worker_ends_whose_network_to_postgresql_swallows_all_and_nothin
     postgres: Postgres,
 ) -> None:
     url = postgres.new_database()
-    limits = {"attempt": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
+    limits = {"on_wire": 2.0, "rate": 10.0, "start_within": 1.0, "create_again_after": 1.0}
     async with (
         FakeVPS(servers=SERVERS, backups=0, backup_seconds=0.5) as fake,
         relayed(url) as (far_url, swallow),
@@ -302,7 +302,7 @@ async def test_a_worker_ends_whose_network_to_postgresql_swallows_all_and_nothin
         DurableFleet(url) as fleet,
     ):
         await fleet.submit("nightly", range(1, SERVERS + 1), description="Nightly")
-        far = await far_workers.start(**limits, answer_within=2.0)
+        far = await far_workers.start(**limits, answer_within=5.0)
         await until(lambda: len(posts(fake)) >= HELD)
         swallow()
         survivor = await workers.start(**limits, silent_looks=1)

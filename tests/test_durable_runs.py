@@ -24,7 +24,6 @@ from vpsbackups_async import (
     Retention,
     RetryPolicy,
     Server,
-    Timeouts,
 )
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import BackupTask, DurableFleet, ItemState, Limits, work
@@ -57,7 +56,6 @@ def fleet_on(url: str, fake: FakeVPS, limits: Limits = LIMITS, **options: Any) -
     client = {
         "token": fake.token,
         "base_url": fake.url,
-        "timeouts": Timeouts(attempt=1.0),
         "retry": RetryPolicy(create_grace=0.2),
     }
     return DurableFleet(url, client_options=client, limits=limits, **options)
@@ -267,9 +265,10 @@ async def test_a_retry_of_a_wait_that_timed_out_waits_for_the_same_backup(
 ) -> None:
     real_fake.backup_seconds = 3600.0
     short = Limits(backoff=ConstantBackoff(0.1), wait_timeout=0.3)
-    async with fleet_on(url, real_fake, short) as fleet:
+    async with fleet_on(url, real_fake) as fleet:
         await fleet.submit("nightly", [1])
-        await fleet.work(until_done=True)
+        async with fleet_on(url, real_fake, short) as hasty:
+            await hasty.work(until_done=True)
         (outcome,) = [one async for one in fleet.results("nightly")]
         assert (outcome.state, outcome.error) == ("failed", "WaitTimeoutError")
         assert outcome.backup_id is not None
