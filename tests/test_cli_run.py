@@ -279,7 +279,12 @@ async def test_a_submit_of_ids_with_the_token_of_another_account_is_one_clear_li
     real_fake.account_reply = {"account": {"email": "other@example.org"}, "token": {}}
     said = await here("run", "submit", "weekly", "-s", "1", **place)
     assert said.code == 2
-    assert "this token to 'other@example.org'" in said.err
+    assert "belongs to the account 'ada@example.com', not to 'other@example.org'" in said.err
+    for command in ("cancel", "retry", "forget"):
+        refused = await here("run", command, "nightly", **place)
+        assert (refused.code, refused.err) == (2, said.err)
+    assert (await here("run", "status", "nightly", **place)).code == 0
+    assert (await here("run", "cancel", "nightly", VPSBACKUPS_DATABASE=database)).code == 0
     named = await here("run", "submit", "weekly", "-s", "1", "--account", "theirs", **place)
     assert named.code == 2
     assert "'theirs'" in named.err

@@ -33,7 +33,7 @@ from vpsbackups_async.durable.items import Item, Items, NoPlaceError
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.errors import DatabaseError, RunError
-from vpsbackups_async.testing import FakeVPS, Latency, Reply, ServerFault
+from vpsbackups_async.testing import FakeVPS, Latency, Reply, ServerFault, VirtualTime
 
 LIMITS = Limits(
     backoff=ConstantBackoff(0.05), start_within=0.3, create_again_after=None, unknown_for=0.4
@@ -491,6 +491,66 @@ async def test_a_submit_with_another_name_of_the_account_is_refused_without_a_to
     async with DurableFleet(url, account="theirs") as fleet:
         with pytest.raises(ConfigurationError, match="'ours'"):
             await fleet.submit("nightly", [1])
+
+
+CHANGES = {
+    "retry": lambda fleet: fleet.retry("nightly", "cancelled"),
+    "cancel": lambda fleet: fleet.cancel("nightly"),
+    "forget": lambda fleet: fleet.forget("nightly"),
+    "forget older": lambda fleet: fleet.forget_older_than(timedelta(seconds=0.001)),
+    "schedule": lambda fleet: fleet.schedule("weekly", "0 3 * * 0", [1]),
+    "unschedule": lambda fleet: fleet.unschedule("other"),
+}
+"""What changes a run that is cancelled, or a schedule that is there."""
+
+
+async def of_an_account(fleet: DurableFleet) -> None:
+    """Let the database belong to the account of the fleet's token."""
+    await fleet.work(until_done=True)
+    await fleet.submit("nightly", [1])
+    await fleet.cancel("nightly")
+    await fleet.schedule("other", "0 3 * * *", [1])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_another_account_is_refused_to_change_a_run_or_a_schedule_and_may_look(
+    url: str, real_fake: FakeVPS, change: str
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await of_an_account(fleet)
+        before = await fleet.runs(), await fleet.schedules(), await fleet.progress("nightly")
+        real_fake.account_reply = OTHER
+        with pytest.raises(ConfigurationError, match=r"not to 'other@example\.org'.*--account"):
+            await CHANGES[change](fleet)
+        after = await fleet.runs(), await fleet.schedules(), await fleet.progress("nightly")
+        assert after == before
+        assert await by_server(fleet) == {1: "cancelled"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_who_has_no_token_may_change_a_run_or_a_schedule(
+    url: str, real_fake: FakeVPS, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VPS_API_TOKEN", raising=False)
+    async with fleet_on(url, real_fake) as fleet:
+        await of_an_account(fleet)
+        real_fake.account_reply = OTHER
+        async with DurableFleet(url) as other:
+            await CHANGES[change](other)
+
+
+@pytest.mark.virtual_time
+async def test_a_run_is_cancelled_without_a_long_wait_for_an_api_that_does_not_answer(
+    url: str, virtual_time: VirtualTime
+) -> None:
+    async with FakeVPS(servers=1, backups=0) as fake, fleet_on(url, fake, account="ours") as fleet:
+        await fleet.work(until_done=True)
+        await fleet.submit("nightly", [1])
+        fake.inject(Latency(3600.0, path="/account/me/"))
+        async with fleet_on(url, fake) as other:
+            began = virtual_time.elapsed
+            assert await other.cancel("nightly") == 1
+            assert 5.0 <= virtual_time.elapsed - began < 20.0
 
 
 async def test_ids_are_submitted_while_the_api_is_away(url: str, real_fake: FakeVPS) -> None:

@@ -17,7 +17,7 @@ try:
 except ImportError as _missing:
     raise UsageError(str(_missing)) from None
 
-__all__ = ["Database", "Fleets", "counts", "outcome_line"]
+__all__ = ["Account", "Database", "Fleets", "counts", "outcome_line"]
 
 _STATES: Final = ("waiting", "running", "completed", "failed", "unknown", "cancelled")
 
@@ -26,6 +26,13 @@ Database = Annotated[
     Parameter("--database", metavar="URL", help="sqlite:///FILE or postgresql://..."),
 ]
 """Where the runs are; else `VPSBACKUPS_DATABASE`, or a file in the user's state folder."""
+
+
+Account = Annotated[
+    str | None,
+    Parameter("--account", metavar="NAME", help="whose database, if the API does not tell"),
+]
+"""The name of the account, as the database is to know it."""
 
 
 class Fleets(OwnLoop):

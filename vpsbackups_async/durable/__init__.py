@@ -46,8 +46,9 @@ takes a backup of the old one for its own.
   server that another run still works on is passed over and named. The ping URL is kept in the
   database; the token never is, nor any other secret.
 - **Whose database.** It belongs to the account of the first token that worked on it or submitted
-  all servers; others are refused, also by `submit` where there is a token and the API answers.
-  Where the API does not tell the account, name it: `--account`.
+  all servers. Another one's token is refused by workers, and by all that changes runs or schedules
+  if the API answers; without a token who can write to the database may change them, and to look at
+  runs takes none. Where the API does not tell the account, name it: `--account`.
 - **Traps.** The database of a SQLite run must be on a local disk, and is safe against a power cut
   (`synchronous=FULL`). PostgreSQL is 14 or newer. All workers of a database run the same version
   of this library: another one is refused if it works differently. A database whose tables a newer

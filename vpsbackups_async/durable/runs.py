@@ -61,6 +61,10 @@ class DurableFleet:
     - `limits` bounds how fast workers go.
     - `account` names whose database it is, where the API does not tell the account of a token.
 
+    A database is of one account: what changes a run or a schedule is refused with the token of
+    another one. Without a token who can write to the database may change it; to look at runs takes
+    none.
+
     Nothing is connected to before the first call. No token is ever written to the database.
 
     Raises `ConfigurationError` for a URL that cannot be one; its methods raise it for a database
@@ -125,7 +129,7 @@ class DurableFleet:
             servers = [_id_of(server) for server in servers]  # all are checked before any is added
         engine = await self._open()
         if not isinstance(servers, AllServers):
-            await check(self._database, self._options, self._account)
+            await self._check_account()
         batches = self._in_batches(servers)
         # With the first servers, for a run without any is over.
         first: list[int] = await anext(batches, [])
@@ -178,7 +182,8 @@ class DurableFleet:
         server failed or none was backed up, as healthchecks.io has it. It is kept in the database.
 
         Raises `ValueError` for bad arguments, for a line of cron that is never due, for a policy
-        that fits into no server's quota, and for a name that is taken.
+        that fits into no server's quota, and for a name that is taken; `ConfigurationError` as
+        `submit` does.
         """
         task = _task(description, job, ensure, rotate, make_room=make_room)
         _check_name(name)
@@ -188,6 +193,7 @@ class DurableFleet:
         ids = None if isinstance(servers, AllServers) else tuple(_id_of(one) for one in servers)
         schedule = Schedule(name, cron, tz, task, ids, ping, datetime.now(UTC))
         engine = await self._open()
+        await self._check_account()
         context = schedule.to_context()
         await self._database.call(lambda: engine.add_schedule(name, cron, tz, context))
 
@@ -197,8 +203,12 @@ class DurableFleet:
         return [Schedule.from_context(one) for one in await self._database.call(engine.schedules)]
 
     async def unschedule(self, name: str) -> None:
-        """Delete a schedule; its runs stay. Raises `RunError` if there is no such schedule."""
+        """Delete a schedule; its runs stay.
+
+        Raises `RunError` if there is no such schedule; `ConfigurationError` as `submit` does.
+        """
         engine = await self._open()
+        await self._check_account()
         if not await self._database.call(lambda: engine.delete_schedule(name)):
             raise RunError(f"no schedule is called {name!r}")
 
@@ -286,11 +296,13 @@ class DurableFleet:
         retry only looks, and what stays unknown ends so again, with `candidates`; after a cut
         connection another create is sent where looks over `Limits.create_again_after` show nothing.
 
-        Raises `RunError` if there is no such run, `ValueError` for another word.
+        Raises `RunError` if there is no such run, `ValueError` for another word;
+        `ConfigurationError` as `submit` does.
         """
         if only not in {"failed", "unknown", "cancelled"}:
             raise ValueError(f"only must be 'failed', 'unknown' or 'cancelled', not {only!r}")
         found, engine = await self._find(run), await self._open()
+        await self._check_account()
         count, after = 0, -1
         # In the order of ids, so that what fails again meanwhile is not taken a second time.
         while some := await self._store.retry(found, ItemState(only), after, engine.enqueue):
@@ -305,9 +317,10 @@ class DurableFleet:
         and was begun goes on. What waits for a retry and may have a backup ends again as it had:
         `UNKNOWN`, or as a timeout.
 
-        Raises `RunError` if there is no such run.
+        Raises `RunError` if there is no such run; `ConfigurationError` as `submit` does.
         """
         found, engine = await self._find(run), await self._open()
+        await self._check_account()
         count = 0
         while True:
             cancelled, entries = await self._store.cancel(found)
@@ -322,8 +335,14 @@ class DurableFleet:
 
         Its name may be used again: a new run never takes a backup of an old one for its own.
 
-        Raises `RunError` if there is no such run, or if it is not over.
+        Raises `RunError` if there is no such run, or if it is not over; `ConfigurationError` as
+        `submit` does.
         """
+        await self._open()
+        await self._check_account()
+        await self._forget(run)
+
+    async def _forget(self, run: str) -> None:
         found, engine = await self._find(run), await self._open()
         progress = await self._store.progress(found)
         if not progress.is_over:
@@ -337,16 +356,22 @@ class DurableFleet:
     async def forget_older_than(self, age: timedelta) -> list[str]:
         """Forget the runs that are over and were submitted so long ago; their names.
 
-        Raises `ValueError` for an age that is none.
+        Raises `ValueError` for an age that is none; `ConfigurationError` as `submit` does.
         """
         check_duration("age", age)
+        await self._open()
+        await self._check_account()
         until = datetime.now(UTC) - age
         forgotten = []
         for info in await self.runs():
             if info.submitted_at <= until and (await self.progress(info.run)).is_over:
-                await self.forget(info.run)
+                await self._forget(info.run)
                 forgotten.append(info.run)
         return forgotten
+
+    async def _check_account(self) -> None:
+        """Raise `ConfigurationError` for another account, where there is a token or a name."""
+        await check(self._database, self._options, self._account)
 
     # --- Life ------------------------------------------------------------------------------------
 

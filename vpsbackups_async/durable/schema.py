@@ -10,6 +10,7 @@ from vpsbackups_async.durable.values import UNDER_WAY, ItemState
 from vpsbackups_async.errors import ConfigurationError
 
 __all__ = [
+    "NAME_IT",
     "VERSION",
     "bind_account",
     "create_tables",
@@ -24,6 +25,8 @@ __all__ = [
 
 VERSION: Final = 1
 """The version of these tables and of what a worker does; a database of another one is refused."""
+NAME_IT: Final = "--account, in Python account="
+"""How the account is named of which the API does not tell, or tells another name."""
 _CONCURRENCY: Final = 5000
 """How many servers are worked on at once until a worker sets it."""
 
@@ -137,8 +140,9 @@ def bind_account(connection: sa.Connection, account: str, database: Database) ->
     kept = _keep(connection, "account", account)
     if kept != account:
         raise ConfigurationError(
-            f"the database {database.name} belongs to the account {kept!r}, and this token to "
-            f"{account!r}: use the token of that account, or another database"
+            f"the database {database.name} belongs to the account {kept!r}, not to {account!r}: "
+            "use the token of that account, or another database (--database); where both are "
+            f"names of the same account, give the first one ({NAME_IT})"
         )
 
 

@@ -20,6 +20,7 @@ from vpsbackups_async.durable.items import Items
 from vpsbackups_async.durable.ownership import claim
 from vpsbackups_async.durable.roll import Listed, Silence
 from vpsbackups_async.durable.schedules import Nights
+from vpsbackups_async.durable.schema import NAME_IT
 from vpsbackups_async.durable.slots import open_slots
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
@@ -88,7 +89,7 @@ class Worker:
     async def _run(self, is_done: IsDone | None, on_start: Callable[[int], object] | None) -> None:
         if not await claim(self._database, self._client, self._account):
             raise ConfigurationError(
-                "this API does not tell whose token it is: give the account a name"
+                f"this API does not tell whose token it is: give the account a name ({NAME_IT})"
             )
         limits = self._limits
         rate, concurrency = await self._items.set_limits(limits.rate, limits.concurrency)

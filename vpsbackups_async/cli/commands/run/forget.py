@@ -10,8 +10,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, duration_of
+from vpsbackups_async.cli.session import has_token
 
 __all__ = ["run"]
 
@@ -22,6 +23,7 @@ def run(
     older_than: Annotated[
         str | None, Parameter(metavar="TIME", help=f"all that were submitted so long ago {A_TIME}")
     ] = None,
+    account: Account = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:
@@ -29,7 +31,8 @@ def run(
     if (name is None) == (older_than is None):
         raise UsageError("give the NAME of a run, or --older-than TIME")
     age = None if older_than is None else duration_of("--older-than", older_than)
-    with Fleets(common, database) as fleets:
+    asks = has_token(common)
+    with Fleets(common, database, needs_token=asks, account=account) as fleets:
         forgotten: list[str] = []
         if age is not None:
             forgotten = fleets.do(fleets.fleet.forget_older_than(age))

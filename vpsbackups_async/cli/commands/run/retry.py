@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.options import DEFAULTS, Common
+from vpsbackups_async.cli.session import has_token
 
 __all__ = ["run"]
 
@@ -26,11 +27,13 @@ def run(
         Literal["failed", "unknown", "cancelled"],
         Parameter(metavar="STATE", help="failed, unknown or cancelled; failed if not given"),
     ] = "failed",
+    account: Account = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
-    with Fleets(common, database) as fleets:
+    asks = has_token(common)
+    with Fleets(common, database, needs_token=asks, account=account) as fleets:
         count = fleets.do(fleets.fleet.retry(name, only))
         fleets.screen.summary(f"{count:,} servers of run {name} wait again")
     return Exit.FINE

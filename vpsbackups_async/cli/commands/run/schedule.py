@@ -13,9 +13,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, Flag, duration_of
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
+from vpsbackups_async.cli.session import has_token
 from vpsbackups_async.cli.text import safe
 
 __all__ = ["run"]
@@ -36,19 +37,22 @@ def run(
         str | None, Parameter(metavar="URL", help="told of each start and end; kept there")
     ] = None,
     delete: Annotated[Flag, Parameter(help="the schedule of this name")] = False,
+    account: Account = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
     if cron is None:
-        with Fleets(common, database) as fleets:
+        asks = delete and has_token(common)
+        with Fleets(common, database, needs_token=asks, account=account) as fleets:
             return fleets.do(_delete(fleets, name) if delete else _list(fleets))
     if delete:
         raise UsageError("--delete takes no CRON")
     ids = servers.ids()
     policy = None if rotate is None else policy_of(rotate, tz=tz, job=job or name)
     within = None if ensure is None else duration_of("--ensure", ensure)
-    with Fleets(common, database, makes=True) as fleets:
+    asks = has_token(common)
+    with Fleets(common, database, needs_token=asks, makes=True, account=account) as fleets:
         work = fleets.fleet.schedule(
             name,
             cron,

@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, Flag, duration_of
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
 from vpsbackups_async.cli.session import has_token
@@ -42,9 +42,7 @@ def run(
         str | None, Parameter(metavar="ZONE", help="of the periods of --rotate; UTC if not given")
     ] = None,
     make_room: Annotated[Flag, Parameter(show=False)] = False,
-    account: Annotated[
-        str | None, Parameter(metavar="NAME", help="whose database, if the API does not tell")
-    ] = None,
+    account: Account = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:

@@ -18,7 +18,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
-from vpsbackups_async.cli.fleets import Database, Fleets
+from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.durable import Limits, RunProgress
@@ -38,9 +38,7 @@ def run(
     rate: Annotated[
         float | None, NUMBER, Parameter(metavar="N", help="creates a second over all workers; kept")
     ] = None,
-    account: Annotated[
-        str | None, Parameter(metavar="NAME", help="whose database, if the API does not tell")
-    ] = None,
+    account: Account = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:
