@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import run, start
+from helpers_cli import environment, run, start
 from helpers_durable import created, held_posts, looks, posts, until
 
 from vpsbackups_async.testing import FakeVPS
@@ -127,6 +128,33 @@ async def test_a_run_is_forgotten_though_its_outcomes_cannot_be_written(
         assert process.returncode == 1
         assert err == b"error: No space left on device\n"
         assert created(real_fake) == {1: nights, 2: nights}
+
+
+_OFTEN = """
+import sys
+from vpsbackups_async.cli import main, progress
+progress._EVERY_IN_A_LOG = 0.05
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-q",)], ids=["told", "quiet"])
+async def test_a_durable_create_says_now_and_then_in_a_log_how_far_it_is(
+    real_fake: FakeVPS, database: str, words: tuple[str, ...]
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", _OFTEN, *COMMAND, *words),
+        env=environment(real_fake, VPSBACKUPS_DATABASE=database),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 0
+    if words:
+        assert err == b""
+    else:
+        line = r"^Backing up: \d of 2, .*, 0 failed, \d under way$"
+        assert re.search(line, err.decode(), re.MULTILINE)
 
 
 async def test_a_durable_create_names_what_failed(real_fake: FakeVPS, database: str) -> None:

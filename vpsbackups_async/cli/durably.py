@@ -13,6 +13,7 @@ from vpsbackups_async.cli.ids import written
 from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.signals import Stopped
 from vpsbackups_async.cli.text import moment
+from vpsbackups_async.cli.watching import watching
 from vpsbackups_async.models import AllServers, BackupRef
 
 __all__ = ["create"]
@@ -90,7 +91,8 @@ async def _make_way(fleets: Fleets, name: str) -> None:
 async def _finish(fleets: Fleets, name: str) -> None:
     """Work on the run until it is over; raises `_InterruptedError` if a signal comes before."""
     try:
-        number = await fleets.fleet.work(until_done=name)
+        async with watching(fleets, name, "Backing up"):
+            number = await fleets.fleet.work(until_done=name)
     except asyncio.CancelledError:  # SIGHUP
         await _has_left(fleets, name)
         raise

@@ -7,7 +7,7 @@ Usage: vpsbackups run status [OPTIONS] NAME
 
 import asyncio
 import json
-from typing import Annotated, Final
+from typing import Annotated
 
 from attrs import asdict
 from cyclopts import Parameter
@@ -17,14 +17,11 @@ from vpsbackups_async.cli.fleets import Database, Fleets, counts
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.progress import Display
 from vpsbackups_async.cli.text import safe
+from vpsbackups_async.cli.watching import EVERY, Watched
 from vpsbackups_async.client import ClientStats
 from vpsbackups_async.durable import RunProgress, SilentWorker
-from vpsbackups_async.models import Progress
 
 __all__ = ["run"]
-
-_EVERY: Final = 1.0
-"""Seconds between two looks at the database."""
 
 
 def run(
@@ -58,32 +55,19 @@ def run(
 
 async def _watched(fleets: Fleets, name: str) -> RunProgress:
     """The progress of the run once it is over, shown until then."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     told: set[int] = set()
     async with Display(fleets.screen, name, ClientStats, after=0.0) as display:
-        first = now = await fleets.fleet.progress(name)
+        now = await fleets.fleet.progress(name)
+        watched = Watched(now)
         while not now.is_over:
-            display.update(_shown(now, first, loop.time() - began))
+            display.update(watched.shown(now))
             for worker in await fleets.fleet.silent_workers():
                 if worker.pid not in told:
                     told.add(worker.pid)
                     fleets.screen.note(_told(worker), "yellow")
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(EVERY)
             now = await fleets.fleet.progress(name)
     return now
-
-
-def _shown(now: RunProgress, first: RunProgress, seconds: float) -> Progress:
-    failed = now.failed + now.unknown + now.cancelled
-    return Progress(
-        now.ended,
-        now.completed,
-        failed,
-        now.running,
-        now.total,
-        seconds * now.ended / max(1, now.ended - first.ended),
-    )
 
 
 def _told(worker: SilentWorker) -> str:
