@@ -190,20 +190,25 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-async def test_a_second_signal_leaves_creates_on_the_wire_to_the_next_worker_in_one_line(
-    real_fake: FakeVPS, database: str
+@pytest.mark.parametrize("until_done", [(), ("--until-done",)], ids=["until told", "until done"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+async def test_a_second_signal_leaves_creates_on_the_wire_to_the_next_worker_and_is_no_success(
+    real_fake: FakeVPS, database: str, number: signal.Signals, until_done: tuple[str, ...]
 ) -> None:
     place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
     real_fake.inject(held_posts(3))
     assert (await run("run", "submit", "nightly", "--all", **place)).code == 0
-    process = await start("run", "work", **place)
+    process = await start("run", "work", *until_done, **place)
     assert process.stderr is not None
     await asyncio.wait_for(process.stderr.readline(), 30)
     await until(lambda: len(posts(real_fake)) == 3)
-    process.send_signal(signal.SIGINT)
-    await until(lambda: not is_pending(process.pid, signal.SIGINT))  # two at once would be one
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    await until(lambda: not is_pending(process.pid, number))  # two at once would be one
+    process.send_signal(number)
     _, err = await asyncio.wait_for(process.communicate(), 15)
-    assert err == b"3 creates are unsettled: the next worker looks for them\n"
+    told = err.splitlines()
+    assert told.pop(0) == b"3 creates are unsettled: the next worker looks for them"
+    assert told == ([b"0 completed, 3 left"] if until_done else [])
+    assert process.returncode == 128 + number
     assert (await run("run", "work", "--until-done", **place)).code == 0
     assert created(real_fake) == {1: 1, 2: 1, 3: 1}

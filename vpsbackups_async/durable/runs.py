@@ -88,6 +88,7 @@ class DurableFleet:
         self._store = Store(self._database)
         self._engine: EngineClient | None = None
         self._opening = asyncio.Lock()
+        self._unsettled = 0
 
     def __repr__(self) -> str:
         return f"<DurableFleet {self._database.name}>"
@@ -222,7 +223,8 @@ class DurableFleet:
         With `until_done` it also ends, with None, once no server waits or is worked on: of any
         run, or of the run of that name. At its end nothing more is started, creates that are on the
         wire end, and what is waited for is left to another worker; a second signal leaves it those
-        creates, too. `on_start` is called with the number of this worker's slot.
+        creates, too, and `unsettled` tells how many. `on_start` is called with the number of this
+        worker's slot.
 
         There is one worker in a process at a time, and the process should be its own: the engine is
         global, and takes the event loop's default executor.
@@ -235,7 +237,18 @@ class DurableFleet:
             engine = await self._open()
             worker = Worker(self._database, engine, client, self._limits, self._account)
             is_done = await self._end_of(until_done)
-            return await worker.run(is_done=is_done, on_start=on_start)
+            self._unsettled = 0
+            number = await worker.run(is_done=is_done, on_start=on_start)
+            self._unsettled = worker.unsettled
+            return number
+
+    @property
+    def unsettled(self) -> int:
+        """How many creates the last `work` left on the wire, as a second signal cut it off.
+
+        The next worker looks for them.
+        """
+        return self._unsettled
 
     async def _end_of(self, until_done: bool | str) -> IsDone | None:
         """What tells whether the work is done; None if it never is."""

@@ -81,6 +81,9 @@ class Work:
         self._fail = fail
         self._stopped = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
+        self._is_hurried = False
+        self.unsettled: int = 0
+        """How many creates were on the wire as `hurry` left them to the next worker."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._line = asyncio.Lock()
         self._guard = Guard(client, items, limits, self._stopped, rate)
@@ -105,6 +108,9 @@ class Work:
             if not self._guard.is_sending(task):
                 task.cancel()
         closing = self._closing = asyncio.create_task(self._client.close(), name="vpsbackups-close")
+        if self._is_hurried:
+            await asyncio.sleep(0)  # a close that has begun closes the connections where it is cut
+            self.hurry()
         await asyncio.wait([closing])
         if not closing.cancelled():
             closing.result()
@@ -115,12 +121,14 @@ class Work:
         await asyncio.gather(*left, return_exceptions=True)
 
     def hurry(self) -> None:
-        """Wait no longer for creates that are on the wire, once `stop` waits for them.
+        """Wait no longer for creates that are on the wire, now or once `stop` would wait for them.
 
         Their intents are in the database, so that the next worker looks for them.
         """
+        self._is_hurried = True
         unsettled = sum(self._guard.is_sending(task) for task in self._tasks)
         if self._closing is not None and self._closing.cancel() and unsettled:
+            self.unsettled = unsettled
             logger.warning("%s creates are unsettled: the next worker looks for them", unsettled)
 
     async def _do(self, entry: Entry) -> None:

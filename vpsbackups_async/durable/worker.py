@@ -69,6 +69,8 @@ class Worker:
         self._slot = -1
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._signal: signal.Signals | None = None
+        self.unsettled: int = 0
+        """How many creates a second signal left on the wire, once `run` has ended."""
 
     async def run(
         self, *, is_done: IsDone | None, on_start: Callable[[int], object] | None
@@ -112,6 +114,7 @@ class Worker:
                 finally:
                     await nights.stop()
                     await work.stop()
+                    self.unsettled = work.unsettled
                     await engine.stop()
         finally:
             with suppress(WorkerStoppedError):

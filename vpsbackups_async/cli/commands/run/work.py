@@ -10,6 +10,7 @@ Usage: vpsbackups run work [OPTIONS]
 """
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
 from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.signals import Stopped
 from vpsbackups_async.durable import Limits, RunProgress
 from vpsbackups_async.errors import DatabaseError, RunError, WorkerStoppedError
 
@@ -63,15 +65,22 @@ def run(
             os._exit(Exit.SOME_FAILED)
 
 
-async def _until_interrupted(fleets: Fleets, started: Callable[[int], object]) -> Exit:
-    await fleets.fleet.work(on_start=started)
-    return Exit.FINE
+async def _until_interrupted(fleets: Fleets, started: Callable[[int], object]) -> int:
+    number = await fleets.fleet.work(on_start=started)
+    return _code_of(fleets, number, Exit.FINE)
 
 
-async def _until_done(fleets: Fleets, started: Callable[[int], object]) -> Exit:
+def _code_of(fleets: Fleets, number: signal.Signals | None, code: int) -> int:
+    """The exit code of this signal where creates were left on the wire, else the given one."""
+    if number is None or not fleets.fleet.unsettled:
+        return code
+    return Stopped(number).code
+
+
+async def _until_done(fleets: Fleets, started: Callable[[int], object]) -> int:
     """Say how the servers ended of the runs that were not over before; the exit code."""
     before = {one.run async for one in _each(fleets) if one.is_over}
-    await fleets.fleet.work(until_done=True, on_start=started)
+    number = await fleets.fleet.work(until_done=True, on_start=started)
     counts = dict.fromkeys(("completed", "failed", "unknown", "cancelled", "left"), 0)
     async for one in _each(fleets):
         if one.run not in before:
@@ -83,7 +92,7 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object]) -> Exit:
     shown += [f"{count:,} {state}" for state, count in counts.items() if count]
     how = ": vpsbackups run results NAME" if failed else ""
     fleets.screen.summary(f"{', '.join(shown)}{how}")
-    return Exit.SOME_FAILED if failed else Exit.FINE
+    return _code_of(fleets, number, Exit.SOME_FAILED if failed else Exit.FINE)
 
 
 async def _each(fleets: Fleets) -> AsyncIterator[RunProgress]:
