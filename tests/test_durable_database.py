@@ -18,6 +18,33 @@ from vpsbackups_async.durable.slots import open_slots
 pytestmark = pytest.mark.durable
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:///runs.sqlite?x=y", "'x'"),
+        ("sqlite:///runs.sqlite?timeout=5&mode=ro", "'timeout', 'mode'"),
+        ("postgresql://vps:canary-pw@127.0.0.1:1/runs?foo=bar", "'foo'"),
+        ("postgresql://127.0.0.1:1/runs?sslmode=disable&autocommit=1", "'autocommit'"),
+    ],
+)
+def test_an_option_that_the_kind_of_database_does_not_have_is_refused_by_its_name(
+    url: str, words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f" no option {words}: leave it out") as raised:
+        Database(url)
+    assert "canary-pw" not in str(raised.value)
+
+
+def test_a_password_among_the_options_is_shown_nowhere() -> None:
+    url = "postgresql://vps@127.0.0.1:1/runs?password=canary-pw&sslpassword=canary-pw"
+    with contextlib.closing(Database(url)) as database:
+        error = database.unreachable(OSError("password canary-pw is wrong"))
+        shown = f"{database!r} {database.name} {error}"
+        assert "canary-pw" not in shown
+        assert "password=hidden&sslpassword=hidden" in shown
+        assert database.full_url.count("canary-pw") == 2
+
+
 @pytest.fixture
 def url(postgres: Postgres) -> str:
     return postgres.new_database()

@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +47,8 @@ _CONNECT: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+_PASSWORDS: Final = frozenset({"password", "sslpassword"})
+"""The options of PostgreSQL that are secrets."""
 _IDLE_TRANSACTION: Final = "SET idle_in_transaction_session_timeout = '30s'"
 """A process that is frozen within a transaction would hold what it locked from the others."""
 
@@ -108,8 +110,9 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The URL without its password."""
-        return self._plain.render_as_string(hide_password=True)
+        """The URL without its passwords."""
+        shown = dict.fromkeys(_PASSWORDS & self.url.query.keys(), "hidden")
+        return self._plain.update_query_dict(shown).render_as_string(hide_password=True)
 
     @property
     def full_url(self) -> str:
@@ -233,8 +236,9 @@ class Database:
     def _why(self, error: BaseException) -> str:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()
         said = why[0] if why else type(error).__name__
-        if self.url.password:
-            said = said.replace(str(self.url.password), "***")
+        for secret in (self.url.password, *map(self.url.query.get, _PASSWORDS)):
+            if isinstance(secret, str) and secret:
+                said = said.replace(secret, "***")
         return said
 
     def connect_alone(self, name: str) -> sa.Connection:
@@ -287,12 +291,30 @@ def _checked(url: str) -> sa.URL:
         ) from None
     kind = made.drivername.partition("+")[0]
     if kind in {"postgresql", "postgres"}:
+        _check_options(made, "PostgreSQL", _options_of_postgres())
         return made.set(drivername="postgresql+psycopg")
     if kind != "sqlite":
         raise ConfigurationError(f"a database is sqlite:///... or postgresql://..., not {kind}://")
     if not made.database or made.database == ":memory:":
         raise ConfigurationError("a SQLite database needs a file: sqlite:///PATH")
+    _check_options(made, "a SQLite database", ())
     return made.set(drivername="sqlite", database=str(Path(made.database).absolute()))
+
+
+def _options_of_postgres() -> set[str]:
+    from psycopg import pq  # noqa: PLC0415  # it takes a while, and SQLite needs none of it
+
+    return {one.keyword.decode() for one in pq.Conninfo.get_defaults()}
+
+
+def _check_options(url: sa.URL, kind: str, known: Collection[str]) -> None:
+    """Raise `ConfigurationError` for options in the URL that the database does not have.
+
+    Some would be ignored by the driver, with a warning, and others end it.
+    """
+    if wrong := [name for name in url.query if name not in known]:
+        named = ", ".join(map(repr, wrong))
+        raise ConfigurationError(f"the URL of {kind} has no option {named}: leave it out")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
