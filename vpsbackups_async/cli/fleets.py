@@ -57,6 +57,9 @@ class Fleets(OwnLoop):
         if needs_token:
             options = {"token": token_of(common), "base_url": url_of(common)}
         super().__init__()
+        for option, value in (("--database", database), ("--account", account)):
+            if value is not None and not value.strip():
+                raise UsageError(f"{option} is empty")
         url = database or os.environ.get("VPSBACKUPS_DATABASE") or None
         self.fleet: DurableFleet = DurableFleet(
             url, client_options=options, limits=limits, account=account

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Self
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import UsageError, end_of
+from vpsbackups_async.cli.options import FILE
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.text import safe
 from vpsbackups_async.errors import (
@@ -43,6 +44,7 @@ _TELLING: Final = (
 
 NotMadeTo = Annotated[
     Path | None,
+    FILE,
     Parameter(metavar="FILE", help="the servers that certainly got none; always replaced"),
 ]
 

@@ -48,12 +48,12 @@ Ping = Annotated[
 def _file(kind: Any, tokens: Sequence[Token]) -> Path:  # noqa: ARG001  # part of the protocol
     [token] = tokens
     if not token.value.strip():  # `Path` would take it for the current folder
-        raise UsageError(f"{token.keyword} is empty")
+        raise UsageError(f"{token.keyword or 'the path'} is empty")
     return Path(token.value)
 
 
 FILE: Final = Parameter(converter=_file)
-"""Marks an option that takes the path of a file."""
+"""Marks an argument that takes the path of a file or a folder."""
 
 _GROUP = Group(OF_EVERY_COMMAND, sort_key=2)
 _LONGEST: Final = timedelta(days=36_500)

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
-from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.options import DEFAULTS, FILE, Common, Flag
 from vpsbackups_async.cli.screen import Screen
 
 __all__ = ["run"]
@@ -66,7 +66,7 @@ def _options(command: str, default: str) -> Parameter:
 
 
 def run(
-    directory: Annotated[Path, Parameter(metavar="DIRECTORY", help="where to write them")],
+    directory: Annotated[Path, FILE, Parameter(metavar="DIRECTORY", help="where to write them")],
     /,
     *,
     rotate: Annotated[str, _options("rotate", "4 daily and 4 weekly of all servers")] = _ROTATE,
