@@ -37,7 +37,7 @@ def run(
         str | None, Parameter(metavar="URL", help="told of each start and end; kept there")
     ] = None,
     delete: Annotated[Flag, Parameter(help="the schedule of this name")] = False,
-    account: Account = None,
+    account: Annotated[Account, Parameter(show=False)] = None,
     database: Database = None,
     common: Common = DEFAULTS,
 ) -> int:
