@@ -4,10 +4,16 @@ import shlex
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from helpers_cli import Ended, Here
 
+from vpsbackups_async import CreateOutcomeUnknownError
+from vpsbackups_async.cli.failures import Failures
+from vpsbackups_async.cli.options import Common
+from vpsbackups_async.cli.pasting import given
+from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.testing import FakeVPS, Latency, Reply
 
 HOUR = timedelta(hours=1)
@@ -141,3 +147,46 @@ async def test_a_date_that_cannot_be_is_refused(
     ended = await run("create", "1", *arguments.split(), fake=fake)
     assert (ended.code, fake.count()) == (2, 0)
     assert said in ended.err
+
+
+async def test_printed_commands_have_the_url_and_the_token_file_that_were_given(
+    fake: FakeVPS, run: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "my  token").write_text(fake.token)
+    options = ("--url", fake.url, "--token-file", str(tmp_path / "my  token"))
+    fake.inject(Reply(503, b"{}", method="POST", when="after"))
+    fake.inject(Reply(403, b"{}", method="GET"))
+    ended = await run("create", "5", *options)
+    assert ended.code == 1
+    assert fake.token not in ended.err
+    fake.clear_faults()
+    again = shlex.split(ended.err.splitlines()[-1])[1:]
+    assert again[-5:] == [*options, "5"]
+    assert (await run(*again)).code == 0
+    assert len(fake.backups) == 1
+
+
+def test_a_hint_with_a_command_has_the_options_that_were_given(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    failures = Failures(Screen(), given=given(Common(url="http://127.0.0.1:1")))
+    failures.add("server 5", CreateOutcomeUnknownError((), 5, "Nightly", "no look told"))
+    failures.close()
+    assert capfd.readouterr().err.endswith(
+        "vpsbackups list --type manual --server 5 --url http://127.0.0.1:1\n"
+    )
+
+
+@pytest.mark.parametrize("most", [9, 0], ids=["few", "many"])
+async def test_the_command_that_waits_has_the_url_and_the_token_file_that_were_given(
+    fake: FakeVPS, run: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("vpsbackups_async.cli.pasting.AT_MOST", most)
+    (tmp_path / "token").write_text(fake.token)
+    fake.backup_seconds = 600
+    options = f"--url {fake.url} --token-file {tmp_path / 'token'}"
+    ended = await run("create", "5", "--wait", "--timeout", "0.1", *options.split())
+    assert ended.code == 4
+    listed = f"vpsbackups list --type manual --status in_progress {options} | "
+    waited = f"vpsbackups wait {options} "
+    assert ended.err.splitlines()[-1] == (f"{waited}1:5" if most else f"{listed}{waited}--from -")

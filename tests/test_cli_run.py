@@ -98,7 +98,11 @@ async def test_a_worker_tells_of_no_run_that_was_over_before(
     place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
     work = ("run", "work", "--until-done")
     assert (await here("run", "submit", "bad", "-s", "99", **place)).code == 0
-    assert (await run(*work, **place)).code == 1
+    said = await run(*work, "--database", database, fake=real_fake)
+    assert said.code == 1
+    assert said.err.splitlines()[-1] == (
+        f"0 completed, 1 failed: vpsbackups run results --database {database} NAME"
+    )
     said = await run(*work, **place)
     assert (said.code, said.err.splitlines()[-1]) == (0, "0 completed")
     assert (await here("run", "submit", "good", "-s", "1", **place)).code == 0

@@ -63,7 +63,7 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     "expired or revoked",
     ConfigurationError: "",
     CreateOutcomeUnknownError: "Look before creating again: vpsbackups list --type manual "
-    "--server {error.server_id}",
+    "--server {error.server_id}{given}",
     DeadlineExceededError: _LATER,
     RateLimitedError: _LATER,
     RequestTimeoutError: "The server was too slow: try again later",
@@ -75,17 +75,20 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
 """What to do, where the hint of the error is about Python and not about the shell."""
 
 
-def hint_of(error: BaseException, *, concurrency: bool = False) -> str:
+def hint_of(error: BaseException, *, concurrency: bool = False, given: str = "") -> str:
     """What to do about an error; empty if the error says so itself.
 
-    `concurrency` is whether the command has an option for how much it does at once.
+    `concurrency` is whether the command has an option for how much it does at once, `given` the
+    options that a command to be pasted must have.
     """
-    hint = _hint_of(error).replace("base_url (or VPS_API_URL)", "the URL (VPS_API_URL or --url)")
+    hint = _hint_of(error, given).replace(
+        "base_url (or VPS_API_URL)", "the URL (VPS_API_URL or --url)"
+    )
     fewer = concurrency and hint == _LATER
     return f"{hint}, or with fewer at once (--concurrency)" if fewer else hint
 
 
-def _hint_of(error: BaseException) -> str:
+def _hint_of(error: BaseException, given: str) -> str:
     if isinstance(error, TransportError) and error.failure == "untrusted":
         return "For a certificate authority of your own: SSL_CERT_FILE=ca.pem"
     own: str = vars(error).get("hint", "")  # of the verb that failed, so more to the point
@@ -93,7 +96,7 @@ def _hint_of(error: BaseException) -> str:
         return own
     for kind in type(error).__mro__:
         if kind in _HINTS:
-            return _HINTS[kind].format(error=error)
+            return _HINTS[kind].format(error=error, given=given)
     return error.hint if isinstance(error, VPSBackupsError) else ""
 
 

@@ -10,12 +10,14 @@ __all__ = ["Failures"]
 class Failures:
     """Prints each failure to standard error. It keeps one error of each kind, not all of them.
 
-    `concurrency` is whether the command has an option for how much it does at once.
+    `concurrency` is whether the command has an option for how much it does at once, `given` what
+    `pasting.given` gives for the commands in hints.
     """
 
-    def __init__(self, screen: Screen, *, concurrency: bool = False) -> None:
+    def __init__(self, screen: Screen, *, concurrency: bool = False, given: str = "") -> None:
         self._screen = screen
         self._concurrency = concurrency
+        self._given = given
         self._kinds: dict[type[BaseException], BaseException] = {}
         self.count: int = 0
         self._not_attempted = 0
@@ -40,7 +42,7 @@ class Failures:
         if self._not_attempted:
             self._screen.note(f"{self._not_attempted:,} were not attempted", "red")
         hints = (
-            hint_of(error, concurrency=self._concurrency)
+            hint_of(error, concurrency=self._concurrency, given=self._given)
             for error in self._kinds.values()
             if not isinstance(error, NotAttemptedError)
         )

@@ -1,22 +1,37 @@
 """Commands that are printed to be pasted into the same shell."""
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from typing import Final
 
+from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
+from vpsbackups_async.cli.text import printable
 
-__all__ = ["AT_MOST", "to_paste"]
+__all__ = ["AT_MOST", "given", "to_paste"]
 
 AT_MOST: Final = 1000
 """Words that are printed to be copied; more are left to a list or a file."""
 _ON_ONE_LINE: Final = 5
 
 
+def given(common: Common) -> str:
+    """The options that say where the API and the token are, as they were given, after a space.
+
+    Without them a printed command would go to another server, or have no token. Empty where the
+    environment says both.
+    """
+    options = (("--url", common.url), ("--token-file", common.token_file))
+    words = [f" {name} {shlex.quote(str(value))}" for name, value in options if value is not None]
+    return printable("".join(words))
+
+
 def to_paste(screen: Screen, command: str, option: str, words: Sequence[str]) -> None:
     """Print a command with these words: as arguments, or as the input that `option` reads.
 
-    `--from` takes an id without its server only if it is alone on its line.
+    `command` has its other options, those of `given` included. `--from` takes an id without its
+    server only if it is alone on its line.
     """
     if len(words) <= _ON_ONE_LINE:
         screen.note(f"vpsbackups {command} {' '.join(words)}", exact=True)

@@ -4,7 +4,18 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["age", "clock", "counted", "moment", "safe", "seconds_of", "short", "since", "size"]
+__all__ = [
+    "age",
+    "clock",
+    "counted",
+    "moment",
+    "printable",
+    "safe",
+    "seconds_of",
+    "short",
+    "since",
+    "size",
+]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhdw]?)")
@@ -12,8 +23,12 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhdw]?)")
 
 def safe(text: str) -> str:
     """The text on one line, with `?` for what is not printable: a terminal might obey it."""
-    line = " ".join(text.split())
-    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """The text, with `?` for what is not printable."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def counted(number: int, what: str) -> str:

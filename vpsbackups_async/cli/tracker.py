@@ -1,6 +1,6 @@
 """Backups from start to end: a row for each, failures, counts, and how to wait for the rest."""
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,7 +13,7 @@ from vpsbackups_async.cli.layouts import BACKUPS
 from vpsbackups_async.cli.not_made import NotMade, is_certain
 from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.outcomes import INTERRUPTED, NOT_BEGUN, Outcomes
-from vpsbackups_async.cli.pasting import to_paste
+from vpsbackups_async.cli.pasting import given, to_paste
 from vpsbackups_async.cli.rows import Table
 from vpsbackups_async.cli.session import Session
 from vpsbackups_async.cli.text import clock, counted
@@ -61,7 +61,10 @@ class Tracker:
         self._waits = waits
         self._servers = servers
         self._running = dict.fromkeys(running)  # in the order in which they began
-        self._failures = Failures(self._screen, concurrency=bool(again))  # of `create` alone
+        self.given: str = given(common)
+        """The options that a printed command must have."""
+        is_create = bool(again)  # no other command has one
+        self._failures = Failures(self._screen, concurrency=is_create, given=self.given)
         self.outcomes: Outcomes | None = Outcomes(self._screen) if as_outcomes else None
         """Where outcomes are written; None where rows are."""
         self._not_made = not_made
@@ -246,7 +249,7 @@ class Tracker:
         except OSError as error:
             if left:
                 self._screen.note(f"{counted(len(left), 'server')} certainly got no backup:", "red")
-                to_paste(self._screen, "create", "--servers-from", list(map(str, left)))
+                self._to_paste("create", "--servers-from", list(map(str, left)))
             return error
         return None
 
@@ -286,23 +289,22 @@ class Tracker:
                 "and makes none where one is there:"
             )
             if len(self._doubtful) <= pasting.AT_MOST:
-                to_paste(
-                    self._screen, self._again, "--servers-from", list(map(str, self._doubtful))
-                )
+                self._to_paste(self._again, "--servers-from", list(map(str, self._doubtful)))
             else:
-                again = f"vpsbackups {self._again}"
+                again = f"vpsbackups {self._again}{self.given}"
                 self._screen.note(f"{again}  # and the same servers as before", exact=True)
         refs = [written(ref) for ref in self._running]
         if not refs or (error is None and not self._waits):
             return
         self._screen.note(f"{len(refs):,} may still be running; to wait for them:")
         if len(refs) <= pasting.AT_MOST:
-            to_paste(self._screen, "wait", "--from", refs)
+            self._to_paste("wait", "--from", refs)
         else:
-            self._screen.note(
-                "vpsbackups list --type manual --status in_progress | vpsbackups wait --from -",
-                exact=True,
-            )
+            running = f"vpsbackups list --type manual --status in_progress{self.given}"
+            self._screen.note(f"{running} | vpsbackups wait{self.given} --from -", exact=True)
+
+    def _to_paste(self, command: str, option: str, words: Sequence[str]) -> None:
+        to_paste(self._screen, f"{command}{self.given}", option, words)
 
 
 def _failure_of(backup: Backup | None) -> BackupFailedError | None:

@@ -137,7 +137,7 @@ async def _follow(
 ) -> tuple[Exit, str]:
     """Write what became of each server; the exit code, and a summary."""
     screen = tracker.session.screen
-    failures = Failures(screen)
+    failures = Failures(screen, given=tracker.given)
     writer = open_writer("table", screen, DECISIONS)
     made = deleted = full = 0
     async with aclosing(outcomes):

@@ -10,6 +10,7 @@ Usage: vpsbackups run work [OPTIONS]
 """
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -56,8 +57,10 @@ def run(
             screen.summary(f"worker {slot} of {fleets.fleet.name}: Ctrl-C ends it in order")
 
         try:
-            work = _until_done if until_done else _until_interrupted
-            return fleets.do(work(fleets, started))
+            if until_done:
+                named = "" if database is None else f" --database {shlex.quote(fleets.fleet.name)}"
+                return fleets.do(_until_done(fleets, started, named))
+            return fleets.do(_until_interrupted(fleets, started))
         except (DatabaseError, WorkerStoppedError) as error:
             screen.error(explain(error), hint_of(error))
             sys.stdout.flush()
@@ -77,8 +80,11 @@ def _code_of(fleets: Fleets, number: signal.Signals | None, code: int) -> int:
     return Stopped(number).code
 
 
-async def _until_done(fleets: Fleets, started: Callable[[int], object]) -> int:
-    """Say how the servers ended of the runs that were not over before; the exit code."""
+async def _until_done(fleets: Fleets, started: Callable[[int], object], named: str) -> int:
+    """Say how the servers ended of the runs that were not over before; the exit code.
+
+    `named` is the option that names the database, if it was given.
+    """
     before = {one.run async for one in _each(fleets) if one.is_over}
     number = await fleets.fleet.work(until_done=True, on_start=started)
     counts = dict.fromkeys(("completed", "failed", "unknown", "cancelled", "left"), 0)
@@ -90,7 +96,7 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object]) -> int:
     failed = counts["failed"] + counts["unknown"]
     shown = [f"{counts.pop('completed'):,} completed"]
     shown += [f"{count:,} {state}" for state, count in counts.items() if count]
-    how = ": vpsbackups run results NAME" if failed else ""
+    how = f": vpsbackups run results{named} NAME" if failed else ""
     fleets.screen.summary(f"{', '.join(shown)}{how}")
     return _code_of(fleets, number, Exit.SOME_FAILED if failed else Exit.FINE)
 
