@@ -94,6 +94,23 @@ async def test_servers_that_wait_for_their_turn_are_cancelled_and_never_sent(
     assert len(posts(real_fake)) <= sent + 6  # the turns of a second are given ahead
 
 
+@pytest.mark.durable
+async def test_a_worker_learns_of_a_cancel_while_a_create_waits_for_its_turn(
+    url: str, real_fake: FakeVPS
+) -> None:
+    slow = evolve(LIMITS, rate=0.25)
+    async with fleet_on(url, real_fake, slow) as fleet, fleet_on(url, real_fake) as other:
+        await other.submit(RUN, [1, 2])
+        working = asyncio.create_task(fleet.work(until_done=True))
+        await until(lambda: len(posts(real_fake)) == 1)
+        await asyncio.sleep(0.5)  # the other one is intended, for a turn in four seconds
+        await other.cancel(RUN)
+        await asyncio.wait_for(working, 30)
+        progress = await other.progress(RUN)
+    assert (progress.completed, progress.cancelled) == (1, 1)
+    assert len(posts(real_fake)) == 1
+
+
 async def test_a_server_that_was_taken_and_not_begun_waits_and_is_cancelled(
     durable_url: str,
 ) -> None:

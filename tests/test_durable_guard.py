@@ -18,16 +18,17 @@ from vpsbackups_async import (
     BackupInProgressError,
     CreateOutcomeUnknownError,
     Observation,
+    Retention,
     RetryPolicy,
 )
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry, migrate
 from vpsbackups_async.durable.guard import Guard
-from vpsbackups_async.durable.items import Item, Items, Run, SupersededError
+from vpsbackups_async.durable.items import Item, Items, Run, RunCancelledError, SupersededError
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
-from vpsbackups_async.durable.values import BackupTask, ItemState, Limits, RunOutcome
+from vpsbackups_async.durable.values import BackupTask, ItemState, Limits, RotateTask, RunOutcome
 from vpsbackups_async.testing import Drop, FakeVPS, Latency, Reply, ServerFault
 
 SERVER = 1
@@ -456,6 +457,62 @@ async def test_a_create_that_waits_for_its_turn_when_the_worker_is_stopped_was_n
         assert task.cancelled()
         assert (await made.claimed()).posts == 0
     assert posts(real_fake) == []
+
+
+async def waiting_for_its_turn(made: Setting, guard: Guard) -> tuple[Item, asyncio.Task[Any]]:
+    """The item, and its create, whose turn comes in a hundred seconds."""
+    await made.items.set_limits(0.01, None)
+    item = await made.claimed()
+    await made.items.intend(item, 0.0, 0)
+    task = asyncio.create_task(guard.create(item, "Nightly"))
+    await until(lambda: guard._waiting == 1)
+    return item, task
+
+
+@pytest.mark.virtual_time
+async def test_a_create_that_waits_for_its_turn_when_the_run_is_cancelled_was_never_sent(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        guard = made.guard()
+        _, creating = await waiting_for_its_turn(made, guard)
+        assert await made.store.cancel(made.run) == (0, [])
+        await guard.learn_cancels()
+        with pytest.raises(RunCancelledError):
+            await creating
+        assert (await made.claimed()).posts == 0
+    assert posts(real_fake) == []
+
+
+@pytest.mark.virtual_time
+async def test_a_rotation_that_may_have_made_room_is_sent_at_its_turn_though_it_is_cancelled(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as plain:
+        task = RotateTask(Retention(last=1, job="a"), make_room=True)
+        run, _ = await plain.store.submit("other", task, [SERVER], lambda _, __: None)
+        made = evolve(plain, run=run)
+        guard = made.guard()
+        _, creating = await waiting_for_its_turn(made, guard)
+        await made.store.cancel(run)
+        await guard.learn_cancels()
+        await creating
+    assert posts(real_fake) == [SERVER]
+
+
+@pytest.mark.virtual_time
+async def test_a_create_of_a_retry_is_sent_though_the_guard_knows_of_a_cancel_before(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        guard = made.guard()
+        item, creating = await waiting_for_its_turn(made, guard)
+        await made.store.cancel(made.run)
+        await guard.learn_cancels()
+        await made.store.retry(made.run, ItemState.CANCELLED, -1, lambda _, __: None)
+        await creating
+    assert posts(real_fake) == [SERVER]
+    assert item.posts == 1
 
 
 @pytest.mark.virtual_time

@@ -22,7 +22,7 @@ from vpsbackups_async._creating.settling import may_create_again
 from vpsbackups_async._tags import marker_of, same, with_labels, with_marker
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.items import Item, Items, RunCancelledError
-from vpsbackups_async.durable.values import Limits
+from vpsbackups_async.durable.values import Limits, acts_before_create
 from vpsbackups_async.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -79,6 +79,8 @@ class Guard:
         self._items = items
         self._limits = limits
         self._stopped = stopped
+        self._waiting = 0
+        self._cancelled: frozenset[str] = frozenset()
         self._keeps_markers = False
         self._sending: set[asyncio.Task[Any] | None] = set()
 
@@ -208,19 +210,40 @@ class Guard:
         """The time within which the create may be sent, once it has begun.
 
         Where others have their turns right after it, it must be sent `in_time`, at its turn: a
-        process that is busy would send several at once.
+        process that is busy would send several at once. Raises as `Items.intend`, also where the
+        run is known to have been cancelled meanwhile.
         """
         async with self._turns:
             if self._stopped.is_set():
                 raise _StoppedError
             began, began_utc = time.monotonic(), time.time()
             turn = await self._items.intend(item, self._limits.start_within, posts)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
+            self._waiting += 1
+            try:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped.wait(), turn.starts_at - time.monotonic())
+            finally:
+                self._waiting -= 1
+            await self._check_cancelled(item)
         end = began + turn.ends_in
         if in_time and turn.is_paced:
             end = min(end, turn.starts_at + _LATE)
         return _Window(end, began_utc + turn.ends_in, self._stopped)
+
+    async def learn_cancels(self) -> None:
+        """Look which runs are cancelled, if any create waits for its turn.
+
+        Not just before each create is sent: it would come late to its turn.
+        """
+        if self._waiting:
+            self._cancelled = await self._items.cancelled_runs()
+
+    async def _check_cancelled(self, item: Item) -> None:
+        nonce = item.run.nonce
+        if nonce not in self._cancelled or acts_before_create(item.run.task):
+            return
+        if nonce in await self._items.cancelled_runs():  # it may have been retried since
+            raise RunCancelledError
 
     async def _learn(self, item: Item, backup: Backup) -> None:
         """Note if the API is seen to keep a marker, so that looks for one tell something."""

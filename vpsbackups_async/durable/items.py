@@ -140,6 +140,7 @@ UPDATE {items} SET state = :state, outcome = :outcome, error = :error WHERE {own
 _TOLD: Final = frozenset({"backup", "detail"})
 """The fields of an outcome that have texts of the API's."""
 _NOW: Final = "SELECT {now}"
+_CANCELLED: Final = "SELECT nonce FROM {runs} WHERE cancelled"
 
 
 class Items:
@@ -263,6 +264,11 @@ class Items:
         """The time by the clock of the database, in seconds since 1970."""
         query = self._text(_NOW)
         return await self._run(lambda connection: float(connection.execute(query).scalar_one()))
+
+    async def cancelled_runs(self) -> frozenset[str]:
+        """The nonces of the runs that are cancelled."""
+        query = self._text(_CANCELLED)
+        return await self._run(lambda connection: frozenset(connection.execute(query).scalars()))
 
     async def set_limits(
         self, rate: float | None, concurrency: int | None

@@ -97,6 +97,10 @@ class Work:
         task.add_done_callback(self._tasks.discard)
         await task
 
+    async def learn_cancels(self) -> None:
+        """Look whether runs were cancelled whose creates wait for their turns."""
+        await self._guard.learn_cancels()
+
     async def stop(self) -> None:
         """Leave what is under way to other workers; creates that are on the wire end first.
 

@@ -43,6 +43,8 @@ _SILENT_LOOKS: Final = 15
 """Looks for dead workers over which one that holds its slot must be silent to be taken over."""
 _ANSWER_WITHIN: Final = 20.0
 """Seconds after which a database that does not answer is taken for lost; before the slot is."""
+_CANCELS: Final = 0.1
+"""Seconds between two looks whether a run was cancelled, while creates wait for their turns."""
 _IDLE: Final = 0.25
 
 
@@ -110,7 +112,7 @@ class Worker:
                     await self._database.call(self._engine.catch_up)
                     if on_start is not None:
                         on_start(slot)
-                    await self._until_end(is_done)
+                    await self._until_end(is_done, work)
                 finally:
                     await nights.stop()
                     await work.stop()
@@ -157,8 +159,9 @@ class Worker:
         if not self._end.done():
             self._end.set_result(None)
 
-    async def _until_end(self, is_done: IsDone | None) -> None:
+    async def _until_end(self, is_done: IsDone | None, work: Work) -> None:
         loops: list[Callable[[], Awaitable[None]]] = [self._beat, self._take_over]
+        loops.append(partial(self._learn_cancels, work))
         if is_done is not None:
             loops.append(partial(self._watch, is_done))
         tasks = [asyncio.create_task(self._guarded(one)) for one in loops]
@@ -181,6 +184,11 @@ class Worker:
             await asyncio.sleep(_BEAT)
             if not await self._in_thread(self._slots.is_held):
                 raise WorkerStoppedError("this worker lost its slot in the database")
+
+    async def _learn_cancels(self, work: Work) -> None:
+        while True:
+            await asyncio.sleep(_CANCELS)
+            await work.learn_cancels()
 
     async def _watch(self, is_done: IsDone) -> None:
         """End the worker once nothing is left to do."""
