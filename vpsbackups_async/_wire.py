@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from attrs import AttrsInstance, define, evolve, field, frozen
@@ -51,7 +51,8 @@ def unmasked(text: str) -> str:
     return text
 
 
-class Policy(NamedTuple):
+@frozen
+class Policy:
     """What the outcome of an attempt means for one endpoint, and whether it may be repeated.
 
     The defaults are the careful ones: sent again only where the server did not act on it.
@@ -510,7 +511,8 @@ def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
     return Restore(server_id, backup_id, response.status, message, data)
 
 
-class Listing(NamedTuple, Generic[T]):
+@frozen
+class Listing(Generic[T]):
     """An endpoint that returns a list: its path below the API's root, and its page reader.
 
     `filters` has the parameters that filter the list, each with a function that gives the set of

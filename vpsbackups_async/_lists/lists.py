@@ -9,10 +9,10 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
-from attrs import evolve
+from attrs import define, evolve
 from yarl import URL
 
 from vpsbackups_async._checks import check_int
@@ -50,7 +50,8 @@ PAGE_SIZE: Final = 100
 OnResponse = Callable[[Response], object]
 
 
-class Hooks(NamedTuple):
+@define
+class Hooks:
     """What is called, or watches, while a page is fetched.
 
     `on_response` is called with the response, `on_retry` with the error of an attempt before the

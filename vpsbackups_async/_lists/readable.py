@@ -32,7 +32,7 @@ def readable_backups(
             on_unreadable(error.with_traceback(None))  # its frames hold the body
             return page
 
-    return BACKUPS._replace(read=read)
+    return evolve(BACKUPS, read=read)
 
 
 def _without_invalid(body: bytes) -> bytes | None:

@@ -8,11 +8,12 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import ContentEncodingError
+from attrs import frozen
 from yarl import URL
 
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, proxy_failure
@@ -36,7 +37,8 @@ _ERROR_BODY_BYTES: Final = 64 * 1024
 """Bytes read of the body of an answer that is no success."""
 
 
-class Channel(NamedTuple):
+@frozen
+class Channel:
     """The open sessions, and what every request through them is sent with.
 
     `unused` opens a connection for each request; where the session or connector is the caller's, it
