@@ -515,13 +515,13 @@ def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
 class Listing(Generic[T]):
     """An endpoint that returns a list: its path below the API's root, and its page reader.
 
-    `filters` has the parameters that filter the list, each with a function that gives the set of
-    the filtered values over some items: one call a page costs less than one an item.
+    `filters` has the parameters that filter the list, each with a function that gives those of some
+    items that fit a value: one call a page costs less than one an item.
     """
 
     path: str
     read: Callable[[Response], Page[T]]
-    filters: Mapping[str, Callable[[Iterable[T]], set[Any]]]
+    filters: Mapping[str, Callable[[Iterable[T], Any], list[T]]]
     hints: Mapping[int, str] = {}
     """What to do where the list of all is refused with this status."""
     hints_of_a_server: Mapping[int, str] = {}
@@ -536,8 +536,8 @@ BACKUPS: Final = Listing(
     "/backups/",
     read_page,
     {
-        "server_id": lambda backups: {backup.server.id for backup in backups},
-        "backup_type": lambda backups: {backup.backup_type for backup in backups},
+        "server_id": lambda backups, value: [one for one in backups if one.server.id == value],
+        "backup_type": lambda backups, value: [one for one in backups if one.backup_type == value],
     },
     {
         403: "Ask the owner of the account for a token that may read backups",
@@ -552,8 +552,8 @@ SERVERS: Final[Listing[Server]] = Listing(
     lambda response: _plain_page(response, _PageDoc[Server]),
     {
         # A server whose status or location the API leaves out may be meant.
-        "status": lambda servers: {server.status for server in servers if server.status},
-        "location": lambda servers: {server.location for server in servers if server.location},
+        "status": lambda servers, value: [one for one in servers if one.status in {"", value}],
+        "location": lambda servers, value: [one for one in servers if one.location in {"", value}],
     },
     {
         403: "Name the servers by their ids: this token is not given the list of the account's "

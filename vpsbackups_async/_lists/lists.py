@@ -227,10 +227,10 @@ class Lists:
         """
         items, known = page.items, self._known
         for name, value in query.filters.items():
-            values = query.listing.filters[name]
-            if not values(page.items) <= {value}:
+            fitting = query.listing.filters[name]
+            if len(fitting(page.items, value)) < len(page.items):
                 known.ignored_filters.add(name)
-                items = tuple(item for item in items if values((item,)) <= {value})
+                items = tuple(fitting(items, value))
         if items is page.items:
             if items and known.ignored_filters:
                 known.ignored_filters.difference_update(query.filters)

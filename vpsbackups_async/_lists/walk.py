@@ -166,7 +166,10 @@ class Walk(Tally, Generic[T]):
         The page itself is good whatever its link is worth, so a bad link is raised after it.
         """
         try:
-            self._query = following = self._after(query, page)
+            if self._route is None and not is_whole_list(page):
+                self._route = Route(self._links, self._max_pages)
+            following = None if self._route is None else self._route.after(query, page)
+            self._query = following
         except PaginationError as error:
             # Without its traceback: the frames hold the page with its link.
             self._problem, following = error.with_traceback(None), query
@@ -180,14 +183,6 @@ class Walk(Tally, Generic[T]):
         self._stale = 0 if fresh else self._stale + 1
         self.count(page, len(fresh))
         return page if len(fresh) == len(page.items) else evolve(page, items=fresh)
-
-    def _after(self, query: str, page: Page[T]) -> str | None:
-        """The query of the page after this one, None at the end; raises what `Route` raises."""
-        if self._route is None:
-            if is_whole_list(page):
-                return None
-            self._route = Route(self._links, self._max_pages)
-        return self._route.after(query, page)
 
     async def _pause(self) -> bool:
         """Wait after a page that brought nothing new; False if the walk was closed meanwhile."""

@@ -188,11 +188,8 @@ class Call:
         request = self.request
         return kind(words, sent, request.method, API_ROOT + request.path, self.number, *more)
 
-    def check_may_begin(self) -> None:
+    def check_may_begin(self, state: SendState) -> None:
         """Raise the error that ends the call instead of its next attempt, if its state asks so."""
-        state = self.state
-        if state is None:
-            return
         if state.no_more_attempts:
             raise self.error(TransportError, "the call was stopped in line", False)
         if state.is_too_late is not None and state.is_too_late():

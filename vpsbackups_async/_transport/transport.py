@@ -1,7 +1,6 @@
 """The loop of a call: wait for a turn, send, and do what the rules say follows."""
 
 import asyncio
-import math
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -73,7 +72,7 @@ class Transport:
         request: Request,
         state: SendState | None = None,
         *,
-        deadline: float = math.inf,
+        deadline: float | None = None,
         on_retry: OnRetry | None = None,
         earlier: int = 0,
         before_again: BeforeAgain | None = None,
@@ -90,8 +89,10 @@ class Transport:
         session = self.session
         deadlines = session.open(settles=self._settles)
         now = deadlines.loop.time()
-        deadline = min(deadline, now + self.timeouts.deadline)
-        call = Call(request, now, deadline, session.accepted, state, on_retry, earlier=earlier)
+        latest = now + self.timeouts.deadline
+        deadline = latest if deadline is None else min(deadline, latest)
+        call = Call(request, now, deadline, session.accepted, state, on_retry)
+        call.earlier = earlier
         call.accepted_of_kind = session.accepted_of[request.kind]
         call.before_again = before_again
         return self._traced(call, deadlines) if is_traced() else self._send(call, deadlines)
@@ -190,14 +191,16 @@ class Transport:
         exchange = Exchange(call.number)
         on_the_wire = 0
         began = deadlines.loop.time()
-        scope = deadlines.until(min(call.deadline, began + self.timeouts.attempt))
+        ends = began + self.timeouts.attempt
+        is_last = call.deadline <= ends
+        scope = deadlines.until(call.deadline if is_last else ends)
         try:
             with scope:
                 channel = session.channel
                 if channel is None:  # calls were refused while this request was in line
                     channel = session.channel_for(settles=self._settles)
-                call.check_may_begin()
                 if state is not None:
+                    call.check_may_begin(state)
                     on_the_wire = 1
                     state.on_the_wire += 1
                     state.began.append(began)
@@ -207,7 +210,7 @@ class Transport:
             raise
         except TimeoutError:
             exchange.failure = self._rules.timed_out()
-            exchange.late = scope.when == call.deadline
+            exchange.late = is_last
         finally:
             if state is not None:
                 state.on_the_wire -= on_the_wire
