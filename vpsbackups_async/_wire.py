@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Required,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+)
 
 import msgspec
 from attrs import AttrsInstance, define, evolve, field, frozen
@@ -395,21 +405,23 @@ def _is_page(response: Response) -> bool:
     return text.startswith(b"<") or content.startswith(("text/html", "application/xhtml"))
 
 
-class _Absent:
-    """The type of the default for missing keys, which tells them from null."""
-
-
-_ABSENT: Any = _Absent()
-
-
 @frozen(eq=False, repr=False)
 class _PageDoc(Generic[T]):
-    """The JSON object of a page."""
+    """The JSON object of a page, as the converter gives it."""
 
     results: tuple[T, ...]
-    count: Annotated[int, msgspec.Meta(ge=0)] | None = _ABSENT
-    next: str | None = _ABSENT
-    previous: str | None = _ABSENT
+    count: int | None = None
+    next: str | None = None
+    previous: str | None = None
+
+
+class _BackupsDoc(TypedDict, total=False):
+    """The JSON object of a page of backups, as msgspec gives it: with the keys that are there."""
+
+    results: Required[tuple[Backup, ...]]
+    count: Annotated[int, msgspec.Meta(ge=0)] | None
+    next: str | None
+    previous: str | None
 
 
 _COMMAS: Final = 9
@@ -436,15 +448,18 @@ def _fast_page(body: bytes) -> Page[Backup] | None:
         doc = _PAGE_DECODER.decode(body)
     except _BAD_JSON:
         return None
-    for backup in doc.results:
+    backups = doc["results"]
+    for backup in backups:
         if backup.created_at.tzinfo is not UTC:
             return None
         if (expires := backup.expires_at) is not None and expires.tzinfo is not UTC:
             return None
-    return _page(doc) if _has_known_fields_only(body, doc) else None
+    if not _has_known_fields_only(body, doc):
+        return None
+    return Page(backups, doc.get("count"), doc.get("next") or None, doc.get("previous") or None)
 
 
-def _has_known_fields_only(body: bytes, doc: "_PageDoc[Backup]") -> bool:
+def _has_known_fields_only(body: bytes, doc: _BackupsDoc) -> bool:
     """Whether the page certainly has no unknown fields, which msgspec skips silently.
 
     It compares the number of commas in the body with the number that the known fields need, and
@@ -452,31 +467,20 @@ def _has_known_fields_only(body: bytes, doc: "_PageDoc[Backup]") -> bool:
     field raises both numbers. Commas or quotation marks inside texts raise them too, but rarely
     both; then the converter decides.
     """
-    backups = len(doc.results)
-    links = (doc.count is not _ABSENT) + (doc.next is not _ABSENT) + (doc.previous is not _ABSENT)
+    backups, links = len(doc["results"]), len(doc) - 1
     if body.count(b",") == links + (_COMMAS * backups - 1 if backups else 0):
         return True
-    texts = (type(doc.next) is str) + (type(doc.previous) is str)
-    expiring = sum(backup.expires_at is not None for backup in doc.results)
+    texts = (type(doc.get("next")) is str) + (type(doc.get("previous")) is str)
+    expiring = sum(backup.expires_at is not None for backup in doc["results"])
     return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * expiring
 
 
 def _plain_page(response: Response, kind: Any = _PageDoc[Backup]) -> Page[Any]:
     """The page decoded by the converter."""
     doc: _PageDoc[Any] = _structure(response, kind)
-    page_count = None if doc.count is _ABSENT else doc.count
-    if page_count is not None and page_count < 0:
-        raise response.invalid(f"expected a number of items, got {page_count}", "count")
-    return _page(doc)
-
-
-def _page(doc: _PageDoc[T]) -> Page[T]:
-    return Page(
-        doc.results,
-        None if doc.count is _ABSENT else doc.count,
-        None if doc.next is _ABSENT else doc.next or None,
-        None if doc.previous is _ABSENT else doc.previous or None,
-    )
+    if doc.count is not None and doc.count < 0:
+        raise response.invalid(f"expected a number of items, got {doc.count}", "count")
+    return Page(doc.results, doc.count, doc.next or None, doc.previous or None)
 
 
 def read_backup(response: Response) -> Backup:
@@ -639,4 +643,4 @@ def from_json(kind: type[V], text: bytes | str) -> V:
     raise ValueError(f"that is not the JSON of a {kind.__name__}: {reason}")
 
 
-_PAGE_DECODER: Final = msgspec.json.Decoder(_PageDoc[Backup])
+_PAGE_DECODER: Final = msgspec.json.Decoder(_BackupsDoc)
