@@ -8,8 +8,9 @@ https://docs.pydantic.dev/latest/concepts/types/#customizing-validation-with-__g
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import NoneType
-from typing import Any, ClassVar, Final, NamedTuple, Self, cast, get_args
+from typing import Any, ClassVar, Final, Self, cast, get_args
 
+import msgspec
 from attrs import NOTHING, Attribute, fields
 
 __all__ = ["PydanticText", "PydanticValue"]
@@ -143,7 +144,7 @@ class PydanticValue:
 _EXTRA: Final = "extra"
 
 
-class _Unfit(NamedTuple):
+class _Unfit(msgspec.Struct, frozen=True):
     """A value that is not of the type of its field."""
 
     value: object

@@ -21,7 +21,8 @@ from typing import (
 )
 
 import msgspec
-from attrs import AttrsInstance, define, evolve, field, frozen
+from attrs import AttrsInstance, frozen
+from msgspec.structs import replace
 
 from vpsbackups_async._checks import check_description, check_int
 from vpsbackups_async.errors import (
@@ -61,8 +62,7 @@ def unmasked(text: str) -> str:
     return text
 
 
-@frozen
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What the outcome of an attempt means for one endpoint, and whether it may be repeated.
 
     The defaults are the careful ones: sent again only where the server did not act on it.
@@ -90,8 +90,7 @@ _DELETE: Final = Policy(idempotent=True, success_by_status=True, missing_means_d
 _RESTORE: Final = Policy(success_by_status=True)
 
 
-@define
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One request to the API: its bytes, and the policy for its failures.
 
     `kind` is a label for the limiter, logs and spans; what may be done with the request is up to
@@ -325,8 +324,7 @@ def http_date(text: str) -> datetime | None:
 # --- Responses: values ---------------------------------------------------------------------------
 
 
-@define
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """A successful response, and its request.
 
     `body` is empty if it could not be read and the status alone shows the success. `attempts` is
@@ -335,11 +333,15 @@ class Response:
     """
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
     request: Request
     attempts: int = 1
-    mask: Mask = field(default=unmasked, repr=False)
+    mask: Mask = unmasked
+
+    def __repr__(self) -> str:
+        # Without the headers and the body: tracebacks may show it, and a server may say the token.
+        return f"<Response {self.status} to {self.request!r}>"
 
     def invalid(self, reason: str, place: str = "") -> InvalidResponseError:
         """The error to raise if the body is not what the API documents."""
@@ -500,7 +502,7 @@ def read_account(response: Response) -> Account:
 
 def _masked(response: Response) -> Response:
     text = response.mask(response.body.decode("utf-8", "surrogateescape"))
-    return evolve(response, body=text.encode("utf-8", "surrogateescape"))
+    return replace(response, body=text.encode("utf-8", "surrogateescape"))
 
 
 def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
@@ -515,8 +517,7 @@ def read_restore(response: Response, server_id: int, backup_id: int) -> Restore:
     return Restore(server_id, backup_id, response.status, message, data)
 
 
-@frozen
-class Listing(Generic[T]):
+class Listing(msgspec.Struct, Generic[T], frozen=True):
     """An endpoint that returns a list: its path below the API's root, and its page reader.
 
     `filters` has the parameters that filter the list, each with a function that gives those of some

@@ -3,8 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from attrs import evolve
 
 from vpsbackups_async.models import Backup
@@ -16,7 +17,7 @@ _SAME_TIME: Final = timedelta(minutes=1)
 """How far two creation times of one backup may be apart: an API may round one of them."""
 
 
-class _Asked(NamedTuple):
+class _Asked(msgspec.Struct, frozen=True):
     server_id: int
     created_at: datetime
     description: str

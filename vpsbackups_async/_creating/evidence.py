@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+import msgspec
+
 from vpsbackups_async._tags import job_of, marker_of, same, text_of
 from vpsbackups_async.models import Backup
 
@@ -41,7 +43,7 @@ class SentCreate(NamedTuple):
     clock_offset: float | None = None
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """The backups that a create may have made, by how much speaks for them."""
 
     certain: tuple[Backup, ...] = ()

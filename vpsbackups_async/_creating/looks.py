@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async._creating.refusals import may_be_recognised, recognised
@@ -15,7 +16,7 @@ from vpsbackups_async.models import Backup, BackupType
 __all__ = ["Look", "Looks"]
 
 
-class Look(NamedTuple):
+class Look(msgspec.Struct, frozen=True):
     """The backups of a server, as one read of its list showed them.
 
     `server_time` is the server's time by its `Date` header, None if the response had none, and `at`

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
-from attrs import define, evolve
+import msgspec
+from attrs import evolve
 from yarl import URL
 
 from vpsbackups_async._checks import check_int
@@ -50,8 +51,7 @@ PAGE_SIZE: Final = 100
 OnResponse = Callable[[Response], object]
 
 
-@define
-class Hooks:
+class Hooks(msgspec.Struct, frozen=True):
     """What is called, or watches, while a page is fetched.
 
     `on_response` is called with the response, `on_retry` with the error of an attempt before the

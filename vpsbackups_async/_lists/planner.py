@@ -8,7 +8,10 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from vpsbackups_async._lists.estimate import ListShape
 from vpsbackups_async._lists.lists import PAGE_SIZE, ListQuery, Lists
@@ -40,7 +43,7 @@ OnAttempt = Callable[[int | None, VPSBackupsError | None], object]
 another one, None for an attempt that got an answer."""
 
 
-class Finding(NamedTuple):
+class Finding(msgspec.Struct, frozen=True):
     """What one page of the whole list, or one server's list, told about the wanted backups.
 
     `found` are the backups that it showed. `absent` are the keys of those that are certainly not
@@ -58,7 +61,7 @@ class Finding(NamedTuple):
     left: tuple[Wanted, ...] = ()
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True):
     """What to read for wanted backups: the whole list for some, servers' lists for others.
 
     `paused` are findings about those whose lists asked to be left alone.
@@ -105,7 +108,7 @@ class Planner:
             elif server <= whole:
                 direct.append(one)
             else:
-                plan.sweep.append(one._replace(by_server=False))
+                plan.sweep.append(replace(one, by_server=False))
         if self._sweep_pays(either) and not (heed_failures and self._sweep_lasts(either, now)):
             plan.sweep.extend(either)
         else:

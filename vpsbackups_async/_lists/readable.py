@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import msgspec
-from attrs import evolve
+from msgspec.structs import replace
 
 from vpsbackups_async._wire import BACKUPS, Listing, Response, from_json
 from vpsbackups_async.errors import InvalidResponseError
@@ -28,11 +28,11 @@ def readable_backups(
             rest = _without_invalid(response.body)
             if rest is None:
                 raise
-            page = BACKUPS.read(evolve(response, body=rest))
+            page = BACKUPS.read(replace(response, body=rest))
             on_unreadable(error.with_traceback(None))  # its frames hold the body
             return page
 
-    return evolve(BACKUPS, read=read)
+    return replace(BACKUPS, read=read)
 
 
 def _without_invalid(body: bytes) -> bytes | None:

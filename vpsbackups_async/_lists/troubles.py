@@ -4,6 +4,8 @@ import math
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from vpsbackups_async._transport.line import LONGEST_PAUSE
 from vpsbackups_async._transport.retry import asked_pause
 from vpsbackups_async.errors import (
@@ -46,7 +48,7 @@ class Standing(NamedTuple):
     failures: int
 
 
-class _Trouble(NamedTuple):
+class _Trouble(msgspec.Struct, frozen=True):
     failures: int
     error: VPSBackupsError
     at: float

@@ -3,6 +3,9 @@
 import math
 from typing import Final, NamedTuple
 
+import msgspec
+from msgspec.structs import replace
+
 from vpsbackups_async.errors import RateLimitedError, VPSBackupsError
 
 __all__ = ["Turn", "Turns"]
@@ -31,7 +34,7 @@ class Turn(NamedTuple):
     asked: float
 
 
-class _Last(NamedTuple):
+class _Last(msgspec.Struct, frozen=True):
     asked: float
     seconds: float
     limited: bool
@@ -49,7 +52,7 @@ class Turns:
 
     def asked(self, server_id: int, now: float) -> None:
         """Note that a list is asked for now."""
-        self._last[server_id] = self._last.get(server_id, _NEVER)._replace(asked=now)
+        self._last[server_id] = replace(self._last.get(server_id, _NEVER), asked=now)
         if len(self._last) > self._tidy_at:
             since = now - _REMEMBERED
             self._last = {one: last for one, last in self._last.items() if last.asked > since}

@@ -3,7 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from vpsbackups_async.models import Backup
 
@@ -13,7 +15,7 @@ Key: TypeAlias = tuple[int, int | None]
 """What tells a wanted backup from the others: its id, and its server's if that is known."""
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True):
     """A backup to look for, in the list of its server if that is known (`server_id`).
 
     `manual` says that it is a manual backup, so that a list of those would show it. `proof` asks

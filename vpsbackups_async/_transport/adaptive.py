@@ -6,7 +6,9 @@ A request passes the limiter before it asks aiohttp for a connection, so no time
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from vpsbackups_async._checks import check_int, check_number
 from vpsbackups_async._transport.growth import Growth
@@ -226,7 +228,7 @@ class AdaptiveLimiter(Line):
             self._quick = self._timeless and not self._slow
 
 
-class Shortcuts(NamedTuple):
+class Shortcuts(msgspec.Struct, frozen=True):
     """What a limiter does without a coroutine and an observation, for most requests.
 
     `try_acquire` starts a request in an event loop if one may start at once; False means that it

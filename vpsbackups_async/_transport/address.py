@@ -1,9 +1,10 @@
 """The address that requests go to, and the proxy between."""
 
 import ipaddress
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
+import msgspec
 from yarl import URL
 
 from vpsbackups_async._transport.secrets import Secret
@@ -30,7 +31,7 @@ def check_base_url(value: Secret, *, allow_insecure: bool, token: Secret) -> URL
     return root
 
 
-class _Wrong(NamedTuple):
+class _Wrong(msgspec.Struct, frozen=True):
     """What is wrong with a URL, and what to do about it in Python."""
 
     words: str
@@ -108,7 +109,7 @@ def build_url(root: URL, path: str, query: str) -> URL:
 _PORTS: Final = {"http": 80, "https": 443}
 
 
-class Proxy(NamedTuple):
+class Proxy(msgspec.Struct, frozen=True):
     """A proxy: its URL, and the password in it, empty if it has none."""
 
     url: Secret

@@ -3,7 +3,9 @@
 Pure rules over values: no I/O, no event loop, no clock; only `RetryPolicy.pause` is random.
 """
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+import msgspec
 
 from vpsbackups_async._transport.calls import (
     AttemptFailure,
@@ -50,20 +52,20 @@ _FIRST_FLOOR: Final = 0.1
 _LAST_FLOOR: Final = 0.8
 
 
-class Done(NamedTuple):
+class Done(msgspec.Struct, frozen=True):
     """The call succeeds with `response`; `earns_budget` if that adds to the retry budget."""
 
     response: Response
     earns_budget: bool = True
 
 
-class Fail(NamedTuple):
+class Fail(msgspec.Struct, frozen=True):
     """The call fails with `error`."""
 
     error: VPSBackupsError
 
 
-class SendAgain(NamedTuple):
+class SendAgain(msgspec.Struct, frozen=True):
     """Send again in `pause` seconds, because of `error`.
 
     `in_limiter` is whether the limiter itself keeps the call waiting for that long, `costs_budget`
@@ -110,7 +112,7 @@ def without_budget(error: VPSBackupsError) -> VPSBackupsError:
     return error
 
 
-class Rules(NamedTuple):
+class Rules(msgspec.Struct, frozen=True):
     """The rules for calls with these timeouts and this retry policy.
 
     `mask` masks the secrets in a text of the server's. `plain_proxy` is whether requests go through

@@ -1,8 +1,9 @@
 """What is known of a call and of its attempts; plain values."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, TypeVar
 
+import msgspec
 from attrs import define
 
 from vpsbackups_async._wire import API_ROOT, Request
@@ -36,7 +37,7 @@ BeforeAgain = Callable[[VPSBackupsError], Awaitable[object]]
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
-class AttemptFailure(NamedTuple):
+class AttemptFailure(msgspec.Struct, frozen=True):
     """Why an attempt brought no whole answer.
 
     `cause` is "timeout"; "untrusted", a certificate that no repeat can mend; "misuse", a session or
@@ -99,7 +100,7 @@ class AttemptResult:
         return False if tried and not self.late else None
 
 
-class Situation(NamedTuple):
+class Situation(msgspec.Struct, frozen=True):
     """What the rules need to know beside the call.
 
     `now` is loop time in seconds, `accepted` the session's count of answers without overload,
@@ -146,8 +147,7 @@ class SendState:
         self.began: list[float] = []
 
 
-@define(eq=False, repr=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One call so far. Times are in seconds of loop time.
 
     `accepted` is the session's count of answers without overload when the call last looked,

@@ -11,9 +11,9 @@ from io import BytesIO
 from typing import Any, Final, Literal, TypeAlias
 
 import aiohttp
+import msgspec
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import ContentEncodingError
-from attrs import frozen
 from yarl import URL
 
 from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, proxy_failure
@@ -37,8 +37,7 @@ _ERROR_BODY_BYTES: Final = 64 * 1024
 """Bytes read of the body of an answer that is no success."""
 
 
-@frozen
-class Channel:
+class Channel(msgspec.Struct, frozen=True):
     """The open sessions, and what every request through them is sent with.
 
     `unused` opens a connection for each request; where the session or connector is the caller's, it

@@ -100,7 +100,8 @@ class Session:
         """The seconds until the limiter lets a kind of request through again after a refusal."""
         self.capacity = capacity_of(shared)
         """The connections that clients with the same connector share; None for no limit."""
-        self.try_acquire, self._try_end = shortcuts(limiter)
+        short = shortcuts(limiter)
+        self.try_acquire, self._try_end = short.try_acquire, short.try_end
         self.counters = Counters()
         self.accepted = 0
         """Answers other than 429 and 5xx, which show that the server takes requests."""

@@ -15,6 +15,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from vpsbackups_async._lists.planner import Finding, OnAttempt, Plan, by_server
 from vpsbackups_async._lists.wanted import Key, Wanted
 from vpsbackups_async._transport.calls import SendState
@@ -85,7 +87,7 @@ class Looks:
             one = waiter.wanted()
             other = wanted.get(one.key, one)
             proof, manual = one.proof or other.proof, one.manual and other.manual
-            wanted[one.key] = one._replace(proof=proof, manual=manual)
+            wanted[one.key] = replace(one, proof=proof, manual=manual)
             waiters.setdefault(one.key, []).append(waiter)
         plan = self._search.plan(wanted.values())
         for finding in plan.paused:
@@ -167,7 +169,7 @@ class Looks:
             async for last in findings:
                 absent |= last.absent
                 self._show(look, last)
-        left = self._finish(look, last._replace(absent=absent))
+        left = self._finish(look, replace(last, absent=absent))
         servers = by_server(one for one in last.left if one.key in left)
         self._at_servers(
             servers, left, look.batch, refused=isinstance(last.error, PermissionDeniedError)
