@@ -113,9 +113,10 @@ def take(
 
 
 _MAX_HEAD: Final = 64 * 1024
-_START: Final = re.compile(rb"HTTP/1\.[01] +(?:1\d\d|204)\b")
+# These are compiled on first use, as few answers need them.
+_START: Final = rb"HTTP/1\.[01] +(?:1\d\d|204)\b"
 _MAX_START: Final = 32
-_HAS_BODY: Final = re.compile(rb"(?i)\r\n(?:content-length:\s*0*[1-9]|transfer-encoding:)")
+_HAS_BODY: Final = rb"(?i)\r\n(?:content-length:\s*0*[1-9]|transfer-encoding:)"
 
 
 class HeadReader(_Relay):
@@ -142,7 +143,7 @@ class HeadReader(_Relay):
                 return
             self._unread = rest
             if b" 204" in head[:_MAX_START]:
-                if rest or _HAS_BODY.search(head):
+                if rest or re.search(_HAS_BODY, head):
                     self._reader.force_close()
                 self._unread = b""
                 self._let_go(head + end)
@@ -156,7 +157,7 @@ class HeadReader(_Relay):
         start = self._unread[:_MAX_START]
         if len(start) < _MAX_START and b"\r" not in start:
             return b"HTTP/1."[: len(start)] == start[:7]
-        return len(self._unread) <= _MAX_HEAD and _START.match(start) is not None
+        return len(self._unread) <= _MAX_HEAD and re.match(_START, start) is not None
 
     def _let_go(self, data: bytes) -> None:
         """Give the connection back to its reader, with what it has not read."""
