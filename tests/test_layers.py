@@ -24,6 +24,7 @@ PLUGIN = Path(pytest_vpsbackups.__file__)
 LAYERS: dict[str, int] = {
     "_checks": 0,
     "_version": 0,
+    "_values": 0,
     "_ping": 0,
     "_files": 0,
     "_pydantic": 0,
@@ -71,13 +72,14 @@ def below(layer: int) -> set[str]:
 MAY: dict[str, set[str]] = {
     "_checks": set(),
     "_version": set(),
+    "_values": set(),
     "_ping": set(),
     "_files": set(),
     "_pydantic": set(),
     "_statuses": {"_pydantic"},
-    "_outcomes": set(),
-    "models": {"_pydantic", "_statuses", "_outcomes"},
-    "backoff": {"models"},
+    "_outcomes": {"_values"},
+    "models": {"_pydantic", "_statuses", "_outcomes", "_values"},
+    "backoff": {"models", "_values"},
     "errors": {"models"},
     "events": {"models"},
     "_durations": set(),
@@ -219,6 +221,9 @@ def test_the_table_itself_points_down() -> None:
     }
     assert sideways == {
         ("backoff", "models"),
+        ("backoff", "_values"),
+        ("_outcomes", "_values"),
+        ("models", "_values"),
         ("_statuses", "_pydantic"),
         ("models", "_pydantic"),
         ("models", "_statuses"),

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from attrs import asdict, evolve, fields
+from attrs import NOTHING, asdict, evolve, field, fields, frozen, make_class
 from attrs.exceptions import FrozenInstanceError
 
 from vpsbackups_async import (
+    Account,
     Attempt,
     Backup,
     BackupRef,
@@ -24,12 +25,16 @@ from vpsbackups_async import (
     Observation,
     Outcome,
     Page,
+    Progress,
+    RateLimitStatus,
     Restore,
     RetryPolicy,
+    Server,
     ServerRef,
     Sweep,
     Timeouts,
 )
+from vpsbackups_async._values import Value
 from vpsbackups_async.models import DetailedBackup, DetailedServerRef
 
 WHEN = datetime(2025, 1, 16, 3, tzinfo=UTC)
@@ -253,3 +258,61 @@ def test_an_outcome_with_an_error_survives_pickling_and_copying(copied: Any) -> 
     assert (again.key, again.value, again.ok) == (5, None, False)
     assert type(again.error) is NotFoundError
     assert again.error.args == NotFoundError(404, "Not found.", method="GET").args
+
+
+@frozen(eq=False, repr=False)
+class Noted(Value):
+    """A value with a field that neither counts nor shows."""
+
+    number: int
+    note: str = field(default="", eq=False, repr=False)
+
+
+def attrs_own(kind: type) -> type:
+    """A class with the same name and fields whose `==`, hash and repr attrs has written."""
+    own = {
+        one.name: field(default=NOTHING, repr=one.repr, eq=one.eq, hash=one.hash)
+        for one in fields(kind)
+    }
+    return make_class(kind.__name__, own, frozen=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Server(7, "web", created_at=WHEN, extra={"plan": "s"}),
+        Account("a@example.com", permissions=("read",), extra={"id": 1}),
+        Restore(7, 501, 202, "started", {"ok": True}),
+        Page((1, 2), 2, "https://example.com/?page=2"),
+        Page((float("nan"),)),
+        Sweep((1,), complete=True),
+        Progress(1, 1, 0, 2, None, 0.5),
+        ClientStats(requests=3),
+        RateLimitStatus(10, 3, 1.5),
+        Observation("list", 1, 429, 2.0),
+        RetryPolicy(attempts=2),
+        Timeouts(connect=1.0),
+        Attempt(1, 0.5, None, None),
+        ConstantBackoff(2.0),
+        ExponentialBackoff(1.0, maximum=3.0),
+        DecorrelatedJitterBackoff(),
+        Noted(1, "x"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_compare_hash_and_show_as_attrs_own_do(value: Any) -> None:
+    own = attrs_own(type(value))
+    values = {one.name: getattr(value, one.name) for one in fields(type(value))}
+    twin = own(**values)
+    assert repr(value) == repr(twin)
+    assert (value == copy.copy(value)) is (twin == own(**values))
+    assert value != twin
+    assert twin != value
+    assert (value.__eq__(twin), value.__ne__(7)) == (NotImplemented, NotImplemented)
+    assert hash(value) == hash(copy.copy(value))
+    for one in fields(type(value)):
+        changed = copy.copy(value)
+        object.__setattr__(changed, one.name, "something else")
+        other = own(**values | {one.name: "something else"})
+        assert (changed == value) is (other == twin)
+        assert (hash(changed) == hash(value)) is (hash(other) == hash(twin))

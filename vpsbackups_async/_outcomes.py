@@ -4,6 +4,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from attrs import field, frozen
 
+from vpsbackups_async._values import Value
+
 __all__ = ["Outcome", "Progress"]
 
 K = TypeVar("K")
@@ -35,8 +37,8 @@ class Outcome(Generic[K, V]):
         return self.value
 
 
-@frozen
-class Progress:
+@frozen(eq=False, repr=False)
+class Progress(Value):
     """How far a bulk job has got, in items.
 
     `done` is the number of items that ended, `ok` and `failed` how many of them succeeded and

@@ -10,6 +10,7 @@ from typing import Protocol
 from attrs import frozen
 
 from vpsbackups_async._checks import check_number
+from vpsbackups_async._values import Value
 from vpsbackups_async.models import Backup
 
 __all__ = [
@@ -22,8 +23,8 @@ __all__ = [
 ]
 
 
-@frozen
-class Attempt:
+@frozen(eq=False, repr=False)
+class Attempt(Value):
     """What a `Backoff` is told when it is asked for the next delay.
 
     `number` counts from 1: the first delay precedes the first poll of a wait, or follows the first
@@ -71,8 +72,8 @@ def delay_of(backoff: Backoff, attempt: Attempt) -> float:
     )
 
 
-@frozen
-class ConstantBackoff:
+@frozen(eq=False, repr=False)
+class ConstantBackoff(Value):
     """A backoff that always returns the same delay.
 
     `delay` is in seconds. Raises `ValueError` unless it is a finite number of zero or more.
@@ -88,8 +89,8 @@ class ConstantBackoff:
         return self.delay
 
 
-@frozen
-class ExponentialBackoff:
+@frozen(eq=False, repr=False)
+class ExponentialBackoff(Value):
     """A backoff whose delays grow by a constant factor up to a maximum.
 
     The first delay is `first` seconds, and each further one is `factor` times as long, up to
@@ -125,8 +126,8 @@ class ExponentialBackoff:
         return delay
 
 
-@frozen
-class DecorrelatedJitterBackoff:
+@frozen(eq=False, repr=False)
+class DecorrelatedJitterBackoff(Value):
     """A backoff with random delays between `first` and three times the previous delay.
 
     `first` and `maximum`, which no delay exceeds, are in seconds. It spreads callers that failed at

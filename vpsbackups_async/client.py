@@ -56,6 +56,7 @@ from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._transport.transport import Transport
+from vpsbackups_async._values import Value
 from vpsbackups_async._waiting.hub import WaitHub
 from vpsbackups_async._waiting.waiter import Waiter, shown_status
 from vpsbackups_async._web.asgi import ASGIApp, with_lifespan
@@ -96,8 +97,8 @@ _before_again: Final[ContextVar[BeforeAgain | None]] = ContextVar("before_again"
 """What is awaited before a deletion of this context is tried again."""
 
 
-@frozen
-class ClientStats:
+@frozen(eq=False, repr=False)
+class ClientStats(Value):
     """What a client has done so far, and the state of its limiter.
 
     `requests` counts all attempts, `retries` those that followed a failure, `rate_limited` the

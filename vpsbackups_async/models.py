@@ -14,6 +14,7 @@ from attrs import field, frozen
 from vpsbackups_async._outcomes import Outcome, Progress
 from vpsbackups_async._pydantic import PydanticValue
 from vpsbackups_async._statuses import BackupStatus, BackupType
+from vpsbackups_async._values import Value
 
 __all__ = [
     "ALL_SERVERS",
@@ -40,8 +41,8 @@ def as_utc(when: datetime) -> datetime:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
-class _Value(PydanticValue):
-    """A value for pydantic, with its times in UTC."""
+class _Value(Value, PydanticValue):
+    """A value for pydantic too, with its times in UTC."""
 
     __slots__ = ()
 
@@ -82,7 +83,7 @@ class DetailedServerRef(ServerRef):
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Server(_Value):
     """One server of the account.
 
@@ -120,7 +121,7 @@ ALL_SERVERS: Final = AllServers.ALL_SERVERS
 """Every server of the account, for `BackupsClient.fleet`."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Account(_Value):
     """The account that the client's token belongs to, and what the token may do.
 
@@ -236,8 +237,8 @@ def _without_text(link: str | None) -> str:
     return repr(link and "…")
 
 
-@frozen
-class Page(Generic[T]):
+@frozen(eq=False, repr=False)
+class Page(Value, Generic[T]):
     """One page of a list: its items, and what the server said about the other pages.
 
     `count` is the server's total over all pages, None if it gives none. `next` and `previous` are
@@ -251,8 +252,8 @@ class Page(Generic[T]):
     previous: str | None = field(default=None, repr=_without_text)
 
 
-@frozen
-class Sweep(Generic[T]):
+@frozen(eq=False, repr=False)
+class Sweep(Value, Generic[T]):
     """A list read from its first page to its last, and whether it is known to be complete.
 
     `complete` is True only if the list was read to its end without starting over, and the server's
@@ -273,8 +274,8 @@ class Sweep(Generic[T]):
     pages: int = 0
 
 
-@frozen
-class Restore:
+@frozen(eq=False, repr=False)
+class Restore(Value):
     """A restore that the API accepted.
 
     The API does not document the body of the response. `status` is the HTTP status, `message` is

@@ -6,6 +6,8 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from attrs import frozen
 
+from vpsbackups_async._values import Value
+
 __all__ = [
     "Guarded",
     "Limiter",
@@ -19,8 +21,8 @@ __all__ = [
 logger = logging.getLogger("vpsbackups_async")
 
 
-@frozen
-class Observation:
+@frozen(eq=False, repr=False)
+class Observation(Value):
     """How a request ended, for the `Limiter` that let it through.
 
     `kind` is the endpoint (`list`, `create`, `delete`, `restore`, `account`), `cost` what was

@@ -8,6 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from vpsbackups_async._transport.opening import header_name
+from vpsbackups_async._values import Value
 from vpsbackups_async._wire import date_of
 
 __all__ = ["RateLimitStatus", "read_rate_limit", "tells_rate_limit"]
@@ -21,8 +22,8 @@ _EPOCH: Final = 10**9
 """From here on, a time of reset is a date in seconds since 1970, not a number of seconds."""
 
 
-@frozen
-class RateLimitStatus:
+@frozen(eq=False, repr=False)
+class RateLimitStatus(Value):
     """The rate limit as the server told it last, in the headers of an answer.
 
     `limit` is how many requests it allows in a window, `remaining` how many are left, `reset` in

@@ -8,6 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from vpsbackups_async._checks import check_callable, check_int, check_number
+from vpsbackups_async._values import Value
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff, delay_of
 from vpsbackups_async.errors import (
     ApiError,
@@ -23,8 +24,8 @@ _MAX_JITTER: Final = 5.0
 _WARNING_SECONDS: Final = 60.0
 
 
-@frozen
-class RetryPolicy:
+@frozen(eq=False, repr=False)
+class RetryPolicy(Value):
     """How often a call is sent, and how long it pauses in between.
 
     `attempts` is the number of attempts in all, 1 to switch retries off. A 429 while other calls

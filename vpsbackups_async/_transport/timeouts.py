@@ -3,12 +3,13 @@
 from attrs import frozen
 
 from vpsbackups_async._checks import check_number
+from vpsbackups_async._values import Value
 
 __all__ = ["Timeouts"]
 
 
-@frozen
-class Timeouts:
+@frozen(eq=False, repr=False)
+class Timeouts(Value):
     """How long things may take, in seconds.
 
     `connect` is for reaching the server (DNS, TCP and TLS), `attempt` for one request from its
