@@ -201,10 +201,8 @@ COPIES = [
 def public_errors() -> set[type[VPSBackupsError]]:
     return {
         value
-        for name, value in vars(vpsbackups_async).items()
-        if name in vpsbackups_async.__all__
-        and inspect.isclass(value)
-        and issubclass(value, Exception)
+        for value in (getattr(vpsbackups_async, name) for name in vpsbackups_async.__all__)
+        if inspect.isclass(value) and issubclass(value, Exception)
     }
 
 

@@ -24,6 +24,7 @@ PLUGIN = Path(pytest_vpsbackups.__file__)
 LAYERS: dict[str, int] = {
     "_checks": 0,
     "_version": 0,
+    "_lazy": 0,
     "_values": 0,
     "_ping": 0,
     "_files": 0,
@@ -36,6 +37,7 @@ LAYERS: dict[str, int] = {
     "_periods": 0,
     "errors": 1,
     "events": 1,
+    "_events": 1,
     "_decisions": 1,
     "_learned": 1,
     "_places": 1,
@@ -53,6 +55,7 @@ LAYERS: dict[str, int] = {
     "_verbs": 6,
     "client": 6,
     "fleet": 6,
+    "_on_demand": 6,
     "": 7,  # the package itself: __init__
     "audit": 7,
     "durable": 8,
@@ -72,6 +75,7 @@ def below(layer: int) -> set[str]:
 MAY: dict[str, set[str]] = {
     "_checks": set(),
     "_version": set(),
+    "_lazy": set(),
     "_values": set(),
     "_ping": set(),
     "_files": set(),
@@ -82,6 +86,8 @@ MAY: dict[str, set[str]] = {
     "backoff": {"models", "_values"},
     "errors": {"models"},
     "events": {"models"},
+    # The names of `events`, which is loaded when one of them is used.
+    "_events": {"_lazy", "events"},
     "_durations": set(),
     "_periods": set(),
     "_places": {"_periods"},
@@ -103,7 +109,8 @@ MAY: dict[str, set[str]] = {
     "_verbs": below(6),
     "fleet": below(6) | {"_verbs"},
     # client.fleet() returns a Fleet.
-    "client": below(6) | {"fleet"},
+    "_on_demand": below(6) | {"fleet"},
+    "client": below(6) | {"_on_demand"},
     "": below(7),
     "audit": below(7),
     # These need an extra: nothing of ours imports them but a command that is asked to.
@@ -163,7 +170,10 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in {"__import__", "import_module", "importlib.import_module"}:
-                yield node.lineno, ast.literal_eval(node.args[0])
+                yield node.lineno, ast.unparse(node.args[0]).strip("'")
+            elif name == "on_first_use" and isinstance(node.args[1], ast.Dict):
+                homes = [ast.literal_eval(key) for key in node.args[1].keys if key is not None]
+                yield from ((node.lineno, home) for home in homes)
 
 
 SOURCES = sorted({*ROOT.rglob("*.py"), PLUGIN})
@@ -224,6 +234,7 @@ def test_the_table_itself_points_down() -> None:
         ("backoff", "_values"),
         ("_outcomes", "_values"),
         ("models", "_values"),
+        ("_events", "events"),
         ("_statuses", "_pydantic"),
         ("models", "_pydantic"),
         ("models", "_statuses"),
@@ -232,7 +243,8 @@ def test_the_table_itself_points_down() -> None:
         ("retention", "_tags"),
         ("_pruning", "_creating"),
         ("fleet", "_verbs"),
-        ("client", "fleet"),
+        ("_on_demand", "fleet"),
+        ("client", "_on_demand"),
     }
 
 
@@ -261,6 +273,39 @@ def test_no_module_imports_another_in_a_circle() -> None:
             graph.setdefault(here.removesuffix(".__init__"), set()).add(found.module)
     assert len(graph) > 40
     TopologicalSorter(graph).prepare()
+
+
+def test_a_module_is_imported_by_a_name_that_is_worked_out_in_one_place_only() -> None:
+    unnamed = {one.file for one in IMPORTS if not one.module.replace(".", "").isidentifier()}
+    assert unnamed == {"_lazy.py"}
+
+
+def late_names(tree: ast.Module) -> dict[str, set[str]]:
+    """What a module tells `on_first_use`: names by the modules that have them."""
+    (call,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "on_first_use"
+    )
+    (public,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    table = eval(ast.unparse(call.args[1]), {"__all__": public})
+    return {home: set(names) for home, names in table.items() if names}
+
+
+@pytest.mark.parametrize("file", ["__init__.py", "_events.py", "_on_demand.py"])
+def test_type_checkers_are_told_the_same_of_late_names_as_the_running_program(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    told: dict[str, set[str]] = {}
+    for block in tree.body:
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            for node in block.body:
+                assert isinstance(node, ast.ImportFrom)
+                told.setdefault(node.module or "", set()).update(one.name for one in node.names)
+    assert told == late_names(tree)
 
 
 def test_only_two_modules_of_the_transport_and_the_client_module_import_aiohttp() -> None:
@@ -382,6 +427,7 @@ def test_the_transport_asks_for_no_endpoint_by_name(path: Path) -> None:
         "try:\n    from vpsbackups_async._waiting.hub import WaitHub\nexcept ImportError: pass",
         "import importlib\nimportlib.import_module('vpsbackups_async.fleet')",
         "__import__('vpsbackups_async.testing')",
+        "on_first_use(__name__, {'vpsbackups_async.client': ('BackupsClient',)})",
     ],
 )
 def test_a_forbidden_import_is_found_however_it_is_written(source: str) -> None:
@@ -411,7 +457,7 @@ def test_an_allowed_import_is_no_breach(source: str) -> None:
     assert breaches(imports_in(source, "_wire", "_wire.py", (PACKAGE,))) == []
 
 
-def test_importing_the_package_loads_neither_a_server_nor_the_command_line() -> None:
+def test_importing_the_package_loads_no_server_no_command_line_and_nothing_rarely_used() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import sys, vpsbackups_async; print(*sys.modules)"],
         capture_output=True,
@@ -423,6 +469,12 @@ def test_importing_the_package_loads_neither_a_server_nor_the_command_line() -> 
     assert {"aiohttp", PACKAGE, f"{PACKAGE}._wire"} <= loaded
     ours = (f"{PACKAGE}.testing.", f"{PACKAGE}.cli.", f"{PACKAGE}.audit.")
     others = ("rich.", "cyclopts.", "pydantic.", "pydantic_core.", "zoneinfo.")
-    unwanted = ("aiohttp.web", *ours, *others)
+    unused = (
+        *("_pruning.", "_durations.", "_learned.", "_decisions.", "_periods.", "_places."),
+        *("_codec.", "_lists.sources.", "_lists.servers.", "_verbs."),
+        *("events.", "fleet.", "retention.", "limiters.", "metrics.", "durable."),
+    )
+    late = tuple(f"{PACKAGE}.{name}" for name in unused)
+    unwanted = ("aiohttp.web", "cattrs.", *ours, *late, *others)
     assert [name for name in loaded if f"{name}.".startswith(unwanted)] == []
     assert done.stderr == ""

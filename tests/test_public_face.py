@@ -1,7 +1,11 @@
 """What `import vpsbackups_async` gives: names, signatures, the marker for type checkers."""
 
+import base64
 import difflib
 import inspect
+import pickle
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +24,7 @@ from vpsbackups_async import (
     BackupStream,
     Page,
     Restore,
+    Retention,
     RetryPolicy,
     ServerRef,
     Sweep,
@@ -35,10 +40,86 @@ def test_all_is_sorted_without_duplicates_and_fits_one_screen() -> None:
 def test_all_holds_every_public_name_of_the_root_and_no_other() -> None:
     there = {
         name
-        for name, value in vars(vpsbackups_async).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(vpsbackups_async)
+        if not name.startswith("_")
+        and not isinstance(getattr(vpsbackups_async, name), ModuleType)
+        and name not in {"TYPE_CHECKING", "on_first_use"}
     }
     assert set(vpsbackups_async.__all__) == there
+
+
+def run(code: str) -> str:
+    """What the code prints in a new process, where nothing is loaded yet."""
+    root = Path(vpsbackups_async.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_dir_lists_every_name_before_any_is_used() -> None:
+    shown = set(run("import vpsbackups_async; print(*dir(vpsbackups_async))").split())
+    assert {*vpsbackups_async.__all__, "events", "fleet", "retention", "__version__"} <= shown
+
+
+def test_every_name_is_found_in_a_new_process_and_is_that_of_its_module() -> None:
+    code = """
+import sys
+import vpsbackups_async
+for name in vpsbackups_async.__all__:
+    value = getattr(vpsbackups_async, name)
+    assert value is getattr(vpsbackups_async, name), name
+    home = getattr(value, "__module__", "vpsbackups_async")
+    assert getattr(sys.modules[home], name) is value, name
+"""
+    assert run(code) == ""
+
+
+def test_names_that_load_late_can_be_imported_matched_and_unpickled_at_once() -> None:
+    kept = base64.b64encode(pickle.dumps(Retention(daily=7))).decode()
+    code = f"""
+import base64, pickle
+from vpsbackups_async import Fleet, PrunePlan, events
+import vpsbackups_async
+assert pickle.loads(base64.b64decode({kept!r})) == vpsbackups_async.Retention(daily=7)
+assert vpsbackups_async.retention.Retention is vpsbackups_async.Retention
+match events.GateOpened(None, 1.0):
+    case events.GateOpened(seconds=seconds):
+        print(seconds)
+"""
+    assert run(code) == "1.0\n"
+
+
+@pytest.mark.parametrize("name", ["events", "fleet", "retention"])
+def test_a_public_module_that_loads_late_is_an_attribute_of_the_package(name: str) -> None:
+    code = f"import vpsbackups_async; print(vpsbackups_async.{name}.__name__)"
+    assert run(code) == f"vpsbackups_async.{name}\n"
+
+
+def test_the_types_of_every_method_are_found_before_any_of_them_is_loaded() -> None:
+    code = """
+import inspect, typing
+from vpsbackups_async import BackupsClient
+for name, member in inspect.getmembers(BackupsClient, inspect.isfunction):
+    typing.get_type_hints(member)
+print(typing.get_type_hints(BackupsClient.fleet)["return"].__name__)
+"""
+    assert run(code) == "Fleet\n"
+
+
+def test_an_unknown_name_is_the_usual_attribute_error() -> None:
+    with pytest.raises(AttributeError) as caught:
+        vpsbackups_async.Flet  # type: ignore[attr-defined]  # noqa: B018
+    error = caught.value
+    assert str(error) == "module 'vpsbackups_async' has no attribute 'Flet'"
+    assert (error.name, error.obj) == ("Flet", vpsbackups_async)
+    with pytest.raises(ImportError, match="cannot import name 'Flet'"):
+        exec("from vpsbackups_async import Flet")
 
 
 def test_a_star_import_gives_all_names() -> None:

@@ -124,11 +124,10 @@ app = backups.asgi_lifespan(get_asgi_application())
 ```
 """
 
+from typing import TYPE_CHECKING
+
 from vpsbackups_async._bulk.fan_out import fan_out
-from vpsbackups_async._durations import DurationHistory
-from vpsbackups_async._learned import LearnedBackoff
-from vpsbackups_async._pruning.plan import PrunePlan, ServerPlan
-from vpsbackups_async._pruning.rotation import Rotation
+from vpsbackups_async._lazy import on_first_use
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
 from vpsbackups_async._transport.quota import RateLimitStatus
@@ -175,7 +174,6 @@ from vpsbackups_async.errors import (
     WaitTimeoutError,
     WrongEventLoopError,
 )
-from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     ALL_SERVERS,
     Account,
@@ -191,7 +189,14 @@ from vpsbackups_async.models import (
     ServerRef,
     Sweep,
 )
-from vpsbackups_async.retention import Retention
+
+if TYPE_CHECKING:
+    from vpsbackups_async._durations import DurationHistory
+    from vpsbackups_async._learned import LearnedBackoff
+    from vpsbackups_async._pruning.plan import PrunePlan, ServerPlan
+    from vpsbackups_async._pruning.rotation import Rotation
+    from vpsbackups_async.fleet import Fleet
+    from vpsbackups_async.retention import Retention
 
 __all__ = [
     "ALL_SERVERS",
@@ -263,3 +268,20 @@ __all__ = [
     "from_json",
     "to_json",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = on_first_use(
+        __name__,
+        {
+            "vpsbackups_async._durations": ("DurationHistory",),
+            "vpsbackups_async._learned": ("LearnedBackoff",),
+            "vpsbackups_async._pruning.plan": ("PrunePlan", "ServerPlan"),
+            "vpsbackups_async._pruning.rotation": ("Rotation",),
+            "vpsbackups_async.events": (),
+            "vpsbackups_async.fleet": ("Fleet",),
+            "vpsbackups_async.retention": ("Retention",),
+        },
+    )
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "events", "fleet", "retention"})

@@ -16,7 +16,7 @@ import aiohttp
 from attrs import frozen
 from yarl import URL
 
-from vpsbackups_async import _wire
+from vpsbackups_async import _events, _on_demand, _wire
 from vpsbackups_async._checks import (
     check_callable,
     check_duration,
@@ -37,14 +37,8 @@ from vpsbackups_async._lists.lists import (
     fetch_page,
     servers_query,
 )
-from vpsbackups_async._lists.sources import Servers, check_servers, read_servers
 from vpsbackups_async._lists.stream import BackupStream, ServerStream
 from vpsbackups_async._lists.walk import MAX_PAGES
-from vpsbackups_async._pruning.plan import Caps, PrunePlan
-from vpsbackups_async._pruning.planner import Planner
-from vpsbackups_async._pruning.pruner import Delete, Pruner
-from vpsbackups_async._pruning.rotation import RotateOptions, Rotation, Verify
-from vpsbackups_async._pruning.rotator import Rotator
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.calls import BeforeAgain
@@ -71,8 +65,6 @@ from vpsbackups_async.errors import (
     NotRestorableError,
     VPSBackupsError,
 )
-from vpsbackups_async.events import BackupCompleted, OnEvent
-from vpsbackups_async.fleet import Fleet
 from vpsbackups_async.models import (
     Account,
     Backup,
@@ -81,7 +73,6 @@ from vpsbackups_async.models import (
     Outcome,
     Restore,
 )
-from vpsbackups_async.retention import Retention
 
 __all__ = ["BackupStream", "BackupsClient", "ClientStats", "ServerStream"]
 
@@ -162,7 +153,7 @@ class BackupsClient:
         connector: aiohttp.BaseConnector | None = None,
         allow_insecure: bool = False,
         max_response_bytes: int = 16 * 2**20,
-        on_event: OnEvent | None = None,
+        on_event: "_events.OnEvent | None" = None,
     ) -> None:
         # Wrapped before anything can fail: a traceback may show this frame's locals.
         token = Secret.wrap(os.environ.get("VPS_API_TOKEN", "") if token is None else token)
@@ -478,7 +469,7 @@ class BackupsClient:
 
     def _completed(self, backup: Backup) -> Backup:
         if self._session.monitor.emit is not None:
-            self._session.monitor.emit(BackupCompleted(backup))
+            self._session.monitor.emit(_events.BackupCompleted(backup))
         return backup
 
     async def delete(self, backup_id: int, *, missing_ok: bool = False) -> None:
@@ -532,7 +523,9 @@ class BackupsClient:
 
     # --- Deleting by a policy ------------------------------------------------------------------
 
-    async def plan_prune(self, server_ids: Servers, retention: Retention) -> PrunePlan:
+    async def plan_prune(
+        self, server_ids: "_on_demand.Servers", retention: "_on_demand.Retention"
+    ) -> "_on_demand.PrunePlan":
         """What the policy would delete and keep on each of these servers, and why; only reads.
 
         `server_ids` is as for `fleet`; each server is planned once, on its own. The whole list is
@@ -545,14 +538,15 @@ class BackupsClient:
         earlier. Raises `AuthenticationError` if the token is refused, what reading the servers
         raises, and `ValueError` for bad arguments.
         """
-        check_servers(server_ids)
+        _on_demand.check_servers(server_ids)
         _check_retention(retention)
-        servers = await read_servers(server_ids, self._lists)
-        return await Planner(self._lists, self._looks()).plan(list(servers), retention)
+        servers = await _on_demand.read_servers(server_ids, self._lists)
+        planner = _on_demand.Planner(self._lists, self._looks())
+        return await planner.plan(list(servers), retention)
 
     def apply(
         self,
-        plan: PrunePlan,
+        plan: "_on_demand.PrunePlan",
         *,
         max_deletions: int | None = None,
         max_fraction: float = 0.5,
@@ -579,23 +573,24 @@ class BackupsClient:
         Raises `errors.PruneRefusedError`, `StalePlanError`, and `ValueError` for bad arguments,
         when it is called.
         """
-        if not isinstance(plan, PrunePlan):
+        if not isinstance(plan, _on_demand.PrunePlan):
             raise ValueError(f"plan must be a PrunePlan, not {plan!r}")
         check_duration("max_age", max_age)
-        return self._pruner().apply(plan, Caps(max_deletions, max_fraction), max_age)
+        caps = _on_demand.Caps(max_deletions, max_fraction)
+        return self._pruner().apply(plan, caps, max_age)
 
     async def rotate(
         self,
         server_id: int,
-        retention: Retention,
+        retention: "_on_demand.Retention",
         *,
         description: str | None = None,
         make_room: bool = False,
-        verify: Verify | None = None,
+        verify: "_on_demand.Verify | None" = None,
         timeout: float | None = 3600.0,
         backoff: Backoff | None = None,
         dry_run: bool = False,
-    ) -> Rotation:
+    ) -> "_on_demand.Rotation":
         """Make a backup of the policy's job, verify it, then delete what the policy lets go.
 
         The server's manual backups are read completely first, so that a lost answer to the create
@@ -628,7 +623,7 @@ class BackupsClient:
         failed, what `verify` raises, and `ValueError` for bad arguments. A note of the error says
         which backup was started.
         """
-        options = RotateOptions(
+        options = _on_demand.RotateOptions(
             retention=retention,
             description=description,
             make_room=make_room,
@@ -642,10 +637,10 @@ class BackupsClient:
     def _looks(self) -> Looks:
         return Looks(self._finder, self._creates.known, self._timeouts.attempt)
 
-    def _pruner(self) -> Pruner:
-        return Pruner(self._looks(), self._deleting, self._session.monitor)
+    def _pruner(self) -> "_on_demand.Pruner":
+        return _on_demand.Pruner(self._looks(), self._deleting, self._session.monitor)
 
-    def _deleting(self, before_again: BeforeAgain) -> Delete:
+    def _deleting(self, before_again: BeforeAgain) -> "_on_demand.Delete":
         """The `delete` of this client or of a subclass, which first awaits this before a retry."""
 
         async def delete(backup_id: int) -> None:
@@ -657,24 +652,24 @@ class BackupsClient:
 
         return delete
 
-    def _rotator(self, options: RotateOptions) -> Rotator:
-        return Rotator(options, self._pruner(), self._creator, self.wait)
+    def _rotator(self, options: "_on_demand.RotateOptions") -> "_on_demand.Rotator":
+        return _on_demand.Rotator(options, self._pruner(), self._creator, self.wait)
 
     # --- Many servers --------------------------------------------------------------------------
 
     def fleet(
         self,
-        server_ids: Servers,
+        server_ids: "_on_demand.Servers",
         *,
         concurrency: int | None = None,
-    ) -> Fleet:
+    ) -> "_on_demand.Fleet":
         """The same verbs over many servers, `concurrency` of them at a time (None: 64).
 
         `server_ids` is any iterable or async iterable of ids or `Server` values, read lazily, or
         `ALL_SERVERS`: every server of the account. Raises `ValueError` for anything else, None
         included, and for a `concurrency` below 1.
         """
-        return Fleet(
+        return _on_demand.Fleet(
             self,
             server_ids,
             concurrency=concurrency,
@@ -810,7 +805,7 @@ def _check_options(timeouts: object, retry: object) -> None:
 
 
 def _check_retention(value: object) -> None:
-    if not isinstance(value, Retention):
+    if not isinstance(value, _on_demand.Retention):
         raise ValueError(f"retention must be a Retention, not {value!r}")
 
 

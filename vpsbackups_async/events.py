@@ -219,8 +219,8 @@ OnEvent = Callable[[Event], object]
 """A callback for events: it is called in the event loop, and must return at once."""
 
 
-def emitter(hearers: Iterable[OnEvent]) -> OnEvent | None:
-    """A function that hands an event to all of these; what they raise is logged. None for none."""
+def emitter(hearers: Iterable[OnEvent]) -> OnEvent:
+    """A function that hands an event to all of these; what they raise is logged."""
     told = tuple(hearers)
 
     def emit(event: Event) -> None:
@@ -231,4 +231,4 @@ def emitter(hearers: Iterable[OnEvent]) -> OnEvent | None:
                 # Not the event itself: what is of the server's own text may hold a secret.
                 logger.exception("on_event failed for %s", type(event).__name__)
 
-    return emit if told else None
+    return emit

@@ -10,13 +10,13 @@ from typing import Any
 
 from attrs import evolve
 
+from vpsbackups_async import _events
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async._transport.failures import doubt
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.waits import closed_error
 from vpsbackups_async.errors import ConfigurationError, VPSBackupsError
-from vpsbackups_async.events import CreateEnded
 from vpsbackups_async.models import Backup
 
 __all__ = ["Creates", "WaitForEnd"]
@@ -74,17 +74,17 @@ class Creates:
             raise
         except Exception as error:
             if self.monitor.emit is not None:
-                self.monitor.emit(CreateEnded(server_id, error=error))
+                self.monitor.emit(_events.CreateEnded(server_id, error=error))
             raise
         if self.monitor.emit is not None:
-            self.monitor.emit(CreateEnded(server_id, made, existing=not creation.made))
+            self.monitor.emit(_events.CreateEnded(server_id, made, existing=not creation.made))
         return made
 
     def _report(self, creation: Creation, task: asyncio.Task[Backup]) -> None:
         """Log what became of a create whose caller was cancelled, and emit it as an event."""
         self._orphans.discard(task)
         server_id, name = creation.server_id, task.get_name()
-        event = CreateEnded(server_id, caller_cancelled=True)
+        event = _events.CreateEnded(server_id, caller_cancelled=True)
         if task.cancelled():
             why = "the client was closed" if self.stopped else "its caller was cancelled"
             cut = creation.unknown((), f"it was cut short, for {why}")

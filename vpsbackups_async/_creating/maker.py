@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from vpsbackups_async import _wire
+from vpsbackups_async import _events, _wire
 from vpsbackups_async._creating.creation import Creation
 from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
 from vpsbackups_async._creating.known import KnownBackups
@@ -32,7 +32,6 @@ from vpsbackups_async.errors import (
     InvalidResponseError,
     VPSBackupsError,
 )
-from vpsbackups_async.events import CreateSettled
 from vpsbackups_async.models import Backup
 
 __all__ = ["Maker"]
@@ -240,7 +239,7 @@ class Maker:
     def _tell_settled(self, backup: Backup, *, certain: bool) -> None:
         emit = self._transport.session.monitor.emit
         if emit is not None:
-            emit(CreateSettled(backup.server.id, backup, certain))
+            emit(_events.CreateSettled(backup.server.id, backup, certain))
 
     async def settle(self, error: CreateOutcomeUnknownError, server_id: int) -> Backup:
         """The backup of a create that failed so, by one look now; raises the error anew."""

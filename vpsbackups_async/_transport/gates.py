@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from vpsbackups_async.events import GateClosed, GateOpened, OnEvent
+from vpsbackups_async import _events
 
 __all__ = ["GateWatch"]
 
@@ -30,7 +30,7 @@ class GateWatch:
     closed for longer than all are.
     """
 
-    def __init__(self, closed_for: Callable[[str | None], float], emit: OnEvent) -> None:
+    def __init__(self, closed_for: Callable[[str | None], float], emit: "_events.OnEvent") -> None:
         self._closed_for = closed_for
         self._emit = emit
         self._kinds: set[str] = set()  # those that were refused
@@ -69,16 +69,16 @@ class GateWatch:
         if left <= 0:
             if gate is not None:
                 del self._closed[kind]
-                self._emit(GateOpened(kind, now - gate.since))
+                self._emit(_events.GateOpened(kind, now - gate.since))
         elif gate is None:
             self._closed[kind] = _Gate(now, until)
             # An answer that is no refusal may show which kind an earlier 429 was for.
-            self._emit(GateClosed(kind, left, status or 429))
+            self._emit(_events.GateClosed(kind, left, status or 429))
         else:
             gate.until = until
             if status is not None and until > gate.told + _NEWS:
                 gate.told = until
-                self._emit(GateClosed(kind, left, status))
+                self._emit(_events.GateClosed(kind, left, status))
 
 
 def _ring(watch: weakref.ref[GateWatch]) -> None:

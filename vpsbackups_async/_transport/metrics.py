@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
+from vpsbackups_async import _events
 from vpsbackups_async._transport.limiter import Guarded
 from vpsbackups_async._version import __version__
-from vpsbackups_async.events import AttemptEnded, CallHeld, Event, RetryScheduled
 
 __all__ = ["Instruments", "instruments"]
 
@@ -79,17 +79,17 @@ class Instruments:
         with self._lock:
             self._clients.discard(client)
 
-    def hear(self, server: Mapping[str, str | int], event: Event) -> None:
+    def hear(self, server: Mapping[str, str | int], event: "_events.Event") -> None:
         """Record an event of a client of this server."""
-        if isinstance(event, AttemptEnded):
+        if isinstance(event, _events.AttemptEnded):
             self._duration.record(event.seconds, {**server, **_attributes_of(event)})
             if event.status == 429:
                 self._refused.add(1, {**server, _KIND: event.kind})
-        elif isinstance(event, RetryScheduled):
+        elif isinstance(event, _events.RetryScheduled):
             status = getattr(event.error, "status", None)
             cause = type(event.error).__name__ if status is None else str(status)
             self._retries.add(1, {**server, _KIND: event.kind, "error.type": cause})
-        elif isinstance(event, CallHeld):
+        elif isinstance(event, _events.CallHeld):
             self._held.record(event.seconds, {**server, _KIND: event.kind})
 
     def _waits(self, _: object) -> Iterator[Any]:
@@ -115,7 +115,7 @@ class Instruments:
         return [(those[0].server, those) for those in servers.values()]
 
 
-def _attributes_of(attempt: AttemptEnded) -> dict[str, str | int]:
+def _attributes_of(attempt: "_events.AttemptEnded") -> dict[str, str | int]:
     attributes: dict[str, str | int] = {"http.request.method": attempt.method}
     if attempt.status is not None:
         attributes["http.response.status_code"] = attempt.status

@@ -6,6 +6,7 @@ from typing import Final
 
 from yarl import URL
 
+from vpsbackups_async import _events
 from vpsbackups_async._transport.calls import AttemptResult
 from vpsbackups_async._transport.gates import GateWatch
 from vpsbackups_async._transport.limiter import Guarded
@@ -13,13 +14,6 @@ from vpsbackups_async._transport.metrics import Instruments, instruments
 from vpsbackups_async._transport.retry import RetryLog
 from vpsbackups_async._wire import API_ROOT, Request
 from vpsbackups_async.errors import VPSBackupsError
-from vpsbackups_async.events import (
-    AttemptEnded,
-    CallHeld,
-    OnEvent,
-    RetryScheduled,
-    emitter,
-)
 
 __all__ = ["Monitor"]
 
@@ -34,8 +28,8 @@ class Monitor:
     run now.
     """
 
-    def __init__(self, on_event: OnEvent | None = None) -> None:
-        self.emit: OnEvent | None = None
+    def __init__(self, on_event: "_events.OnEvent | None" = None) -> None:
+        self.emit: _events.OnEvent | None = None
         self.waits = 0
         self.server: Mapping[str, str | int] = {}
         self.guarded: Guarded | None = None
@@ -63,7 +57,7 @@ class Monitor:
         hearers = [] if self._on_event is None else [self._on_event]
         if self._metrics is not None:
             hearers.append(partial(self._metrics.hear, self.server))
-        self.emit = emitter(hearers)
+        self.emit = _events.emitter(hearers) if hearers else None
 
     def close(self) -> None:
         """Record no metrics of the client's state any more."""
@@ -80,7 +74,7 @@ class Monitor:
         if result.tried and self.emit is not None:
             path = API_ROOT + request.path
             self.emit(
-                AttemptEnded(
+                _events.AttemptEnded(
                     request.kind,
                     request.method,
                     path,
@@ -101,10 +95,12 @@ class Monitor:
         self._log.retrying(error, request.kind, attempt, pause, now)
         if self.emit is not None:
             path = API_ROOT + request.path
-            self.emit(RetryScheduled(request.kind, request.method, path, attempt, error, pause))
+            self.emit(
+                _events.RetryScheduled(request.kind, request.method, path, attempt, error, pause)
+            )
 
     def held(self, request: Request, seconds: float) -> None:
         """Tell how long a call was kept waiting."""
         if self.emit is not None and seconds >= _HELD:
             path = API_ROOT + request.path
-            self.emit(CallHeld(request.kind, request.method, path, seconds))
+            self.emit(_events.CallHeld(request.kind, request.method, path, seconds))

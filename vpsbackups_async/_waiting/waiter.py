@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
+from vpsbackups_async import _events
 from vpsbackups_async._lists.wanted import Key, Wanted
 from vpsbackups_async._transport.calls import SendState
 from vpsbackups_async._wire import Mask, unmasked
@@ -18,7 +19,6 @@ from vpsbackups_async.errors import (
     WaitError,
     WaitTimeoutError,
 )
-from vpsbackups_async.events import WaitPolled
 from vpsbackups_async.models import Backup, BackupRef, BackupStatus, is_running
 
 __all__ = ["Batch", "Look", "Waiter", "shown_status"]
@@ -273,11 +273,13 @@ class Look:
         waits = self.send.on_the_wire and len(self.send.began) == 1
         return "got no answer" if waits else "was not over"
 
-    def polled(self, shown: Iterable[Waiter], error: VPSBackupsError | None) -> WaitPolled:
+    def polled(
+        self, shown: Iterable[Waiter], error: VPSBackupsError | None
+    ) -> "_events.WaitPolled":
         """The event of its end, with the waiters whose backups it showed, and why it failed."""
         statuses = {one.ref.id: one.last_status for one in shown}
         found = tuple((key, status) for key, status in statuses.items() if status is not None)
-        return WaitPolled(self.server_id, self.requests, found, error)
+        return _events.WaitPolled(self.server_id, self.requests, found, error)
 
     def concerned(self) -> list[Waiter]:
         """The waiters that wait for this look's end."""
