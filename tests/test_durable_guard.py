@@ -3,105 +3,26 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve
 from helpers_durable import held_posts, posts, until
+from helpers_guard import LIMITS, ON_WIRE, PATIENT, SERVER, Setting, setting
 
 from vpsbackups_async import (
-    Backup,
     BackupInProgressError,
     CreateOutcomeUnknownError,
     Observation,
     Retention,
-    RetryPolicy,
 )
-from vpsbackups_async.durable.api import WorkerClient
-from vpsbackups_async.durable.database import Database
-from vpsbackups_async.durable.engine import Entry, migrate
 from vpsbackups_async.durable.guard import Guard
-from vpsbackups_async.durable.items import Item, Items, Run, RunCancelledError, SupersededError
-from vpsbackups_async.durable.schema import create_tables
-from vpsbackups_async.durable.store import Store
-from vpsbackups_async.durable.values import BackupTask, ItemState, Limits, RotateTask, RunOutcome
+from vpsbackups_async.durable.items import Item, RunCancelledError, SupersededError
+from vpsbackups_async.durable.values import ItemState, Limits, RotateTask
 from vpsbackups_async.testing import Drop, FakeVPS, Latency, Reply, ServerFault
-
-SERVER = 1
-ON_WIRE = 0.4
-"""For how many seconds a create that another process began may be on the wire; none ever is."""
-LIMITS = Limits(start_within=0.2, create_again_after=0.2, unknown_for=0.4)
-PATIENT = evolve(LIMITS, unknown_for=30.0)
-
-
-class _Client(WorkerClient):
-    """Waits out the creates of others for less long than its own requests may take.
-
-    So no request times out on a busy machine, and none is waited out for half a minute.
-    """
-
-    attempt_seconds = ON_WIRE
-
-
-@frozen
-class Setting:
-    """A run with one server, and what guards its creates."""
-
-    database: Database
-    store: Store
-    items: Items
-    run: Run
-    client: WorkerClient
-    limits: Limits
-
-    def guard(self, *, stopped: bool = False) -> Guard:
-        stop = asyncio.Event()
-        if stopped:
-            stop.set()
-        return Guard(self.client, self.items, self.limits, stop)
-
-    async def claimed(self, retry: int = 0) -> Item:
-        """The item, as a process has it that takes it over from whoever had it."""
-        item = await self.items.claim(Entry(self.run.nonce, SERVER, retry))
-        assert item is not None
-        return item
-
-    async def begun(self) -> tuple[Item, Backup]:
-        """A create that was sent by a process which died before it could note the reply."""
-        item = await self.claimed()
-        await self.items.intend(item, self.limits.start_within, 1)
-        made = await self.client.begin(
-            SERVER, "Nightly", item.marker, read_before=False, is_too_late=lambda: False
-        )
-        return item, made
-
-    async def retried(self, state: ItemState) -> Item:
-        """The item after it ended so and was submitted again."""
-        item = await self.claimed()
-        await self.items.end(item, RunOutcome(self.run.name, SERVER, state))
-        await self.store.retry(self.run, state, -1, lambda _, __: None)
-        return await self.claimed(1)
-
-
-@asynccontextmanager
-async def setting(
-    tmp_path: Path, fake: FakeVPS, limits: Limits = LIMITS, **options: Any
-) -> AsyncIterator[Setting]:
-    database = Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")
-    migrate(database)
-    create_tables(database)
-    store, items = Store(database), Items(database)
-    run, _ = await store.submit("nightly", BackupTask("Nightly"), [SERVER], lambda _, __: None)
-    retry = RetryPolicy(create_grace=0.1)
-    try:
-        async with _Client(fake.token, base_url=fake.url, retry=retry, **options) as client:
-            yield Setting(database, store, items, run, client, limits)
-    finally:
-        database.close()
 
 
 @pytest.fixture
