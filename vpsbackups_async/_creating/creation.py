@@ -41,7 +41,8 @@ class Creation:
     server's backups are to be read first in any case; `need` is what `ensure` asks for, at `now` by
     the server's clock. `doubt` is the last failure after which the server may have carried out the
     request all the same. `unanswered` is whether it may be doing so after one of the `posts`
-    requests, which the words of a 503 deny; `made` whether its backup is known and is being given
+    requests, which the words of a 503 deny, and `looks_after` whether its backup is looked for
+    then; `made` whether its backup is known and is being given
     to the caller; `pause` is the last pause before one, in seconds. `paced` counts the refusals for
     pace, which cost no attempt; `accepted` is the session's count of creates without overload when
     the last request was sent. The call waits for other backups until `wait_until`; a try of it
@@ -73,6 +74,7 @@ class Creation:
         self.read_before = False
         self.doubt: VPSBackupsError | None = None
         self.unanswered = False
+        self.looks_after = True
         self.made = False
         self.posts = self.paced = self.accepted = 0
         self.pause: float | None = None

@@ -73,17 +73,20 @@ class Creator:
         job: str | None = None,
         read_before: bool = False,
         is_new: bool = False,
+        looks_after: bool = True,
         is_too_late: Callable[[], bool] | None = None,
     ) -> Backup:
         """The backup; see `BackupsClient.create`.
 
         With `read_before` the server's manual backups are read completely first, so that a lost
         answer is settled with certainty. `is_new` says of the caller's own marker that no backup
-        can have it yet. `is_too_late` is asked before each attempt; if it says so, nothing more is
-        sent, and `DeadlineExceededError` is raised.
+        can have it yet. Without `looks_after` nothing is looked for where there is no answer, and
+        `CreateOutcomeUnknownError` is raised at once. `is_too_late` is asked before each attempt;
+        if it says so, nothing more is sent, and `DeadlineExceededError` is raised.
         """
         creation = Creation(server_id, description, if_running)
         creation.reads = read_before
+        creation.looks_after = looks_after
         creation.sending.is_too_late = is_too_late
         creation.label(keep, job)
         if not isinstance(marker, bool):

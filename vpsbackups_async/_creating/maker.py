@@ -185,7 +185,7 @@ class Maker:
 
         Raises `CreateOutcomeUnknownError`, or a later refusal where nothing was made before it.
         """
-        if self._retry.attempts == 1:
+        if self._retry.attempts == 1 or not creation.looks_after:
             raise creation.unknown((), failure.describe()) from failure
         logger.debug("looking for the backup of a create without an answer: %s", failure)
         found = await self._search(creation)

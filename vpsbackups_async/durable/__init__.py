@@ -28,7 +28,9 @@ takes a backup of the old one for its own.
   looks for it, and sends another create only after complete looks over
   `Limits.create_again_after` (120 s) have shown nothing that may be it, when no request of the
   dead one can be on the wire any more, and if the API was seen to keep markers. After a timeout
-  or a 504 nothing is sent again, nor by a retry. What stays unknown is looked for during an hour
+  or a 504 nothing is sent again, nor by a retry: that is noted as soon as it is seen. A worker that
+  ends while the database is away waits a minute for it to note that, and otherwise logs the servers
+  as an error; one that is killed just then cannot. What stays unknown is looked for during an hour
   (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. One window is
   left: a process that is frozen after it checked whether its create may still be sent, and before
   the socket takes it. A twin made so would be named in the outcome, if it is there when the server

@@ -1,5 +1,6 @@
 """The client of a worker: one for all that it works on, with one hub for all of its waits."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,9 +16,12 @@ from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._wire import Mask
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import ApiError
+from vpsbackups_async.events import CreateSettled
 from vpsbackups_async.models import Backup
 
 __all__ = ["WorkerClient"]
+
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 Noting: TypeAlias = Callable[[Delete], Delete]
 """Makes of a function that deletes a backup one that notes it before."""
@@ -54,7 +58,8 @@ class WorkerClient(BackupsClient):
         """The new backup, as `create` gives it; with a marker that no backup can have yet.
 
         Raises `DeadlineExceededError` if `is_too_late` stops it before anything is sent, and what
-        `create` raises.
+        `create` raises; `CreateOutcomeUnknownError` as soon as there is no answer, or one that
+        leaves the outcome open: the caller looks for the backup, once it has noted that.
         """
         return await self._creator.create(
             server_id,
@@ -62,6 +67,7 @@ class WorkerClient(BackupsClient):
             marker=marker,
             read_before=read_before,
             is_new=True,
+            looks_after=False,
             is_too_late=is_too_late,
         )
 
@@ -72,6 +78,13 @@ class WorkerClient(BackupsClient):
     def is_given(self, backup_id: int) -> bool:
         """Whether a create of this client was given this backup."""
         return self._creates.known.is_given(backup_id)
+
+    def adopt(self, backup: Backup) -> None:
+        """Take the backup for that of a create without an answer; it is told of as an event."""
+        logger.info("found backup %s, whose create had no answer", backup.id)
+        self._creates.known.give(backup)
+        if (emit := self._session.monitor.emit) is not None:
+            emit(CreateSettled(backup.server.id, backup, certain=True))
 
     def rotator(self, options: RotateOptions, create: Create, noting: Noting) -> Rotator:
         """What rotates a server, with its backup made by `create`; each deletion is noted first."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from attrs import define
+from sqlalchemy.exc import SQLAlchemyError
 
 from vpsbackups_async._creating.ensuring import order_made
 from vpsbackups_async._creating.evidence import SentCreate, clock_offset, judge
@@ -21,7 +22,13 @@ from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._creating.settling import may_create_again
 from vpsbackups_async._tags import marker_of, same, with_labels, with_marker
 from vpsbackups_async.durable.api import WorkerClient
-from vpsbackups_async.durable.items import Item, Items, RunCancelledError
+from vpsbackups_async.durable.items import (
+    AnsweredError,
+    Item,
+    Items,
+    RunCancelledError,
+    SupersededError,
+)
 from vpsbackups_async.durable.values import Limits, acts_before_create
 from vpsbackups_async.errors import (
     AuthenticationError,
@@ -38,7 +45,9 @@ logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _FIRST_PAUSE: Final = 0.5
 _LEAST_PAUSE: Final = 0.1
+_GROWTH: Final = 1.5
 _MAX_PAUSE: Final = 120.0
+_NOTE_PAUSE: Final = 0.5
 _MOST_POSTS: Final = 10
 """How many creates of an item may be intended before it is given up as unknown."""
 _LATE: Final = 0.05
@@ -83,6 +92,7 @@ class Guard:
         self._cancelled: frozenset[str] = frozenset()
         self._keeps_markers = False
         self._sending: set[asyncio.Task[Any] | None] = set()
+        self._unnoted: set[Item] = set()
 
     async def create(
         self,
@@ -103,10 +113,7 @@ class Guard:
         while found is None:
             try:
                 return await self._make(item, labelled, read_before=read_before)
-            except CreateOutcomeUnknownError as error:
-                cause = error.__cause__
-                if not (isinstance(cause, VPSBackupsError) and may_create_again(cause)):
-                    await self._items.note_unanswered(item)
+            except (CreateOutcomeUnknownError, AnsweredError):
                 found = await self.find(item, labelled)
         await self._items.note_started(item, found.backup.id)
         return found
@@ -137,7 +144,10 @@ class Guard:
         try:
             made = await self._send(item, labelled, before + 1, read_before=read_before)
             await self._items.note_started(item, made.id)
-        except CreateOutcomeUnknownError:
+        except CreateOutcomeUnknownError as error:
+            await self._note_answer(item, error.__cause__)
+            if self._stopped.is_set():
+                raise asyncio.CancelledError from error
             raise
         except (VPSBackupsError, RunCancelledError):  # refused, or not sent
             await self._items.note_not_made(item, before)
@@ -149,6 +159,35 @@ class Guard:
             self._sending.discard(task)
         await self._learn(item, made)
         return Found(made)
+
+    async def _note_answer(self, item: Item, answer: BaseException | None) -> None:
+        """Note if the server may still work on a create that ended so, before it is looked for.
+
+        This process may be killed at any time, and who takes over would send it again.
+        """
+        if isinstance(answer, VPSBackupsError) and may_create_again(answer):
+            return
+        self._unnoted.add(item)
+        is_ours = await self._items.note_at_work(item)
+        self._unnoted.discard(item)
+        if not is_ours:
+            raise SupersededError
+
+    @property
+    def unnoted(self) -> list[int]:
+        """The servers of which the database does not have yet that they may be at work."""
+        return sorted(item.server_id for item in self._unnoted)
+
+    async def note_rest(self) -> None:
+        """Note what the database did not take before, once it does; for a worker that ends."""
+        while self._unnoted:
+            item = next(iter(self._unnoted))
+            try:
+                await self._items.note_at_work(item)
+                self._unnoted.discard(item)
+            except SQLAlchemyError as error:
+                logger.debug("server %s cannot be noted: %s", item.server_id, error)
+                await asyncio.sleep(_NOTE_PAUSE)
 
     async def find(self, item: Item, labelled: str) -> Found | None:
         """The backup that earlier creates of the item made; None if one may be sent now.
@@ -171,6 +210,7 @@ class Guard:
             else:
                 if (found := search.take(look, now, self._client.is_given)) is not None:
                     await self._learn(item, found.backup)
+                    self._client.adopt(found.backup)
                     return found
                 if search.is_over(now) and await self._are_markers_kept():
                     return None
@@ -178,7 +218,7 @@ class Guard:
                 raise search.error() from failure
             next_at = search.ends_at if search.is_over(now) else search.decides_at
             await asyncio.sleep(min(pause, max(next_at - now, _LEAST_PAUSE)))
-            pause = min(2 * pause, _MAX_PAUSE)
+            pause = min(_GROWTH * pause, _MAX_PAUSE)
             now = await self._items.now()
 
     async def _send(self, item: Item, labelled: str, posts: int, *, read_before: bool) -> Backup:

@@ -26,6 +26,7 @@ from vpsbackups_async.durable.values import (
 )
 
 __all__ = [
+    "AnsweredError",
     "Item",
     "Items",
     "NoPlaceError",
@@ -48,6 +49,10 @@ class NoPlaceError(Exception):
 
 class RunCancelledError(Exception):
     """The run was cancelled, so that no create of it may be sent any more."""
+
+
+class AnsweredError(Exception):
+    """A create of the item had an answer meanwhile after which none may be sent again."""
 
 
 class Run(NamedTuple):
@@ -125,15 +130,18 @@ RETURNING next_at, rate, {now}
 _OWNED: Final = f"{_KEY} AND owner = :owner AND state = 'running'"
 _INTEND: Final = """
 UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(sent_at, :at)
-WHERE {owned}
+WHERE {owned} AND (may_repeat OR :posts = 1)
     AND (:goes_on OR NOT EXISTS (SELECT 1 FROM {runs} WHERE nonce = :run AND cancelled))
 RETURNING sent_at
 """
-_IS_OWNED: Final = "SELECT 1 FROM {items} WHERE {owned}"
+_MAY_REPEAT: Final = "SELECT may_repeat FROM {items} WHERE {owned}"
 _NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
 _NOTE_DELETED: Final = "UPDATE {items} SET outcome = :outcome WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
-_NOTE_UNANSWERED: Final = "UPDATE {items} SET may_repeat = FALSE WHERE {owned}"
+_NOTE_AT_WORK: Final = """
+UPDATE {items} SET may_repeat = FALSE WHERE run = :run AND server = :server RETURNING owner
+"""
+"""Whoever owns it by now: the answer may come after another execution has taken the server over."""
 _END: Final = """
 UPDATE {items} SET state = :state, outcome = :outcome, error = :error WHERE {owned}
 """
@@ -198,10 +206,11 @@ class Items:
     async def intend(self, item: Item, start_within: float, posts: int) -> Turn:
         """Note that a create is about to be sent, the one of this number; when it may be.
 
-        Raises `RunCancelledError`, and `SupersededError`, as all that follow here.
+        Raises `RunCancelledError`; `AnsweredError` where it would be sent again, and must not;
+        and `SupersededError`, as all that follow here.
         """
         take, intend = self._text(_TAKE_TURN), self._text(_INTEND)
-        is_owned = self._text(_IS_OWNED)
+        may_repeat = self._text(_MAY_REPEAT)
         owned = _owned(item)
 
         def work(connection: sa.Connection) -> Turn:
@@ -218,8 +227,11 @@ class Items:
             values = {**owned, **noted}
             row = connection.execute(intend, values).first()
             if row is None:
-                there = connection.execute(is_owned, owned).first()
-                raise SupersededError if there is None else RunCancelledError
+                kept = connection.execute(may_repeat, owned).first()
+                if kept is None:
+                    raise SupersededError
+                item.may_repeat = bool(kept[0])
+                raise RunCancelledError if item.may_repeat or posts == 1 else AnsweredError
             item.posts, item.sent_at, item.not_after = posts, row[0], not_after
             return Turn(turn + offset, not_after - at, rate is not None)
 
@@ -240,10 +252,15 @@ class Items:
         await self._write(item, _NOTE_POSTS, posts=posts)
         item.posts = posts
 
-    async def note_unanswered(self, item: Item) -> None:
-        """Note that the server may still work on the create, so that it is never sent again."""
-        await self._write(item, _NOTE_UNANSWERED)
+    async def note_at_work(self, item: Item) -> bool:
+        """Note that the server may still work on the create, so that it is never sent again.
+
+        That also holds for an execution that has taken the item over meanwhile: False if so.
+        """
         item.may_repeat = False
+        note, values = self._text(_NOTE_AT_WORK), _key(_entry(item))
+        owner = await self._run(lambda connection: connection.execute(note, values).scalar())
+        return owner == item.owner
 
     async def end(self, item: Item, outcome: RunOutcome) -> None:
         """Note how the item ended."""
@@ -341,6 +358,9 @@ def _key(entry: Entry) -> dict[str, object]:
     return {"run": entry.run, "server": entry.server_id, "retry": entry.retry}
 
 
+def _entry(item: Item) -> Entry:
+    return Entry(item.run.nonce, item.server_id, item.retry)
+
+
 def _owned(item: Item) -> dict[str, object]:
-    key = _key(Entry(item.run.nonce, item.server_id, item.retry))
-    return {**key, "owner": item.owner}
+    return {**_key(_entry(item)), "owner": item.owner}

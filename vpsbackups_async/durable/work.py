@@ -52,6 +52,8 @@ _APPEAR_GRACE: Final = 60.0
 """Seconds within which a list must show a backup, as for `BackupsClient.wait`."""
 _NOTED_WITHIN: Final = 5.0
 """Seconds in which a create that has ended must be noted in the database, once it is stopped."""
+_UNANSWERED_WITHIN: Final = 60.0
+"""Seconds in which a worker that ends must have noted which creates must not be sent again."""
 _LEFT_WITHIN: Final = 0.5
 """Seconds in which creates must end whose connections were closed."""
 _PLACE_PAUSE: Final = 0.5
@@ -82,6 +84,7 @@ class Work:
         self._stopped = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._is_hurried = False
+        self._patience: asyncio.Timeout | None = None
         self.unsettled: int = 0
         """How many creates were on the wire as `hurry` left them to the next worker."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,6 +126,23 @@ class Work:
         for task in left:  # the database is away
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await self._note_rest()
+
+    async def _note_rest(self) -> None:
+        """Wait for the database to note the creates that must not be sent again.
+
+        Nothing is held up by it: while the database is away, no worker can do anything.
+        """
+        patience = _NOTED_WITHIN if self._is_hurried else _UNANSWERED_WITHIN
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience) as self._patience:
+                await self._guard.note_rest()
+        if unnoted := self._guard.unnoted:
+            logger.error(
+                "the database did not take that servers %s may still be at work on their creates: "
+                "look at their backups before another worker may create them again",
+                unnoted,
+            )
 
     def hurry(self) -> None:
         """Wait no longer for creates that are on the wire, now or once `stop` would wait for them.
@@ -130,6 +150,8 @@ class Work:
         Their intents are in the database, so that the next worker looks for them.
         """
         self._is_hurried = True
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + _NOTED_WITHIN)
         unsettled = sum(self._guard.is_sending(task) for task in self._tasks)
         if self._closing is not None and self._closing.cancel() and unsettled:
             self.unsettled = unsettled
