@@ -46,6 +46,12 @@ _POLL: Final = 0.25
 _BATCH: Final = 1000
 _HOURS: Final = 24
 _STOP_WITHIN: Final = 15.0
+_ANY_STARTED_AHEAD: Final = "SELECT 1 FROM {table} WHERE {started_ahead} LIMIT 1"
+_FREE_STARTED_AHEAD: Final = "UPDATE {table} SET rate_limited = FALSE WHERE {started_ahead}"
+_STARTED_AHEAD: Final = """
+queue_name = :queue AND rate_limited = TRUE
+    AND started_at_epoch_ms > CAST(1000.0 * ({now} + 2.0) AS BIGINT)
+"""
 _QUIET: Final = "CRITICAL"
 """The engine logs each moment in which the database is away; we say what follows from it."""
 
@@ -85,6 +91,7 @@ class EngineClient:
     """What may be done from outside a worker; the functions block, and are called in a thread."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._client = DBOSClient(
             system_database_engine=database.engine,
             dbos_system_schema=SCHEMA,
@@ -138,6 +145,19 @@ class EngineClient:
             ids = [workflow.workflow_id for workflow in begun]
             self._client.resume_workflows(ids, queue_name=_RESUMED)
             count += len(begun)
+
+    def free_started_ahead(self) -> None:
+        """Let starts in the future no longer count for the rate, as after a clock was set back.
+
+        The engine would start nothing until the clock is there again, and has no way to tell it.
+        """
+        table = "workflow_status" if self._database.is_sqlite else f"{SCHEMA}.workflow_status"
+        started_ahead = _STARTED_AHEAD.format(now=self._database.clock)
+        names, queue = {"table": table, "started_ahead": started_ahead}, {"queue": _QUEUE}
+        with self._database.engine.begin() as connection:
+            found = connection.execute(sa.text(_ANY_STARTED_AHEAD.format_map(names)), queue)
+            if found.first() is not None:
+                connection.execute(sa.text(_FREE_STARTED_AHEAD.format_map(names)), queue)
 
     def add_schedule(self, name: str, cron: str, tz: str, context: Mapping[str, Any]) -> None:
         """Have workers handed the context whenever this line of cron is due in the time zone.

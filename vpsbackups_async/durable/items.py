@@ -4,6 +4,7 @@ What workers ask is tried again while the database is away.
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 
 class SupersededError(Exception):
@@ -123,10 +126,17 @@ RETURNING posts, sent_at, not_after, may_repeat, unknown_since, backup, outcome
 """
 _WAITS: Final = "SELECT 1 FROM {items} WHERE {key} AND state = 'waiting'"
 _TAKE_TURN: Final = """
-UPDATE {pace} SET next_at = CASE WHEN next_at > {now} THEN next_at ELSE {now} END
-    + coalesce(1.0 / rate, 0.0)
-RETURNING next_at, rate, {now}
+UPDATE {pace} SET taken_at = {now},
+    set_back = CASE WHEN taken_at > {now} THEN taken_at - {now} ELSE 0.0 END,
+    next_at = {now} + coalesce(1.0 / rate + CASE
+        WHEN taken_at > {now} AND next_at > taken_at THEN next_at - taken_at
+        WHEN taken_at <= {now} AND next_at > {now} THEN next_at - {now}
+        ELSE 0.0 END, 0.0)
+RETURNING next_at, rate, {now}, set_back
 """
+"""Where the clock was set back since the last turn, turns are as far ahead of it as they were."""
+_TOLD_SET_BACK: Final = 1.0
+"""Seconds by which a clock must be set back to be told of."""
 _OWNED: Final = f"{_KEY} AND owner = :owner AND state = 'running'"
 _INTEND: Final = """
 UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(sent_at, :at)
@@ -215,7 +225,9 @@ class Items:
 
         def work(connection: sa.Connection) -> Turn:
             asked = time.monotonic()
-            after, rate, at = connection.execute(take).one()
+            after, rate, at, set_back = connection.execute(take).one()
+            if set_back > _TOLD_SET_BACK:
+                logger.warning("the database's clock was set back by %.0f seconds", set_back)
             # The answer that came fastest tells best how this clock and the database's differ: one
             # that was held up would move its turn onto those of others.
             offset = min(max(self._offset, asked - at), time.monotonic() - at)

@@ -48,6 +48,9 @@ pace: sa.Table = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("rate", sa.Float(53)),
     sa.Column("next_at", sa.Float(53), nullable=False),
+    # When the last turn was given out, and by how many seconds the clock had been set back then.
+    sa.Column("taken_at", sa.Float(53), nullable=False),
+    sa.Column("set_back", sa.Float(53), nullable=False),
 )
 """One row: how many creates may start a second, and when the next one may."""
 
@@ -127,7 +130,9 @@ def create_tables(database: Database) -> None:
         kept = _keep(connection, "version", str(VERSION))
         _keep(connection, "concurrency", str(_CONCURRENCY))
         if connection.scalar(sa.select(sa.func.count()).select_from(pace)) == 0:
-            connection.execute(sa.insert(pace).values(id=1, next_at=0.0))
+            connection.execute(
+                sa.insert(pace).values(id=1, next_at=0.0, taken_at=0.0, set_back=0.0)
+            )
     if kept != str(VERSION):
         raise ConfigurationError(
             f"the database {database.name} is of version {kept} of the runs, and this library "

@@ -205,6 +205,7 @@ class Worker:
         while True:
             await asyncio.sleep(_TAKEOVER)
             try:
+                await self._database.call(self._engine.free_started_ahead)
                 await self._taken_over(silence)
             except (exc.SQLAlchemyError, DatabaseError) as error:
                 logger.debug("no look for dead workers: %s", error)
