@@ -1,5 +1,6 @@
-"""Clocks that jump: no worker waits for one to be where it was before."""
+"""Clocks that jump: a worker neither waits for one, nor creates a second backup because of it."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -8,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
-from helpers_durable import workers_of
-from helpers_guard import Setting, setting
+from helpers_durable import until, workers_of
+from helpers_guard import LIMITS, ON_WIRE, PATIENT, SERVER, Setting, setting
 
+from vpsbackups_async import CreateOutcomeUnknownError
 from vpsbackups_async.durable import DurableFleet
 from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.guard import Guard
 from vpsbackups_async.testing import FakeVPS
 
 
@@ -36,6 +39,70 @@ class Clock:
     def set_ahead(self, seconds: float) -> None:
         with self._engine.begin() as connection:
             connection.execute(sa.text(f"UPDATE clock SET ahead = {seconds}"))
+
+
+# --- Looks before a create is sent again ----------------------------------------------------------
+
+
+def quiet_seconds() -> float:
+    """For how long nothing may be sent after a process was taken over that may have sent one."""
+    assert LIMITS.create_again_after is not None
+    return LIMITS.start_within + ON_WIRE + LIMITS.create_again_after
+
+
+@pytest.mark.parametrize("when", ["before the takeover", "before the first look", "later"])
+@pytest.mark.parametrize("jump", [300.0, -300.0])
+async def test_no_jump_of_a_clock_shortens_the_looks_before_another_create_or_prolongs_them(
+    real_fake: FakeVPS, tmp_path: Path, when: str, jump: float
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made, asyncio.timeout(25):
+        clock = Clock(made, made.database.clock)
+        await made.items.note_markers()
+        await made.items.intend(await made.claimed(), LIMITS.start_within, 1)
+        if when == "before the takeover":
+            clock.set_ahead(jump)
+        item, began = await made.claimed(), time.time()
+        if when == "before the first look":
+            clock.set_ahead(jump)
+        create = asyncio.create_task(made.guard().create(item, "Nightly"))
+        await until(lambda: real_fake.count("GET") > 0)
+        if when == "later":
+            clock.set_ahead(jump)
+        await create
+    (sent,) = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+    assert sent >= began + quiet_seconds()
+
+
+async def test_a_search_ends_as_unknown_though_the_clock_was_set_back(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made, asyncio.timeout(25):
+        clock = Clock(made, made.database.clock)
+        await made.items.intend(await made.claimed(), LIMITS.start_within, 1)
+        clock.set_ahead(-86_400.0)
+        create = asyncio.create_task(made.guard().create(await made.claimed(), "Nightly"))
+        await until(lambda: real_fake.count("GET") > 0)
+        clock.set_ahead(-2 * 86_400.0)
+        with pytest.raises(CreateOutcomeUnknownError):
+            await create
+
+
+@pytest.mark.parametrize("later", [0.0, 86_400.0])
+async def test_a_backup_that_may_be_the_one_is_seen_though_the_clock_is_ahead_or_was(
+    real_fake: FakeVPS, tmp_path: Path, later: float
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made, asyncio.timeout(25):
+        clock = Clock(made, made.database.clock)
+        clock.set_ahead(86_400.0)
+        await made.items.note_markers()
+        await made.items.intend(await made.claimed(), LIMITS.start_within, 1)
+        other = real_fake.add_backup(SERVER, description="by hand", backup_type="manual")
+        clock.set_ahead(later)
+        guard = Guard(made.client, made.items, LIMITS, asyncio.Event())
+        with pytest.raises(CreateOutcomeUnknownError) as raised:
+            await guard.create(await made.claimed(), "Nightly")
+    assert [one.id for one in raised.value.candidates] == [other["id"]]
+    assert real_fake.count("POST") == 0
 
 
 # --- Turns ----------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ takes a backup of the old one for its own.
   marker that no other one has (`[vb:14214a5643ee.12345.0]`). Who takes over from a dead worker
   looks for it, and sends another create only after complete looks over
   `Limits.create_again_after` (120 s) have shown nothing that may be it, when no request of the
-  dead one can be on the wire any more, and if the API was seen to keep markers. After a timeout
+  dead one can be on the wire any more, and if the API was seen to keep markers. Both are waited
+  out anew by who takes over, in seconds of the database's clock and of its own steady one, so that
+  no clock that is set decides it: that is 210 s by default. After a timeout
   or a 504 nothing is sent again, nor by a retry: that is noted as soon as it is seen. A worker that
   ends while the database is away waits a minute for it to note that, and otherwise logs the servers
   as an error; one that is killed just then cannot. What stays unknown is looked for during an hour

@@ -208,18 +208,18 @@ class Guard:
             except VPSBackupsError as error:
                 failure = error
             else:
-                if (found := search.take(look, now, self._client.is_given)) is not None:
+                if (found := search.take(look, self._client.is_given)) is not None:
                     await self._learn(item, found.backup)
                     self._client.adopt(found.backup)
                     return found
-                if search.is_over(now) and await self._are_markers_kept():
+                if search.is_over and await self._are_markers_kept():
                     return None
-            if now >= search.ends_at:
+            if search.seconds >= search.ends_after:
                 raise search.error() from failure
-            next_at = search.ends_at if search.is_over(now) else search.decides_at
-            await asyncio.sleep(min(pause, max(next_at - now, _LEAST_PAUSE)))
+            next_after = search.ends_after if search.is_over else search.decides_after
+            await asyncio.sleep(min(pause, max(next_after - search.seconds, _LEAST_PAUSE)))
             pause = min(_GROWTH * pause, _MAX_PAUSE)
-            now = await self._items.now()
+            search.go_on(await self._items.now())
 
     async def _send(self, item: Item, labelled: str, posts: int, *, read_before: bool) -> Backup:
         """Send the create at its turn, or at a later one where it comes too late to it.
@@ -322,7 +322,12 @@ class _Window:
 
 
 class _Search:
-    """What looks for the backup of earlier creates have shown; times by the database's clock."""
+    """What looks for the backup of earlier creates have shown.
+
+    Its times are `seconds` since it began, by the database's clock and by this process's steady one
+    at once: of each step, the shorter time counts. So a clock that is set in the middle decides
+    nothing; nor does one that was set before, as all that was intended then is waited out anew.
+    """
 
     def __init__(
         self, item: Item, labelled: str, limits: Limits, attempt: float, now: float
@@ -333,19 +338,31 @@ class _Search:
         self._may_repeat = (
             limits.create_again_after is not None and item.may_repeat and item.posts < _MOST_POSTS
         )
-        sent_by = item.not_after or now
-        # A create that was let through at the last moment may be on the wire for as long as this.
-        self._quiet_at = sent_by + attempt
+        self._now, self._steady = now, time.monotonic()
+        self.seconds = 0.0
+        # Another process may have begun it just now, and let it through at the last moment; then it
+        # may be on the wire for as long as an attempt.
+        window = max(item.window, 0.0)
+        self._quiet_after = window + attempt
+        left = (item.not_after or now) + limits.unknown_for - now
         # A worker that takes it over much later looks for long enough, too.
         enough = min(limits.unknown_for, 2 * self._again_after)
-        self.ends_at = max(sent_by + limits.unknown_for, now + enough)
-        self.clear_since: float | None = None
+        if self._may_repeat:
+            enough = self._quiet_after + 2 * self._again_after
+        self.ends_after = max(min(left, window + limits.unknown_for), enough)
+        self._clear_since: float | None = None
         self._clear_at: float | None = None
         self._candidates: dict[int, Backup] = {}
         self._looks = 0
 
-    def take(self, look: Look, now: float, is_given: Callable[[int], bool]) -> Found | None:
-        """The backup that this look shows to be that of the item; it began at `now`."""
+    def go_on(self, now: float) -> None:
+        """Go on to the next look; it is `now` by the database's clock."""
+        steady = time.monotonic()
+        self.seconds += max(min(now - self._now, steady - self._steady), 0.0)
+        self._now, self._steady = now, steady
+
+    def take(self, look: Look, is_given: Callable[[int], bool]) -> Found | None:
+        """The backup that this look, which began at `seconds`, shows to be that of the item."""
         self._looks += 1
         item = self._item
         made = [one for one in look.backups if _is_of(item, one)]
@@ -355,29 +372,31 @@ class _Search:
         verdict = judge(self._sent(look), look.backups, is_given)
         self._candidates.update((one.id, one) for one in verdict.candidates)
         if not look.complete or self._candidates:
-            self.clear_since = self._clear_at = None
+            self._clear_since = self._clear_at = None
         else:
-            self._clear_at = now
-            if self.clear_since is None:
-                self.clear_since = max(now, self._quiet_at)
+            self._clear_at = self.seconds
+            if self._clear_since is None:
+                self._clear_since = max(self.seconds, self._quiet_after)
         return None
 
-    def is_over(self, now: float) -> bool:
+    @property
+    def is_over(self) -> bool:
         """Whether looks have shown for long enough that the creates made nothing."""
-        if self.clear_since is None or self._clear_at is None:
+        if self._clear_since is None or self._clear_at is None:
             return False
-        return self._may_repeat and now >= self.decides_at
+        return self._may_repeat and self.seconds >= self.decides_after
 
     @property
-    def decides_at(self) -> float:
+    def decides_after(self) -> float:
         """When a look may decide that nothing was made, or that it stays unknown."""
-        if self.clear_since is None or not self._may_repeat:
-            return self.ends_at
-        return self.clear_since + self._again_after
+        if self._clear_since is None or not self._may_repeat:
+            return self.ends_after
+        return self._clear_since + self._again_after
 
     def _sent(self, look: Look) -> SentCreate:
         item = self._item
-        times = [time for time in (item.sent_at, item.not_after) if time is not None]
+        # By one clock; what it noted before it was set back is no later than now.
+        times = [min(one, self._now) for one in (item.sent_at, item.not_after) if one is not None]
         return SentCreate(
             item.server_id,
             self._description,
@@ -385,7 +404,7 @@ class _Search:
             frozenset(),
             False,
             tuple(datetime.fromtimestamp(one, UTC) for one in times),
-            clock_offset(look.server_time, datetime.now(UTC)),
+            clock_offset(look.server_time, datetime.fromtimestamp(self._now, UTC)),
         )
 
     def error(self) -> CreateOutcomeUnknownError:

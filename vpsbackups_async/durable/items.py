@@ -71,7 +71,8 @@ class Item:
     """One server of a run, as it is being worked on by the execution `owner`.
 
     Times are in seconds by the clock of the database. `posts` counts the creates of this retry that
-    may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`.
+    may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`, and
+    no longer than `window` seconds after it was intended, whatever the clock tells.
     `deleted` are the backups whose deletion may have been sent, and was not refused.
     """
 
@@ -82,6 +83,7 @@ class Item:
     posts: int
     sent_at: float | None
     not_after: float | None
+    window: float
     may_repeat: bool
     unknown_since: int
     backup_id: int | None
@@ -122,7 +124,7 @@ UPDATE {items} SET owner = :owner, state = 'running'
 WHERE {key} AND (state = 'running' OR state = 'waiting' AND
     (SELECT count(*) FROM {items} WHERE state = 'running') <
     (SELECT CAST(value AS INTEGER) FROM {facts} WHERE name = 'concurrency'))
-RETURNING posts, sent_at, not_after, may_repeat, unknown_since, backup, outcome
+RETURNING posts, sent_at, not_after, sending_window, may_repeat, unknown_since, backup, outcome
 """
 _WAITS: Final = "SELECT 1 FROM {items} WHERE {key} AND state = 'waiting'"
 _TAKE_TURN: Final = """
@@ -139,7 +141,8 @@ _TOLD_SET_BACK: Final = 1.0
 """Seconds by which a clock must be set back to be told of."""
 _OWNED: Final = f"{_KEY} AND owner = :owner AND state = 'running'"
 _INTEND: Final = """
-UPDATE {items} SET posts = :posts, not_after = :not_after, sent_at = coalesce(sent_at, :at)
+UPDATE {items} SET posts = :posts, not_after = :not_after, sending_window = :window,
+    sent_at = coalesce(sent_at, :at)
 WHERE {owned} AND (may_repeat OR :posts = 1)
     AND (:goes_on OR NOT EXISTS (SELECT 1 FROM {runs} WHERE nonce = :run AND cancelled))
 RETURNING sent_at
@@ -191,7 +194,7 @@ class Items:
         row = await self._database.run(work, keep_trying=True)
         if row is None:
             return None
-        posts, sent_at, not_after, may_repeat, unknown_since, backup, noted = row
+        posts, sent_at, not_after, window, may_repeat, unknown_since, backup, noted = row
         return Item(
             await self._run_of(entry.run),
             entry.server_id,
@@ -200,6 +203,7 @@ class Items:
             posts,
             sent_at,
             not_after,
+            window,
             bool(may_repeat),
             unknown_since,
             backup,
@@ -235,8 +239,8 @@ class Items:
             turn = max(after - (0.0 if rate is None else 1.0 / rate), at)
             not_after = turn + start_within
             goes_on = acts_before_create(item.run.task)
-            noted = {"posts": posts, "not_after": not_after, "at": at, "goes_on": goes_on}
-            values = {**owned, **noted}
+            noted = {"posts": posts, "not_after": not_after, "window": not_after - at, "at": at}
+            values = {**owned, **noted, "goes_on": goes_on}
             row = connection.execute(intend, values).first()
             if row is None:
                 kept = connection.execute(may_repeat, owned).first()
@@ -245,6 +249,7 @@ class Items:
                 item.may_repeat = bool(kept[0])
                 raise RunCancelledError if item.may_repeat or posts == 1 else AnsweredError
             item.posts, item.sent_at, item.not_after = posts, row[0], not_after
+            item.window = not_after - at
             return Turn(turn + offset, not_after - at, rate is not None)
 
         return await self._run(work)

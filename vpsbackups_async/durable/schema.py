@@ -78,6 +78,8 @@ items: sa.Table = sa.Table(
     sa.Column("posts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("sent_at", sa.Float(53)),
     sa.Column("not_after", sa.Float(53)),
+    # How many seconds that was after its intent.
+    sa.Column("sending_window", sa.Float(53), nullable=False, server_default="0"),
     # Whether another create may be sent once looks show nothing of those.
     sa.Column("may_repeat", sa.Boolean, nullable=False, server_default=sa.true()),
     # The first retry whose create may have made a backup.
