@@ -446,6 +446,63 @@ async def test_the_name_of_a_forgotten_run_never_adopts_its_backups(
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
+@pytest.mark.durable
+@pytest.mark.parametrize("ending", ["forget", "forget older"])
+async def test_a_run_whose_forget_was_cut_off_is_forgotten_and_the_next_one_deletes_what_is_left(
+    url: str, real_fake: FakeVPS, tmp_path: Path, ending: str
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1, 2], description="Nightly")
+        await fleet.work(until_done=True)
+        refuse(tmp_path, "DELETE ON fleet_items")
+        with pytest.raises(DatabaseError, match="disk is full"):
+            await fleet.forget("nightly")
+        execute(tmp_path, "DROP TRIGGER refused")
+        assert await fleet.runs() == []
+        assert await fleet.submit("nightly", [1], description="Nightly") == 1
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+        assert (outcome.state, outcome.backup_id) == ("completed", 3)
+        assert count_of(tmp_path, "fleet_items") == 3
+        await CHANGES[ending](fleet)
+    for table in ("fleet_runs", "fleet_items", "workflow_status", "workflow_input"):
+        assert count_of(tmp_path, table) == 0
+
+
+def count_of(path: Path, table: str) -> int:
+    with contextlib.closing(sqlite3.connect(path / "runs.sqlite")) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+@pytest.mark.parametrize("change", ["submit", "retry"])
+async def test_a_run_that_is_forgotten_meanwhile_gets_no_more_servers(
+    durable_url: str, change: str
+) -> None:
+    """What was begun with the run of that name never ends with another one."""
+    async with DurableFleet(durable_url) as fleet, DurableFleet(durable_url) as other:
+
+        async def servers() -> AsyncIterator[int]:
+            for server_id in range(1, 1001):
+                if server_id == 1000:
+                    await other.cancel("nightly")
+                    await other.forget("nightly")
+                    await other.submit("nightly", [5000])
+                yield server_id
+
+        if change == "submit":
+            with pytest.raises(RunError, match="'nightly' was forgotten meanwhile"):
+                await fleet.submit("nightly", servers())
+        else:
+            await fleet.submit("nightly", range(1, 3))
+            run = await Store(fleet._database).find("nightly")
+            await other.cancel("nightly")
+            await other.forget("nightly")
+            await other.submit("nightly", [5000])
+            with pytest.raises(RunError, match="'nightly' was forgotten meanwhile"):
+                await Store(fleet._database).retry(run, ItemState.CANCELLED, -1, lambda *_: None)
+        assert (await fleet.progress("nightly")).waiting == 1
+
+
 # --- Whose database it is ------------------------------------------------------------------------
 
 OTHER = {"account": {"email": "other@example.org"}, "token": {}}

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -347,25 +348,27 @@ class DurableFleet:
     async def forget(self, run: str) -> None:
         """Delete all that the database has of a run that is over; its backups stay.
 
-        Its name may be used again: a new run never takes a backup of an old one for its own.
+        Its name may be used again: a new run never takes a backup of an old one for its own. If it
+        is cut off, the run is forgotten, and the next `forget` deletes what is left of it.
 
         Raises `RunError` if there is no such run, or if it is not over; `ConfigurationError` as
         `submit` does.
         """
-        await self._open()
+        engine = await self._open()
         await self._check_account()
-        await self._forget(run)
+        await self._delete_forgotten(engine)
+        await self._delete(engine, await self._store.forget(run))
 
-    async def _forget(self, run: str) -> None:
-        found, engine = await self._find(run), await self._open()
-        progress = await self._store.progress(found)
-        if not progress.is_over:
-            left = progress.total - progress.ended
-            raise RunError(f"run {run!r} is not over: {left} servers have no outcome")
-        while entries := await self._store.some_entries(found):
+    async def _delete_forgotten(self, engine: EngineClient) -> None:
+        """Delete what was left of runs as a `forget` was cut off."""
+        for nonce in await self._store.forgotten():
+            await self._delete(engine, nonce)
+
+    async def _delete(self, engine: EngineClient, nonce: str) -> None:
+        while entries := await self._store.some_entries(nonce):
             await self._database.call(partial(engine.delete, entries))
-            await self._store.delete(found, entries)
-        await self._store.delete(found, ())
+            await self._store.delete(nonce, entries)
+        await self._store.delete(nonce, ())
 
     async def forget_older_than(self, age: timedelta) -> list[str]:
         """Forget the runs that are over and were submitted so long ago; their names.
@@ -373,14 +376,16 @@ class DurableFleet:
         Raises `ValueError` for an age that is none; `ConfigurationError` as `submit` does.
         """
         check_duration("age", age)
-        await self._open()
+        engine = await self._open()
         await self._check_account()
+        await self._delete_forgotten(engine)
         until = datetime.now(UTC) - age
         forgotten = []
         for info in await self.runs():
-            if info.submitted_at <= until and (await self.progress(info.run)).is_over:
-                await self._forget(info.run)
-                forgotten.append(info.run)
+            if info.submitted_at <= until:
+                with suppress(RunError):  # it is not over, or somebody else forgot it
+                    await self._delete(engine, await self._store.forget(info.run))
+                    forgotten.append(info.run)
         return forgotten
 
     async def _check_account(self) -> None:

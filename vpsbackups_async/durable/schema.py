@@ -58,7 +58,8 @@ runs: sa.Table = sa.Table(
     "fleet_runs",
     _metadata,
     sa.Column("nonce", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, unique=True, nullable=False),
+    # None once it is forgotten: what is left of it is deleted by and by.
+    sa.Column("name", sa.Text, unique=True),
     sa.Column("task", sa.Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("submitted_at", sa.Float(53), nullable=False),

@@ -68,8 +68,9 @@ class Store:
                 submitted_at=self._database.now,
                 cancelled=False,
             )
-            connection.execute(new.on_conflict_do_nothing())
-            row = connection.execute(sa.select(runs).where(runs.c.name == name)).one()
+            # An update of nothing, so that a run that is there is not forgotten meanwhile.
+            upsert = new.on_conflict_do_update(index_elements=[runs.c.name], set_={"name": name})
+            row = connection.execute(upsert.returning(runs)).one()
             if row.version != VERSION:
                 raise RunError(f"run {name!r} was submitted by another version of this library")
             if row.task != text:
@@ -89,10 +90,16 @@ class Store:
         server_ids: Sequence[int],
         enqueue: Enqueue,
     ) -> int:
-        """Add servers to a run, but for those that it has; how many are new."""
-        return await self._database.run(
-            lambda connection: _add(connection, run, server_ids, enqueue)
-        )
+        """Add servers to a run, but for those that it has; how many are new.
+
+        Raises `RunError` if it was forgotten meanwhile, as `add_free` does.
+        """
+
+        def work(connection: sa.Connection) -> int:
+            _hold(connection, run)
+            return _add(connection, run, server_ids, enqueue)
+
+        return await self._database.run(work)
 
     async def add_free(self, run: Run, server_ids: Sequence[int], enqueue: Enqueue) -> int:
         """Add servers to a run, but pass over those that another run works on; how many those are.
@@ -110,6 +117,7 @@ class Store:
 
         def work(connection: sa.Connection) -> int:
             lock_runs(connection)
+            _hold(connection, run)
             rows = [
                 {
                     "run": run.nonce,
@@ -134,7 +142,7 @@ class Store:
         def work(connection: sa.Connection) -> Run:
             row = connection.execute(sa.select(runs).where(runs.c.name == name)).first()
             if row is None:
-                raise RunError(f"no run is called {name!r}")
+                raise _no_run(name)
             return Run(name, row.nonce, task_from_json(row.task))
 
         return await self._database.run(work)
@@ -149,9 +157,10 @@ class Store:
 
     async def all_runs(self) -> list[RunInfo]:
         """All runs, in the order of their submission."""
+        query = sa.select(runs).where(runs.c.name.is_not(None))
 
         def work(connection: sa.Connection) -> list[RunInfo]:
-            rows = connection.execute(sa.select(runs).order_by(runs.c.submitted_at, runs.c.name))
+            rows = connection.execute(query.order_by(runs.c.submitted_at, runs.c.name))
             return [
                 RunInfo(
                     row.name,
@@ -176,7 +185,10 @@ class Store:
         return RunProgress(run.name, **{state: int(count) for state, count in rows})
 
     async def retry(self, run: Run, only: ItemState, after: int, enqueue: Enqueue) -> list[int]:
-        """Let up to 500 servers that ended so, of ids after this one, wait again; their ids."""
+        """Let up to 500 servers that ended so, of ids after this one, wait again; their ids.
+
+        Raises `RunError` if the run was forgotten meanwhile.
+        """
         chosen = (
             sa.select(items.c.server)
             .where(items.c.run == run.nonce, items.c.server > after, items.c.state == str(only))
@@ -201,6 +213,7 @@ class Store:
         )
 
         def work(connection: sa.Connection) -> list[int]:
+            _hold(connection, run)
             mark = sa.update(runs).where(runs.c.nonce == run.nonce).values(cancelled=False)
             connection.execute(mark)
             found = connection.execute(update).all()
@@ -238,28 +251,54 @@ class Store:
 
         return await self._database.run(work)
 
-    async def some_entries(self, run: Run) -> list[Entry]:
+    async def forget(self, name: str) -> str:
+        """Let the run be found no more by its name, which a new one may have; its nonce.
+
+        So nothing is ever added to a run of which a part is deleted. Raises `RunError` if there is
+        no such run, or if it is not over.
+        """
+        hide = sa.update(runs).where(runs.c.name == name).values(name=None)
+
+        def work(connection: sa.Connection) -> str:
+            nonce: str | None = connection.scalar(hide.returning(runs.c.nonce))
+            if nonce is None:
+                raise _no_run(name)
+            # Asked once the run is locked: a retry of it is over, or fails.
+            query = sa.select(sa.func.count()).where(items.c.run == nonce)
+            left = connection.execute(query.where(items.c.state.in_(_UNDER_WAY))).scalar_one()
+            if left:
+                raise RunError(f"run {name!r} is not over: {left} servers have no outcome")
+            return nonce
+
+        return await self._database.run(work)
+
+    async def forgotten(self) -> Sequence[str]:
+        """The nonces of the forgotten runs of which something is left."""
+        query = sa.select(runs.c.nonce).where(runs.c.name.is_(None))
+        return await self._database.run(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+
+    async def some_entries(self, nonce: str) -> list[Entry]:
         """All entries, those of former retries included, of up to 500 servers of the run."""
-        query = sa.select(items.c.server, items.c.retry).where(items.c.run == run.nonce)
+        query = sa.select(items.c.server, items.c.retry).where(items.c.run == nonce)
         found = await self._database.run(
             lambda connection: connection.execute(query.limit(_BATCH)).all()
         )
         return [
-            Entry(run.nonce, server, retry)
-            for server, retries in found
-            for retry in range(retries + 1)
+            Entry(nonce, server, retry) for server, retries in found for retry in range(retries + 1)
         ]
 
-    async def delete(self, run: Run, entries: Sequence[Entry]) -> None:
+    async def delete(self, nonce: str, entries: Sequence[Entry]) -> None:
         """Delete these servers of the run, and the run itself if there are none."""
         servers = list({entry.server_id for entry in entries})
 
         def work(connection: sa.Connection) -> None:
             if servers:
-                of_run = items.c.run == run.nonce
+                of_run = items.c.run == nonce
                 connection.execute(sa.delete(items).where(of_run, items.c.server.in_(servers)))
             else:
-                connection.execute(sa.delete(runs).where(runs.c.nonce == run.nonce))
+                connection.execute(sa.delete(runs).where(runs.c.nonce == nonce))
 
         await self._database.run(work)
 
@@ -292,6 +331,20 @@ class Store:
             )
             for row in rows
         ]
+
+
+def _no_run(name: str) -> RunError:
+    return RunError(f"no run is called {name!r}")
+
+
+def _hold(connection: sa.Connection, run: Run) -> None:
+    """Keep the run from being forgotten during this transaction.
+
+    Raises `RunError` if it has been, maybe while another one of this name was submitted.
+    """
+    query = sa.select(runs.c.nonce).where(runs.c.nonce == run.nonce, runs.c.name.is_not(None))
+    if connection.execute(query.with_for_update()).first() is None:
+        raise RunError(f"run {run.name!r} was forgotten meanwhile")
 
 
 def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue: Enqueue) -> int:
