@@ -54,23 +54,67 @@ async def killed(fake: FakeVPS, database: str) -> None:
     await process.communicate()
 
 
-async def test_a_run_that_others_ended_is_told_of_and_a_new_one_begins(
-    real_fake: FakeVPS, database: str
+@pytest.mark.parametrize("failed", [0, 1])
+async def test_a_run_that_ended_untold_is_told_once_and_the_same_command_after_it_makes_new_backups(
+    real_fake: FakeVPS, file: Path, database: str, failed: int
 ) -> None:
     place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
     await killed(real_fake, database)
     assert (await run("run", "work", "--until-done", **place)).code == 0
+    if failed:
+        change(file, "UPDATE fleet_items SET state = 'failed' WHERE server = 1")
     said = await run(*COMMAND, **place)
-    assert said.code == 0
+    assert said.code == failed
+    how = "1 completed, 1 failed" if failed else "2 completed"
+    first, *rest, last = said.err.splitlines()
     assert re.fullmatch(
-        rf"the run of {A_TIME} UTC had ended untold: 2 completed; 2 in all. A new run begins\n"
-        "2 completed\n",
-        said.err,
+        rf"the run of {A_TIME} UTC had ended untold: no new backups are made; "
+        "the same command makes new ones from now on",
+        first,
     )
+    assert (len(rest), last) == (failed, how)
+    assert created(real_fake) == {1: 1, 2: 1}
+    assert len(said.lines) == 2 - failed
+    for nights in (2, 3):
+        said = await run(*COMMAND, **place)
+        assert (said.code, said.err) == (0, "2 completed\n")
+        assert created(real_fake) == {1: nights, 2: nights}
+        newest = sorted(one["id"] for one in real_fake.backups)[-2:]
+        assert sorted(int(line.split(":")[0]) for line in said.lines) == newest
+    assert len((await run("run", "list", **place)).lines) == 1
+
+
+async def test_the_same_command_twice_at_once_makes_one_backup_and_tells_of_it_twice(
+    real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    assert (await run(*COMMAND, **place)).code == 0  # so that there is a run to make way
+    real_fake.backup_seconds = 3600.0
+    processes = [await start(*COMMAND, **place) for _ in range(2)]
+    await until(lambda: len(posts(real_fake)) == 4)
+    await asyncio.sleep(3)  # both work by then
+    for backup in real_fake.backups:
+        real_fake.finish(backup["id"])
+    ended = [await asyncio.wait_for(one.communicate(), 40) for one in processes]
+    assert [one.returncode for one in processes] == [0, 0]
+    (out, err), (other, _) = ended
+    assert out == other
+    assert len(out.splitlines()) == 2
+    assert err.endswith(b"2 completed\n")
     assert created(real_fake) == {1: 2, 2: 2}
-    newest = {str(one["id"]) for one in real_fake.backups if one["id"] in (3, 4)}
-    assert {line.split(":")[0] for line in said.lines} == newest
-    assert (await run("run", "list", **place)).out == ""
+
+
+async def test_what_other_commands_told_long_ago_is_forgotten(
+    real_fake: FakeVPS, file: Path, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    assert (await run("create", "3", "--durable", **place)).code == 0
+    assert (await run("run", "submit", "nightly", "-s", "3", **place)).code == 0
+    change(file, "UPDATE fleet_runs SET submitted_at = submitted_at - 43200")
+    assert (await run(*COMMAND, **place)).code == 0
+    names = [line.split()[0] for line in (await run("run", "list", **place)).lines]
+    assert names[0] == "nightly"
+    assert len(names) == 2
 
 
 async def test_a_run_that_is_not_over_is_gone_on_with_and_that_is_said_first(
@@ -114,7 +158,7 @@ async def test_of_an_old_run_only_what_was_started_is_ended_before_a_new_one_beg
     assert created(real_fake) == {1: 2, 2: 2}
 
 
-async def test_a_run_is_forgotten_though_its_outcomes_cannot_be_written(
+async def test_a_run_is_over_for_the_same_command_also_where_its_outcomes_cannot_be_written(
     real_fake: FakeVPS, database: str
 ) -> None:
     place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}

@@ -1,9 +1,10 @@
-"""`create --durable`: a run that is submitted, worked on and forgotten by one command."""
+"""`create --durable`: a run that is submitted, worked on and told of by one command."""
 
 import asyncio
 import hashlib
 import json
 import signal
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,6 +15,8 @@ from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.signals import Stopped
 from vpsbackups_async.cli.text import moment
 from vpsbackups_async.cli.watching import watching
+from vpsbackups_async.durable import RunOutcome
+from vpsbackups_async.errors import RunError
 from vpsbackups_async.models import AllServers, BackupRef
 
 __all__ = ["create"]
@@ -30,8 +33,9 @@ def create(
 ) -> int:
     """The exit code of the command, which goes on where the same command was killed before.
 
-    Its run is forgotten before its outcomes are written, so that the same command begins anew then,
-    also where they cannot be written.
+    Its run is marked as told once its outcomes are written, or cannot be, so that the same command
+    begins anew then, and not before. It is kept until that, for another such command may work on it
+    at the same time.
     """
     name = _name_of(servers, description, within)
     with Fleets(common, None, needs_token=True, makes=True) as fleets:
@@ -48,44 +52,76 @@ async def _create(
     description: str | None,
     within: timedelta | None,
 ) -> Exit:
-    fleet, screen = fleets.fleet, fleets.screen
-    await _make_way(fleets, name)
-    await fleet.submit(name, servers, description=description, ensure=within)
-    await _finish(fleets, name)
-    progress = await fleet.progress(name)
-    outcomes = [outcome async for outcome in fleet.results(name)]
-    await fleet.forget(name)
+    try:
+        has_ended = await _make_way(fleets, name)
+    except RunError:  # the same command has forgotten it at this moment
+        has_ended = False
+    await _forget_told(fleets)
+    if not has_ended:
+        await fleets.fleet.submit(name, servers, description=description, ensure=within)
+        await _finish(fleets, name)
+    run = await fleets.store.find(name)
+    outcomes = [outcome async for outcome in fleets.fleet.results(name)]
+    try:
+        return _told(fleets, outcomes)
+    finally:
+        await fleets.store.tell(run)
+
+
+def _told(fleets: Fleets, outcomes: list[RunOutcome]) -> Exit:
+    """The exit code of a run that ended so, which is written."""
+    screen, failed = fleets.screen, 0
     for outcome in outcomes:
+        failed += not outcome.ok
         if outcome.ok and outcome.backup_id is not None:
             screen.result(written(BackupRef(outcome.backup_id, outcome.server_id)))
         else:
             screen.note(outcome_line(outcome), "red")
-    failed = progress.total - progress.completed
-    screen.summary(f"{progress.completed:,} completed{f', {failed:,} failed' if failed else ''}")
+    completed = len(outcomes) - failed
+    screen.summary(f"{completed:,} completed{f', {failed:,} failed' if failed else ''}")
     return Exit.SOME_FAILED if failed else Exit.FINE
 
 
-async def _make_way(fleets: Fleets, name: str) -> None:
-    """See that the run of this name is this command's own, once it is submitted.
+async def _forget_told(fleets: Fleets) -> None:
+    """Forget what commands with other words told long ago."""
+    for name in await fleets.store.told(_GOES_ON_WITHIN):
+        with suppress(RunError):  # it waits for a retry
+            await fleets.fleet.forget(name)
 
-    A run of the same command before that is over is told of and forgotten, for its backups are not
-    those that are asked for now. One that is not over is gone on with, which is said; if it is old,
-    or was cancelled, only what it has started is ended. Raises `_InterruptedError`.
+
+async def _make_way(fleets: Fleets, name: str) -> bool:
+    """Whether the run of this name has ended, and only its outcomes are to be told.
+
+    Otherwise it is this command's own once it is submitted. A run of the same command before that
+    was told is forgotten. One that was not is told now, if it is over, or gone on with, which is
+    said; if it is old, or was cancelled, only what it has started is ended, and it is forgotten, as
+    its backups are not those that are asked for now. Raises `_InterruptedError`.
     """
     fleet, screen = fleets.fleet, fleets.screen
     before = next((one for one in await fleet.runs() if one.run == name), None)
     if before is None:
-        return
+        return False
     since = f"the run of {moment(before.submitted_at)} UTC"
-    if not (await fleet.progress(name)).is_over:
-        if not before.cancelled and datetime.now(UTC) - before.submitted_at < _GOES_ON_WITHIN:
+    is_over = (await fleet.progress(name)).is_over
+    if is_over and await fleets.store.is_told(await fleets.store.find(name)):
+        await fleet.forget(name)
+        return False
+    if not before.cancelled and datetime.now(UTC) - before.submitted_at < _GOES_ON_WITHIN:
+        if is_over:
+            screen.note(
+                f"{since} had ended untold: no new backups are made; the same command makes new "
+                "ones from now on"
+            )
+        else:
             screen.note(f"going on with {since}: no new backups are made of servers it has done")
-            return
+        return is_over
+    if not is_over:
         await fleet.cancel(name)
         await _finish(fleets, name)
     ended = counts(await fleet.progress(name))
     await fleet.forget(name)
     screen.note(f"{since} had ended untold: {ended}. A new run begins")
+    return False
 
 
 async def _finish(fleets: Fleets, name: str) -> None:

@@ -14,6 +14,7 @@ from vpsbackups_async.cli.text import safe
 
 try:
     from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome, RunProgress
+    from vpsbackups_async.durable.store import Store
 except ImportError as _missing:
     raise UsageError(str(_missing)) from None
 
@@ -64,6 +65,7 @@ class Fleets(OwnLoop):
         self.fleet: DurableFleet = DurableFleet(
             url, client_options=options, limits=limits, account=account
         )
+        self.store: Store = self.fleet._store  # noqa: SLF001  # what is told is the commands' own
         file = self.fleet._database  # noqa: SLF001  # no method of it tells
         if file.is_sqlite and not makes and not file.path.exists():
             raise UsageError(

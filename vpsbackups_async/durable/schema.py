@@ -64,6 +64,8 @@ runs: sa.Table = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("submitted_at", sa.Float(53), nullable=False),
     sa.Column("cancelled", sa.Boolean, nullable=False),
+    # Whether the command that made it has written its outcomes.
+    sa.Column("told", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 items: sa.Table = sa.Table(

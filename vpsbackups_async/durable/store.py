@@ -6,7 +6,7 @@ Each function is one transaction, and touches 500 servers at most.
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -172,6 +172,25 @@ class Store:
             ]
 
         return await self._database.run(work)
+
+    async def is_told(self, run: Run) -> bool:
+        """Whether `tell` was called for the run."""
+        query = sa.select(runs.c.told).where(runs.c.nonce == run.nonce)
+        return bool(await self._database.run(lambda connection: connection.scalar(query)))
+
+    async def tell(self, run: Run) -> None:
+        """Note that the outcomes of the run were written."""
+        update = sa.update(runs).where(runs.c.nonce == run.nonce).values(told=True)
+        await self._database.run(lambda connection: connection.execute(update))
+
+    async def told(self, age: timedelta) -> Sequence[str]:
+        """The names of the runs that were submitted so long ago, and were told."""
+        until = self._database.now - age.total_seconds()
+        query = sa.select(runs.c.name).where(runs.c.name.is_not(None), runs.c.told)
+        query = query.where(runs.c.submitted_at <= until)
+        return await self._database.run(
+            lambda connection: connection.execute(query).scalars().all()
+        )
 
     async def progress(self, run: Run) -> RunProgress:
         """How many servers of the run are how far."""
