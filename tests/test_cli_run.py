@@ -289,9 +289,12 @@ async def test_a_submit_of_ids_with_the_token_of_another_account_is_one_clear_li
         assert (refused.code, refused.err) == (2, said.err)
     assert (await here("run", "status", "nightly", **place)).code == 0
     assert (await here("run", "cancel", "nightly", VPSBACKUPS_DATABASE=database)).code == 0
-    named = await here("run", "submit", "weekly", "-s", "1", "--account", "theirs", **place)
-    assert named.code == 2
-    assert "'theirs'" in named.err
+    named = ("run", "submit", "weekly", "-s", "1", "--account")
+    said = await here(*named, "ada@example.com", **place)
+    assert (said.code, said.err) == (2, refused.err)
+    said = await here(*named, "theirs", VPSBACKUPS_DATABASE=database)
+    assert said.code == 2
+    assert "belongs to the account 'ada@example.com', not to 'theirs'" in said.err
 
 
 @pytest.mark.durable

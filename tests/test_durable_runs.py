@@ -543,6 +543,7 @@ async def test_a_database_belongs_to_the_account_whose_servers_are_submitted_fir
 async def test_a_submit_with_another_name_of_the_account_is_refused_without_a_token(
     url: str, real_fake: FakeVPS
 ) -> None:
+    real_fake.account_calls = "missing"
     async with fleet_on(url, real_fake, account="ours") as fleet:
         await fleet.work(until_done=True)
     async with DurableFleet(url, account="theirs") as fleet:
@@ -577,7 +578,7 @@ async def test_another_account_is_refused_to_change_a_run_or_a_schedule_and_may_
         await of_an_account(fleet)
         before = await fleet.runs(), await fleet.schedules(), await fleet.progress("nightly")
         real_fake.account_reply = OTHER
-        with pytest.raises(ConfigurationError, match=r"not to 'other@example\.org'.*--account"):
+        with pytest.raises(ConfigurationError, match=r"not to 'other@example\.org'.*--database"):
             await CHANGES[change](fleet)
         after = await fleet.runs(), await fleet.schedules(), await fleet.progress("nightly")
         assert after == before
@@ -594,6 +595,54 @@ async def test_who_has_no_token_may_change_a_run_or_a_schedule(
         real_fake.account_reply = OTHER
         async with DurableFleet(url) as other:
             await CHANGES[change](other)
+
+
+NAMES = ["ada@example.com", "ours", None]
+"""Of the account of the fake's token: as the API tells it, another one, and none."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_name_does_not_stand_for_the_account_that_the_api_tells(
+    url: str, real_fake: FakeVPS, name: str | None
+) -> None:
+    async with fleet_on(url, real_fake, account="ours") as fleet:
+        await of_an_account(fleet)
+    real_fake.account_reply = OTHER
+    async with fleet_on(url, real_fake, account=name) as fleet:
+        changes = [*CHANGES.values(), lambda fleet: fleet.work(until_done=True)]
+        for change in (*changes, lambda fleet: fleet.submit("more", ALL_SERVERS)):
+            with pytest.raises(ConfigurationError, match=r"'ada@.*, not to 'other@example\.org'"):
+                await change(fleet)
+
+
+async def test_an_account_is_the_same_in_whatever_case_it_is_written(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await of_an_account(fleet)
+        real_fake.account_reply = {"account": {"email": "ADA@Example.com"}, "token": {}}
+        await fleet.work(until_done=True)
+        assert await fleet.retry("nightly", "cancelled") == 1
+
+
+async def test_a_database_that_was_named_belongs_to_the_account_that_the_api_tells_with_that_name(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.account_calls = "missing"
+    async with fleet_on(url, real_fake, account="ours") as fleet:
+        await of_an_account(fleet)
+    real_fake.account_calls = "served"
+    async with fleet_on(url, real_fake) as fleet:
+        with pytest.raises(ConfigurationError, match=r"'ours', not to 'ada@.*\(--account"):
+            await fleet.work(until_done=True)
+    async with fleet_on(url, real_fake, account="Ours") as fleet:
+        await fleet.work(until_done=True)
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.work(until_done=True)
+    real_fake.account_reply = OTHER
+    async with fleet_on(url, real_fake, account="ours") as fleet:
+        with pytest.raises(ConfigurationError, match=r"'ada@.*, not to 'other@"):
+            await fleet.work(until_done=True)
 
 
 @pytest.mark.virtual_time

@@ -12,11 +12,11 @@ from vpsbackups_async.errors import ConfigurationError
 __all__ = [
     "NAME_IT",
     "VERSION",
-    "bind_account",
     "create_tables",
     "facts",
     "insert_into",
     "items",
+    "keep_fact",
     "lock_runs",
     "pace",
     "runs",
@@ -38,8 +38,8 @@ facts: sa.Table = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
-"""What holds for the whole database: `version`, `account`, `concurrency`, and `markers` once the
-API is seen to keep them.
+"""What holds for the whole database: `version`, `concurrency`, `markers` once the API is seen to
+keep them, `account` as the API told it, and `account_name` as it was given where the API did not.
 """
 
 pace: sa.Table = sa.Table(
@@ -132,8 +132,8 @@ def create_tables(database: Database) -> None:
         else:
             connection.execute(sa.schema.CreateSchema(SCHEMA, if_not_exists=True))
         _metadata.create_all(connection)
-        kept = _keep(connection, "version", str(VERSION))
-        _keep(connection, "concurrency", str(_CONCURRENCY))
+        kept = keep_fact(connection, "version", str(VERSION))
+        keep_fact(connection, "concurrency", str(_CONCURRENCY))
         if connection.scalar(sa.select(sa.func.count()).select_from(pace)) == 0:
             connection.execute(
                 sa.insert(pace).values(id=1, next_at=0.0, taken_at=0.0, set_back=0.0)
@@ -145,18 +145,7 @@ def create_tables(database: Database) -> None:
         )
 
 
-def bind_account(connection: sa.Connection, account: str, database: Database) -> None:
-    """Note whose database it is; raises `ConfigurationError` if it is of another account."""
-    kept = _keep(connection, "account", account)
-    if kept != account:
-        raise ConfigurationError(
-            f"the database {database.name} belongs to the account {kept!r}, not to {account!r}: "
-            "use the token of that account, or another database (--database); where both are "
-            f"names of the same account, give the first one ({NAME_IT})"
-        )
-
-
-def _keep(connection: sa.Connection, name: str, value: str) -> str:
+def keep_fact(connection: sa.Connection, name: str, value: str) -> str:
     """The value of a fact, which is from now on this one if there was none."""
     insert = insert_into(connection, facts).values(name=name, value=value)
     connection.execute(insert.on_conflict_do_nothing())
