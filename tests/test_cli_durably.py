@@ -236,6 +236,22 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 @pytest.mark.parametrize("until_done", [(), ("--until-done",)], ids=["until told", "until done"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+async def test_a_worker_that_a_signal_ends_is_fine_unless_it_was_to_end_once_all_is_done(
+    real_fake: FakeVPS, database: str, number: signal.Signals, until_done: tuple[str, ...]
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    real_fake.backup_seconds = 3600.0
+    assert (await run("run", "submit", "nightly", "--all", **place)).code == 0
+    process = await start("run", "work", *until_done, **place)
+    await until(lambda: looks(real_fake) > 0)
+    process.send_signal(number)
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert err.splitlines()[1:] == ([b"0 completed, 3 left"] if until_done else [])
+    assert process.returncode == (128 + number if until_done else 0)
+
+
+@pytest.mark.parametrize("until_done", [(), ("--until-done",)], ids=["until told", "until done"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 async def test_a_second_signal_leaves_creates_on_the_wire_to_the_next_worker_and_is_no_success(
     real_fake: FakeVPS, database: str, number: signal.Signals, until_done: tuple[str, ...]
 ) -> None:

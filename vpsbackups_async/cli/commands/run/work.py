@@ -2,7 +2,8 @@
 
 Start as many as you like, on other machines too if the database is
 PostgreSQL. One started later goes on where a killed one was. With --until-done
-exit 1 if servers of the runs that it saw to their end failed.
+exit 1 if servers of the runs that it saw to their end failed, and 130 or 143
+if a signal came before all ended.
 
 Usage: vpsbackups run work [OPTIONS]
 
@@ -11,7 +12,6 @@ Usage: vpsbackups run work [OPTIONS]
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -70,14 +70,7 @@ def run(
 
 async def _until_interrupted(fleets: Fleets, started: Callable[[int], object]) -> int:
     number = await fleets.fleet.work(on_start=started)
-    return _code_of(fleets, number, Exit.FINE)
-
-
-def _code_of(fleets: Fleets, number: signal.Signals | None, code: int) -> int:
-    """The exit code of this signal where creates were left on the wire, else the given one."""
-    if number is None or not fleets.fleet.unsettled:
-        return code
-    return Stopped(number).code
+    return Exit.FINE if number is None or not fleets.fleet.unsettled else Stopped(number).code
 
 
 async def _until_done(fleets: Fleets, started: Callable[[int], object], named: str) -> int:
@@ -94,11 +87,14 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object], named: s
                 counts[state] += getattr(one, state)
             counts["left"] += one.total - one.ended
     failed = counts["failed"] + counts["unknown"]
+    has_left = bool(counts["left"]) or fleets.fleet.unsettled > 0
     shown = [f"{counts.pop('completed'):,} completed"]
     shown += [f"{count:,} {state}" for state, count in counts.items() if count]
     how = f": vpsbackups run results{named} NAME" if failed else ""
     fleets.screen.summary(f"{', '.join(shown)}{how}")
-    return _code_of(fleets, number, Exit.SOME_FAILED if failed else Exit.FINE)
+    if number is not None and has_left:
+        return Stopped(number).code
+    return Exit.SOME_FAILED if failed else Exit.FINE
 
 
 async def _each(fleets: Fleets) -> AsyncIterator[RunProgress]:
