@@ -130,6 +130,22 @@ async def test_a_run_that_is_not_over_is_gone_on_with_and_that_is_said_first(
     assert created(real_fake) == {1: 1, 2: 1}
 
 
+async def test_a_run_whose_submit_was_killed_is_gone_on_with_though_all_that_it_has_is_done(
+    real_fake: FakeVPS, file: Path, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    await killed(real_fake, database)
+    change(file, "UPDATE fleet_runs SET whole = FALSE")
+    change(file, "DELETE FROM fleet_items WHERE server = 2")
+    change(file, "DELETE FROM workflow_status WHERE workflow_uuid LIKE '%-2-0'")
+    real_fake.remove_backup(next(b["id"] for b in real_fake.backups if b["server"]["id"] == 2))
+    assert (await run("run", "work", "--until-done", **place)).code == 1
+    said = await run(*COMMAND, **place)
+    assert (said.code, len(said.lines)) == (0, 2)
+    assert said.err.startswith("going on with the run of ")
+    assert created(real_fake) == {1: 1, 2: 1}
+
+
 @pytest.mark.parametrize(
     "change_of_run",
     [

@@ -60,6 +60,7 @@ async def test_a_run_from_its_submission_to_its_end(
         "failed": 1,
         "unknown": 0,
         "cancelled": 0,
+        "wholly_submitted": True,
         "total": 3,
         "is_over": True,
         "silent_workers": [],
@@ -232,6 +233,34 @@ async def test_a_run_of_which_nothing_was_done_is_no_success(here: Here, databas
     assert (await here("run", "cancel", "nightly", **place)).code == 0
     said = await here("run", "status", "nightly", **place)
     assert (said.code, said.out) == (1, "nightly: 1 cancelled; 1 in all\n")
+
+
+async def test_a_run_whose_submit_was_killed_is_no_success_until_it_is_submitted_again(
+    here: Here, real_fake: FakeVPS, database: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    submit = ("run", "submit", "nightly", "-d", "Nightly", "--ensure", "24h")
+    for server in (1, 2):
+        real_fake.add_backup(server, description="Nightly", backup_type="manual")
+    assert (await here(*submit, "-s", "1", **place)).code == 0
+    with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
+        connection.execute("UPDATE fleet_runs SET whole = FALSE")
+        connection.commit()
+    partly = "not wholly submitted: if its submit was cut off, repeat it"
+    for _ in range(2):
+        said = await run("run", "work", "--until-done", **place)
+        assert said.code == 1
+        assert said.err.splitlines()[1:] == ["1 completed", f"nightly is {partly}"]
+    said = await here("run", "status", "nightly", **place)
+    assert (said.code, said.out) == (1, f"nightly: 1 completed; 1 in all, {partly}\n")
+    said = await here("run", "status", "nightly", "--json", **place)
+    assert said.code == 1
+    assert not json.loads(said.out)["wholly_submitted"]
+    assert (await here("run", "list", **place)).out.endswith(f"1 in all, {partly}\n")
+    assert (await here(*submit, "-s", "1", "-s", "2", **place)).code == 0
+    said = await run("run", "work", "--until-done", **place)
+    assert (said.code, said.err.splitlines()[1:]) == (0, ["2 completed"])
+    assert (await here("run", "status", "nightly", **place)).code == 0
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:

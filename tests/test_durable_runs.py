@@ -77,6 +77,35 @@ async def test_a_run_that_is_submitted_again_gets_only_the_servers_that_it_does_
         assert (await fleet.progress("nightly")).waiting == 3
 
 
+@pytest.mark.parametrize("count", [0, 499, 500, 501, 1000])
+async def test_a_run_is_wholly_submitted_once_its_submit_has_ended(url: str, count: int) -> None:
+    async with DurableFleet(url) as fleet:
+        assert await fleet.submit("nightly", range(1, count + 1)) == count
+        assert (await fleet.progress("nightly")).wholly_submitted
+
+
+async def test_a_run_whose_submit_was_cut_off_is_not_wholly_submitted_until_it_is_repeated(
+    url: str,
+) -> None:
+    async def servers() -> AsyncIterator[int]:
+        for server_id in range(1, 1001):
+            if server_id == 1000:
+                raise OSError("the pipe broke")
+            yield server_id
+
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [7])
+        with pytest.raises(OSError, match="the pipe broke"):
+            await fleet.submit("nightly", servers())
+        await fleet.cancel("nightly")
+        progress = await fleet.progress("nightly")
+        assert (progress.total, progress.is_over, progress.wholly_submitted) == (500, True, False)
+        await fleet.retry("nightly", "cancelled")
+        assert not (await fleet.progress("nightly")).wholly_submitted
+        assert await fleet.submit("nightly", range(1, 1001)) == 500
+        assert (await fleet.progress("nightly")).wholly_submitted
+
+
 async def test_servers_may_be_values_of_an_async_iterable(url: str) -> None:
     async def servers() -> AsyncIterator[int | Server]:
         yield 7

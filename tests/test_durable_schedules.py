@@ -97,7 +97,8 @@ async def test_three_nights_that_were_missed_are_caught_up_with_one_run(
                 names = await until_over(fleet)
                 await asyncio.sleep(0.6)
         assert names == [f"nightly@{due:%Y-%m-%dT%H:%MZ}"]
-        assert (await fleet.progress(names[0])).completed == 3
+        progress = await fleet.progress(names[0])
+        assert (progress.completed, progress.wholly_submitted) == (3, True)
     assert real_fake.count("POST") == 3
 
 
@@ -181,7 +182,9 @@ async def test_a_run_that_is_added_while_another_one_is_passes_over_what_that_ta
             await asyncio.wait([second], timeout=0.3)
             go_on.set()
             assert (await first, await second) == (0, 1)
-            assert await store.progress(b) == RunProgress("b", waiting=1, cancelled=1)
+            assert await store.progress(b) == RunProgress(
+                "b", waiting=1, cancelled=1, wholly_submitted=False
+            )
 
 
 @contextlib.contextmanager

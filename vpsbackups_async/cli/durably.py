@@ -102,7 +102,8 @@ async def _make_way(fleets: Fleets, name: str) -> bool:
     if before is None:
         return False
     since = f"the run of {moment(before.submitted_at)} UTC"
-    is_over = (await fleet.progress(name)).is_over
+    now = await fleet.progress(name)
+    is_over = now.is_over and now.wholly_submitted
     if is_over and await fleets.store.is_told(await fleets.store.find(name)):
         await fleet.forget(name)
         return False

@@ -18,8 +18,9 @@ try:
 except ImportError as _missing:
     raise UsageError(str(_missing)) from None
 
-__all__ = ["Account", "Database", "Fleets", "counts", "outcome_line"]
+__all__ = ["NOT_WHOLE", "Account", "Database", "Fleets", "counts", "outcome_line"]
 
+NOT_WHOLE: Final = "not wholly submitted: if its submit was cut off, repeat it"
 _STATES: Final = ("waiting", "running", "completed", "failed", "unknown", "cancelled")
 
 Database = Annotated[
@@ -80,7 +81,8 @@ class Fleets(OwnLoop):
 def counts(progress: RunProgress) -> str:
     """How many servers a run has, and how many are in which state, if any is."""
     states = [f"{count:,} {state}" for state in _STATES if (count := getattr(progress, state))]
-    return f"{', '.join(states) or 'no servers'}; {progress.total:,} in all"
+    told = f"{', '.join(states) or 'no servers'}; {progress.total:,} in all"
+    return told if progress.wholly_submitted else f"{told}, {NOT_WHOLE}"
 
 
 def outcome_line(outcome: RunOutcome) -> str:

@@ -2,8 +2,16 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sized,
+)
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -115,10 +123,11 @@ class DurableFleet:
         """Add servers to the run of this name, which is new or has the same options; how many.
 
         Servers that the run has already are passed over, so that a `submit` that was cut off can be
-        repeated. `servers` is any iterable or async iterable of ids or `Server` values, or
-        `ALL_SERVERS`. A worker creates a backup of each, with this description and the label of
-        this `job`, and waits for its end. With `ensure` it does so only where there is none with
-        this description that is younger; with `rotate` it rotates, as `BackupsClient.rotate` does.
+        repeated; until then the run is not `RunProgress.wholly_submitted`. `servers` is any
+        iterable or async iterable of ids or `Server` values, or `ALL_SERVERS`. A worker creates a
+        backup of each, with this description and the label of this `job`, and waits for its end.
+        With `ensure` it does so only where there is none with this description that is younger;
+        with `rotate` it rotates, as `BackupsClient.rotate` does.
 
         Raises `RunError` if the run was submitted with other options, by another version of this
         library, or was cancelled; `ValueError` for bad arguments; `ConfigurationError` where the
@@ -132,15 +141,19 @@ class DurableFleet:
         engine = await self._open()
         if not isinstance(servers, AllServers):
             await self._check_account()
-        batches = self._in_batches(servers)
-        # With the first servers, for a run without any is over.
-        first: list[int] = await anext(batches, [])
-        added, count = await self._store.submit(run, task, first, engine.enqueue)
-        async for ids in batches:
-            count += await self._store.add(added, ids, engine.enqueue)
+        async with aclosing(self._in_batches(servers)) as batches:
+            # With the first servers, for a run without any is over.
+            ids: list[int] = await anext(batches, [])
+            whole = len(ids) < _BATCH
+            added, count = await self._store.submit(run, task, ids, engine.enqueue, whole=whole)
+            while not whole:
+                ids = await anext(batches, [])
+                whole = len(ids) < _BATCH
+                count += await self._store.add(added, ids, engine.enqueue, whole=whole)
         return count
 
-    async def _in_batches(self, servers: Servers) -> AsyncIterator[list[int]]:
+    async def _in_batches(self, servers: Servers) -> AsyncGenerator[list[int], None]:
+        """The ids of the servers, in lists of which only the last one is shorter than `_BATCH`."""
         if isinstance(servers, AllServers):
             async with WorkerClient(**self._options) as client:
                 await claim(self._database, client, self._account)

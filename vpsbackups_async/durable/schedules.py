@@ -147,11 +147,13 @@ class Nights:
 
     async def _submit(self, schedule: Schedule, name: str) -> Run:
         servers = await self._servers(schedule)
-        run, _ = await self._store.submit(name, schedule.task, (), self._engine.enqueue)
+        enqueue = self._engine.enqueue
+        run, _ = await self._store.submit(name, schedule.task, (), enqueue, whole=False)
         busy = 0
         for start in range(0, len(servers), _BATCH):
             ids = servers[start : start + _BATCH]
-            busy += await self._store.add_free(run, ids, self._engine.enqueue)
+            busy += await self._store.add_free(run, ids, enqueue)
+        await self._store.add(run, (), enqueue, whole=True)
         if busy:
             logger.warning(
                 "%s: %s servers are passed over, for other runs work on them", name, busy

@@ -64,6 +64,8 @@ runs: sa.Table = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("submitted_at", sa.Float(53), nullable=False),
     sa.Column("cancelled", sa.Boolean, nullable=False),
+    # Whether its last submit has ended, and not only begun.
+    sa.Column("whole", sa.Boolean, nullable=False, server_default=sa.true()),
     # Whether the command that made it has written its outcomes.
     sa.Column("told", sa.Boolean, nullable=False, server_default=sa.false()),
 )

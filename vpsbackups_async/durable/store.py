@@ -51,11 +51,18 @@ class Store:
         self._database = database
 
     async def submit(
-        self, name: str, task: Task, server_ids: Sequence[int], enqueue: Enqueue
+        self,
+        name: str,
+        task: Task,
+        server_ids: Sequence[int],
+        enqueue: Enqueue,
+        *,
+        whole: bool = True,
     ) -> tuple[Run, int]:
         """The run, which is new or was submitted with the same task before, with servers added.
 
-        The count is how many of the servers are new to it.
+        The count is how many of the servers are new to it. Until `add` gives the last ones, or
+        these are the `whole` of them, the run is marked as one that is not wholly submitted.
         """
         text = task_to_json(task)
 
@@ -67,9 +74,10 @@ class Store:
                 version=VERSION,
                 submitted_at=self._database.now,
                 cancelled=False,
+                whole=whole,
             )
-            # An update of nothing, so that a run that is there is not forgotten meanwhile.
-            upsert = new.on_conflict_do_update(index_elements=[runs.c.name], set_={"name": name})
+            # With an update, so that a run that is there is not forgotten meanwhile.
+            upsert = new.on_conflict_do_update(index_elements=[runs.c.name], set_={"whole": whole})
             row = connection.execute(upsert.returning(runs)).one()
             if row.version != VERSION:
                 raise RunError(f"run {name!r} was submitted by another version of this library")
@@ -89,14 +97,17 @@ class Store:
         run: Run,
         server_ids: Sequence[int],
         enqueue: Enqueue,
+        *,
+        whole: bool,
     ) -> int:
         """Add servers to a run, but for those that it has; how many are new.
 
-        Raises `RunError` if it was forgotten meanwhile, as `add_free` does.
+        `whole` is whether no more follow. Raises `RunError` if it was forgotten meanwhile, as
+        `add_free` does.
         """
 
         def work(connection: sa.Connection) -> int:
-            _hold(connection, run)
+            _mark(connection, run, whole=whole)
             return _add(connection, run, server_ids, enqueue)
 
         return await self._database.run(work)
@@ -117,7 +128,7 @@ class Store:
 
         def work(connection: sa.Connection) -> int:
             lock_runs(connection)
-            _hold(connection, run)
+            _mark(connection, run, whole=False)
             rows = [
                 {
                     "run": run.nonce,
@@ -200,8 +211,14 @@ class Store:
             .where(items.c.run == run.nonce)
             .group_by(state)
         )
-        rows = await self._database.run(lambda connection: connection.execute(query).all())
-        return RunProgress(run.name, **{state: int(count) for state, count in rows})
+        is_whole = sa.select(runs.c.whole).where(runs.c.nonce == run.nonce)
+
+        def work(connection: sa.Connection) -> RunProgress:
+            found = {state: int(count) for state, count in connection.execute(query)}
+            whole = connection.scalar(is_whole) is not False
+            return RunProgress(run.name, **found, wholly_submitted=whole)
+
+        return await self._database.run(work)
 
     async def retry(self, run: Run, only: ItemState, after: int, enqueue: Enqueue) -> list[int]:
         """Let up to 500 servers that ended so, of ids after this one, wait again; their ids.
@@ -232,9 +249,7 @@ class Store:
         )
 
         def work(connection: sa.Connection) -> list[int]:
-            _hold(connection, run)
-            mark = sa.update(runs).where(runs.c.nonce == run.nonce).values(cancelled=False)
-            connection.execute(mark)
+            _mark(connection, run, cancelled=False)
             found = connection.execute(update).all()
             enqueue(connection, [Entry(run.nonce, server, retry) for server, retry in found])
             return [server for server, _ in found]
@@ -356,13 +371,13 @@ def _no_run(name: str) -> RunError:
     return RunError(f"no run is called {name!r}")
 
 
-def _hold(connection: sa.Connection, run: Run) -> None:
-    """Keep the run from being forgotten during this transaction.
+def _mark(connection: sa.Connection, run: Run, **values: bool) -> None:
+    """Set these values of the run, which keeps it from being forgotten during this transaction.
 
     Raises `RunError` if it has been, maybe while another one of this name was submitted.
     """
-    query = sa.select(runs.c.nonce).where(runs.c.nonce == run.nonce, runs.c.name.is_not(None))
-    if connection.execute(query.with_for_update()).first() is None:
+    update = sa.update(runs).where(runs.c.nonce == run.nonce, runs.c.name.is_not(None))
+    if connection.execute(update.values(values)).rowcount == 0:
         raise RunError(f"run {run.name!r} was forgotten meanwhile")
 
 

@@ -208,7 +208,11 @@ def _plain(_owner: object, _field: object, value: Any) -> Any:
 
 @frozen
 class RunProgress:
-    """How many servers of a run are how far."""
+    """How many servers of a run are how far.
+
+    `wholly_submitted` is False while a `submit` adds servers to it, and after one that was cut off:
+    then more servers were to be added, and are once it is repeated.
+    """
 
     run: str
     waiting: int = 0
@@ -217,6 +221,7 @@ class RunProgress:
     failed: int = 0
     unknown: int = 0
     cancelled: int = 0
+    wholly_submitted: bool = True
 
     @property
     def total(self) -> int:
@@ -230,7 +235,7 @@ class RunProgress:
 
     @property
     def is_over(self) -> bool:
-        """Whether every server has an outcome."""
+        """Whether every server that it has so far has an outcome."""
         return not (self.waiting or self.running)
 
 

@@ -1,4 +1,6 @@
-"""Say how far a run is; exit 1 once it is over and some failed, or none was done.
+"""Say how far a run is.
+
+Exit 1 once it is over and some failed, none was done, or its submit was cut off.
 
 Usage: vpsbackups run status [OPTIONS] NAME
 
@@ -49,7 +51,7 @@ def run(
         for worker in silent:
             fleets.screen.note(_told(worker), "yellow")
     has_nothing = progress.cancelled and not progress.completed
-    failed = progress.failed or progress.unknown or has_nothing
+    failed = progress.failed or progress.unknown or has_nothing or not progress.wholly_submitted
     return Exit.SOME_FAILED if progress.is_over and failed else Exit.FINE
 
 

@@ -20,10 +20,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
-from vpsbackups_async.cli.fleets import Account, Database, Fleets
+from vpsbackups_async.cli.fleets import NOT_WHOLE, Account, Database, Fleets
 from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
 from vpsbackups_async.cli.signals import Stopped
+from vpsbackups_async.cli.text import safe
 from vpsbackups_async.durable import Limits, RunProgress
 from vpsbackups_async.errors import DatabaseError, RunError, WorkerStoppedError
 
@@ -78,23 +79,28 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object], named: s
 
     `named` is the option that names the database, if it was given.
     """
-    before = {one.run async for one in _each(fleets) if one.is_over}
+    before = {one.run async for one in _each(fleets) if one.is_over and one.wholly_submitted}
     number = await fleets.fleet.work(until_done=True, on_start=started)
     counts = dict.fromkeys(("completed", "failed", "unknown", "cancelled", "left"), 0)
+    partly: list[str] = []
     async for one in _each(fleets):
         if one.run not in before:
             for state in ("completed", "failed", "unknown", "cancelled"):
                 counts[state] += getattr(one, state)
             counts["left"] += one.total - one.ended
+            if not one.wholly_submitted:
+                partly.append(one.run)
     failed = counts["failed"] + counts["unknown"]
     has_left = bool(counts["left"]) or fleets.fleet.unsettled > 0
     shown = [f"{counts.pop('completed'):,} completed"]
     shown += [f"{count:,} {state}" for state, count in counts.items() if count]
     how = f": vpsbackups run results{named} NAME" if failed else ""
     fleets.screen.summary(f"{', '.join(shown)}{how}")
+    for name in partly:
+        fleets.screen.note(f"{safe(name)} is {NOT_WHOLE}", "yellow")
     if number is not None and has_left:
         return Stopped(number).code
-    return Exit.SOME_FAILED if failed else Exit.FINE
+    return Exit.SOME_FAILED if failed or partly else Exit.FINE
 
 
 async def _each(fleets: Fleets) -> AsyncIterator[RunProgress]:
