@@ -887,6 +887,18 @@ async def test_a_worker_that_the_database_refuses_ends_and_leaves_the_rest_to_a_
     assert sorted(posts(real_fake)) == [1, 2]
 
 
+async def test_a_worker_that_the_database_does_not_take_says_why(
+    url: str, real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1])
+        refuse(tmp_path, "INSERT ON fleet_workers")
+        with pytest.raises(ConfigurationError, match=r"runs\.sqlite cannot be used: disk is full"):
+            await fleet.work(until_done=True)
+        execute(tmp_path, "DROP TRIGGER refused")
+        await fleet.work(until_done=True)
+
+
 async def test_a_disk_that_is_full_is_no_wrong_setting(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")
     event.listen(database.engine, "connect", lambda one, _: one.execute("PRAGMA max_page_count=2"))

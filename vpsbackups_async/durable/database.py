@@ -206,7 +206,7 @@ class Database:
                     with suppress(exc.SQLAlchemyError):  # a lost connection holds no lock
                         connection.execute(sa.text(_UNLOCK))
         except (exc.DBAPIError, OSError) as error:
-            raise (self.failed if _is_full(error) else self.unreachable)(error) from None
+            raise self.unusable(error) from None
 
     def _take_lock(self, connection: sa.Connection) -> None:
         """Take the lock of those who make tables; a statement that waits would hold up indexes.
@@ -221,6 +221,10 @@ class Database:
                     f"end within {self._prepare_within:.0f} s: see what it waits for"
                 )
             time.sleep(_LOCK_PAUSE)
+
+    def unusable(self, error: BaseException) -> ConfigurationError | DatabaseError:
+        """The error of a database that cannot be used, which may be as its disk is full."""
+        return self.failed(error) if _is_full(error) else self.unreachable(error)
 
     def unreachable(self, error: BaseException) -> ConfigurationError:
         """The error that says that the database cannot be used, and why; without a password."""

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.schema import workers
 from vpsbackups_async.durable.values import SilentWorker
-from vpsbackups_async.errors import ConfigurationError
 
 __all__ = ["Ask", "Listed", "Roll", "Silence", "silent_workers"]
 
@@ -63,16 +62,14 @@ class Roll:
         self._ask = ask
         self._token = os.urandom(8).hex()
 
-    def enter(self, slot: int) -> None:
+    def enter(self, slot: int, connection: sa.Connection) -> None:
         """Add this process as the worker of the slot.
 
-        Raises `ConfigurationError` where the database does not take it.
+        Raises `DBAPIError`, which tells why, where the database does not take it.
         """
         who = {"pid": os.getpid(), "host": socket.gethostname()}
-        if not self._do(_ENTER, slot=slot, token=self._token, **who):
-            raise ConfigurationError(
-                f"the database {self._database.name} takes no worker: it is busy, or away"
-            )
+        enter = _text(self._database, _ENTER)
+        connection.execute(enter, {"slot": slot, "token": self._token, **who})
 
     def beat(self, slot: int) -> bool | None:
         """Whether the slot is still this worker's; None where the database does not say."""

@@ -40,7 +40,10 @@ class Slots(Protocol):
     roll: Roll
 
     def take(self) -> int:
-        """Take the lowest free slot; its number. Raises `ConfigurationError` if none is free."""
+        """Take the lowest free slot; its number.
+
+        Raises `ConfigurationError` if none is free, and `DBAPIError` if the database fails.
+        """
 
     def is_held(self) -> bool:
         """Whether the slot that was taken is still held; asking tells the others of this worker."""
@@ -84,7 +87,8 @@ class _FileSlots:
             if self.hold(number):
                 self._number = number
                 self._connection = self._database.connect_alone("vpsbackups slot")
-                self.roll.enter(number)
+                with self._connection.begin():
+                    self.roll.enter(number, self._connection)
                 with self._connection.begin():
                     self._connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
                 return number
@@ -146,7 +150,7 @@ class _AdvisorySlots:
         for number in range(COUNT):
             if connection.scalar(_TRY_LOCK, _numbers(number)):
                 self._connection, self._number = connection, number
-                self.roll.enter(number)
+                self.roll.enter(number, connection)
                 return number
         connection.close()
         raise _none_free()

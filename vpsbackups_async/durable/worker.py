@@ -142,7 +142,7 @@ class Worker:
         try:
             return await self._in_thread(self._slots.take)
         except exc.DBAPIError as error:
-            raise self._database.unreachable(error) from None
+            raise self._database.unusable(error) from None
 
     def _fail(self, error: Exception) -> None:
         if not self._end.done():
