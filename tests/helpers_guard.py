@@ -80,8 +80,8 @@ async def setting(
     tmp_path: Path, fake: FakeVPS, limits: Limits = LIMITS, **options: Any
 ) -> AsyncIterator[Setting]:
     database = Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")
-    migrate(database)
     create_tables(database)
+    migrate(database)
     store, items = Store(database), Items(database)
     run, _ = await store.submit("nightly", BackupTask("Nightly"), [SERVER], lambda _, __: None)
     retry = RetryPolicy(create_grace=0.1)

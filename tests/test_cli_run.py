@@ -117,6 +117,7 @@ async def test_a_worker_tells_of_no_run_that_was_over_before(
         (["submit", "n"], "no server is named"),
         (["submit", "n", "-s", "1", "--all"], "--all is every server"),
         (["submit", " n", "-s", "1"], "a run is named"),
+        (["submit", "n" * 201, "-s", "1"], "at most 200 characters"),
         (["submit", "n", "-s", "1", "--rotate", "daily=4"], "--job NAME is needed"),
         (["submit", "n", "-s", "1", "--rotate", "banana"], "'banana' is no policy"),
         (["submit", "n", "-s", "1", "--rotate", "daily=40", "--job", "a"], "would be refused"),
@@ -172,6 +173,9 @@ async def test_a_schedule_is_made_listed_and_deleted(here: Here, database: str) 
         2,
         "error: 'often' in 'UTC' is no schedule of cron and a time zone",
     )
+    said = await here("run", "schedule", "0 0 3 * * *", "-s", "1", "--name", "other", **place)
+    assert said.code == 2
+    assert said.err.startswith("error: '0 0 3 * * *' has 6 fields, and a line of cron 5: minute,")
     assert (await here("run", "schedule", "--delete", **place)).code == 0
     assert (await here("run", "schedule", **place)).out == ""
     assert (await here("run", "schedule", "--delete", **place)).code == 1

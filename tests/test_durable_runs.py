@@ -164,6 +164,13 @@ async def test_a_run_needs_a_name(url: str, name: Any) -> None:
             await fleet.submit(name, [1])
 
 
+async def test_the_name_of_a_run_has_200_characters_at_most(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        assert await fleet.submit("n" * 200, [1]) == 1
+        with pytest.raises(ValueError, match="at most 200 characters, not 201"):
+            await fleet.submit("n" * 201, [1])
+
+
 @pytest.mark.parametrize("servers", [[1, 0], [1, "2"], [True], "12", None])
 async def test_nothing_is_submitted_if_a_server_is_none(
     url: str, tmp_path: Path, servers: Any
@@ -816,6 +823,23 @@ async def test_a_database_that_cannot_be_reached_is_one_clear_error(url: str) ->
 def test_a_url_that_is_no_database_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="database"):
         DurableFleet(url)
+
+
+async def test_a_file_of_another_program_is_refused_and_stays_as_it_is(
+    url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "runs.sqlite"
+    file.touch()  # an empty one is as good as none
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1])
+    file.unlink()
+    execute(tmp_path, "CREATE TABLE notes (text)")
+    before = file.read_bytes()
+    async with DurableFleet(url) as fleet:
+        with pytest.raises(ConfigurationError, match="another program's, with a table 'notes'"):
+            await fleet.submit("nightly", [1])
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]  # noqa: ASYNC240  # a folder of the test's own
 
 
 async def test_a_database_of_another_version_is_refused(url: str, tmp_path: Path) -> None:

@@ -128,6 +128,14 @@ class Database:
         """The file of a SQLite database."""
         return Path(self.url.database or "")
 
+    def tables(self) -> list[str]:
+        """The names of the tables of a SQLite file, if it is there; it is not changed."""
+        if not self.path.exists():
+            return []
+        plain = sa.create_engine(self.url, poolclass=pool.NullPool)
+        with plain.connect() as connection:
+            return sa.inspect(connection).get_table_names()
+
     async def call(self, work: Callable[[], T]) -> T:
         """What the function returns, run in a thread; raises `DatabaseError` for the database."""
         try:

@@ -45,6 +45,8 @@ _AHEAD: Final = 1.5
 _POLL: Final = 0.25
 _BATCH: Final = 1000
 _HOURS: Final = 24
+_FIELDS: Final = 5
+"""Of a line of cron. The engine takes more, seconds first, and a run is named by its minute."""
 _STOP_WITHIN: Final = 15.0
 _ANY_STARTED_AHEAD: Final = "SELECT 1 FROM {table} WHERE {started_ahead} LIMIT 1"
 _FREE_STARTED_AHEAD: Final = "UPDATE {table} SET rate_limited = FALSE WHERE {started_ahead}"
@@ -165,6 +167,11 @@ class EngineClient:
         Raises `ValueError` for a line or a zone that is none, for a line that is never due, and for
         a name that is taken.
         """
+        if not cron.strip().startswith("@") and (fields := len(cron.split())) > _FIELDS:
+            raise ValueError(
+                f"{cron!r} has {fields} fields, and a line of cron {_FIELDS}: minute, hour, day, "
+                "month and weekday"
+            )
         if any(one["schedule_name"] == name for one in self._client.list_schedules()):
             raise ValueError(f"a schedule is called {name!r} already")
         try:

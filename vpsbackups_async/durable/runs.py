@@ -50,6 +50,7 @@ from vpsbackups_async.retention import Retention
 __all__ = ["DurableFleet"]
 
 _BATCH: Final = 500
+_LONGEST_NAME: Final = 200
 
 
 class DurableFleet:
@@ -451,6 +452,10 @@ def _id_of(server: int | Server) -> int:
 def _check_name(run: object) -> None:
     if not isinstance(run, str) or not run.strip() or run != run.strip() or not run.isprintable():
         raise ValueError(f"a run is named by a text without spaces around it, not {run!r}")
+    if len(run) > _LONGEST_NAME:
+        raise ValueError(
+            f"the name of a run has at most {_LONGEST_NAME} characters, not {len(run)}"
+        )
 
 
 def _task(

@@ -126,8 +126,14 @@ sa.Index(
 def create_tables(database: Database) -> None:
     """Create the tables unless they are there.
 
-    Raises `ConfigurationError` if another version of this library made them.
+    Raises `ConfigurationError` if another version of this library made them, or if a SQLite file is
+    another program's.
     """
+    if database.is_sqlite and (there := database.tables()) and facts.name not in there:
+        raise ConfigurationError(
+            f"the database {database.name} is another program's, with a table {there[0]!r} and no "
+            f"{facts.name!r}: name a file of its own for the runs"
+        )
     with database.engine.begin() as connection:
         if database.is_sqlite:
             connection.execute(sa.text("BEGIN IMMEDIATE"))
