@@ -35,6 +35,7 @@ if options.pop("without_window", False):
 if "on_wire" in options:  # for how long creates of others are waited out; no request ends by it
     api.WorkerClient.attempt_seconds = options.pop("on_wire")
 worker._SILENT_LOOKS = options.pop("silent_looks", worker._SILENT_LOOKS)
+worker._STRAY_LOOKS = options.pop("stray_looks", worker._STRAY_LOOKS)
 worker._ANSWER_WITHIN = options.pop("answer_within", worker._ANSWER_WITHIN)
 
 async def main():

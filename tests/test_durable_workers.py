@@ -16,7 +16,7 @@ from helpers_durable import workers_of
 from vpsbackups_async.durable import DurableFleet
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import migrate
-from vpsbackups_async.durable.roll import Listed, Silence
+from vpsbackups_async.durable.roll import Listed, Unchanged
 from vpsbackups_async.durable.schema import create_tables, workers
 from vpsbackups_async.durable.slots import Slots, open_slots
 from vpsbackups_async.testing import FakeVPS
@@ -122,18 +122,18 @@ async def test_a_worker_without_a_sign_of_life_is_told_of_by_its_process_and_hos
 
 
 def test_a_worker_is_silent_after_so_many_looks_in_a_row_that_found_it_unchanged() -> None:
-    silence, worker, other = Silence(2), Listed(0, "a", 7), Listed(1, "b", 1)
-    assert silence.take([worker, other]) == []
-    assert silence.take([worker, other._replace(beats=2)]) == []
-    assert silence.take([worker, other._replace(beats=3)]) == [worker]
+    unchanged, worker, other = Unchanged(2), Listed(0, "a", 7), Listed(1, "b", 1)
+    assert unchanged.take([worker, other]) == []
+    assert unchanged.take([worker, other._replace(beats=2)]) == []
+    assert unchanged.take([worker, other._replace(beats=3)]) == [worker]
 
 
 @pytest.mark.parametrize("change", [{"beats": 8}, {"token": "b"}, None])
 def test_a_change_ends_the_silence_of_a_worker(change: dict[str, int | str] | None) -> None:
-    silence, worker = Silence(1), Listed(0, "a", 7)
-    silence.take([worker])
-    silence.take([] if change is None else [worker._replace(**change)])
-    assert silence.take([worker]) == []
+    unchanged, worker = Unchanged(1), Listed(0, "a", 7)
+    unchanged.take([worker])
+    unchanged.take([] if change is None else [worker._replace(**change)])
+    assert unchanged.take([worker]) == []
 
 
 @pytest.mark.durable

@@ -5,8 +5,8 @@ A lock tells that a worker is dead; only its row tells that it holds a lock and 
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
@@ -14,7 +14,9 @@ from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.schema import workers
 from vpsbackups_async.durable.values import SilentWorker
 
-__all__ = ["Ask", "Listed", "Roll", "Silence", "silent_workers"]
+__all__ = ["Ask", "Listed", "Roll", "Unchanged", "silent_workers"]
+
+T = TypeVar("T", bound=Hashable)
 
 Ask: TypeAlias = Callable[[sa.TextClause, Mapping[str, Any]], Sequence[sa.Row[Any]] | None]
 """Gives the rows of a statement; None where the database does not give them."""
@@ -96,21 +98,21 @@ class Roll:
         return self._ask(_text(self._database, statement), values)
 
 
-class Silence:
-    """Finds the workers that gave no sign of life over so many looks in a row.
+class Unchanged(Generic[T]):
+    """Finds what more than so many looks in a row have seen unchanged.
 
-    Looks are counted, not seconds, so that no worker is taken for stuck after the whole machine
+    Looks are counted, not seconds, so that nothing is taken for stuck after the whole machine
     slept, or after its clock was set.
     """
 
     def __init__(self, looks: int) -> None:
         self._enough = looks
-        self._looks: dict[Listed, int] = {}
+        self._looks: dict[T, int] = {}
 
-    def take(self, seen: Iterable[Listed]) -> list[Listed]:
-        """Those of the workers that have been silent for long enough."""
-        self._looks = {worker: self._looks.get(worker, 0) + 1 for worker in seen}
-        return [worker for worker, looks in self._looks.items() if looks > self._enough]
+    def take(self, seen: Iterable[T]) -> list[T]:
+        """What of this was there for long enough."""
+        self._looks = {one: self._looks.get(one, 0) + 1 for one in seen}
+        return [one for one, looks in self._looks.items() if looks > self._enough]
 
 
 async def silent_workers(database: Database) -> list[SilentWorker]:

@@ -174,6 +174,8 @@ class Work:
             await self._items.end(item, outcome)
         except SupersededError:
             logger.debug("server %s was taken over by another worker", entry.server_id)
+            # Who took it over may have been late, and end: the engine is not to take it for done.
+            raise asyncio.CancelledError from None
 
     async def _claimed(self, entry: Entry) -> Item | None:
         """The item once there is a place for it; None if it has ended.

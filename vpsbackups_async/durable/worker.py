@@ -18,10 +18,10 @@ from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, EngineWorker
 from vpsbackups_async.durable.items import Items
 from vpsbackups_async.durable.ownership import claim
-from vpsbackups_async.durable.roll import Listed, Silence
+from vpsbackups_async.durable.roll import Listed, Unchanged
 from vpsbackups_async.durable.schedules import Nights
 from vpsbackups_async.durable.schema import NAME_IT
-from vpsbackups_async.durable.slots import open_slots
+from vpsbackups_async.durable.slots import COUNT, open_slots
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.durable.work import Work
@@ -41,6 +41,11 @@ _BEAT: Final = 1.0
 _TAKEOVER: Final = 2.0
 _SILENT_LOOKS: Final = 15
 """Looks for dead workers over which one that holds its slot must be silent to be taken over."""
+_STRAY_LOOKS: Final = 5
+"""Looks over which what the engine handed out to a worker must be none of its tasks to be a stray.
+
+The engine hands out thousands at once, and then starts them one by one.
+"""
 _ANSWER_WITHIN: Final = 20.0
 """Seconds after which a database that does not answer is taken for lost; before the slot is."""
 _CANCELS: Final = 0.1
@@ -101,7 +106,7 @@ class Worker:
         nights = Nights(self._client, Store(self._database), self._engine)
         try:
             slot = self._slot = await self._take()
-            await self._database.call(lambda: self._engine.hand_out_again(slot))
+            await self._hand_out_again(slot)
             await self._database.call(
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
             )
@@ -112,8 +117,10 @@ class Worker:
                     await self._database.call(self._engine.catch_up)
                     if on_start is not None:
                         on_start(slot)
-                    await self._until_end(is_done, work)
+                    await self._until_end(is_done, work, engine)
                 finally:
+                    # Its slot may be another's by now, who has no part in what it would take.
+                    engine.take_no_more()
                     await nights.stop()
                     await work.stop()
                     self.unsettled = work.unsettled
@@ -159,9 +166,12 @@ class Worker:
         if not self._end.done():
             self._end.set_result(None)
 
-    async def _until_end(self, is_done: IsDone | None, work: Work) -> None:
-        loops: list[Callable[[], Awaitable[None]]] = [self._beat, self._take_over]
-        loops.append(partial(self._learn_cancels, work))
+    async def _until_end(self, is_done: IsDone | None, work: Work, engine: EngineWorker) -> None:
+        loops: list[Callable[[], Awaitable[None]]] = [
+            self._beat,
+            partial(self._take_over, engine),
+            partial(self._learn_cancels, work),
+        ]
         if is_done is not None:
             loops.append(partial(self._watch, is_done))
         tasks = [asyncio.create_task(self._guarded(one)) for one in loops]
@@ -199,23 +209,38 @@ class Worker:
                     return self._stop()
             await asyncio.sleep(_IDLE)
 
-    async def _take_over(self) -> None:
-        """Hand out again what dead workers left behind, and those that do not answer."""
-        silence = Silence(_SILENT_LOOKS)
+    async def _take_over(self, engine: EngineWorker) -> None:
+        """Hand out again what nobody works on: of dead workers, of silent ones, and strays."""
+        silence, strays = Unchanged[Listed](_SILENT_LOOKS), Unchanged[str](_STRAY_LOOKS)
         while True:
             await asyncio.sleep(_TAKEOVER)
             try:
                 await self._database.call(self._engine.free_started_ahead)
                 await self._taken_over(silence)
-            except (exc.SQLAlchemyError, DatabaseError) as error:
+                await self._collected(strays, engine)
+            except (exc.SQLAlchemyError, DatabaseError, ConfigurationError) as error:
                 logger.debug("no look for dead workers: %s", error)
 
-    async def _taken_over(self, silence: Silence) -> None:
+    async def _collected(self, strays: Unchanged[str], engine: EngineWorker) -> None:
+        """Hand out again what this worker is to work on, by the engine, and does not.
+
+        Another worker that lost this slot had taken it, say, or the engine got no answer from the
+        database when it took it.
+        """
+        begun = await self._begun(self._slot)
+        left = strays.take(begun - engine.under_way)
+        if left:
+            await self._database.call(lambda: self._engine.hand_out_again(left))
+            logger.info("handed out again %s servers on which nobody worked", len(left))
+
+    async def _taken_over(self, silence: Unchanged[Listed]) -> None:
         listed = await self._in_thread(self._slots.roll.all)
         silent = {one.slot: one for one in silence.take(listed)}
         others = await self._in_thread(self._slots.maybe_free)
-        slots = sorted({*others, *silent} - {self._slot})
-        left = await self._database.call(lambda: self._engine.left_behind(slots))
+        # Whose file is gone, too, unless nothing could be read.
+        unlisted = set(range(COUNT)) - {one.slot for one in listed} if listed else set()
+        slots = {*others, *silent, *unlisted} - {self._slot}
+        left = await self._database.run(partial(self._engine.left_behind, slots=slots))
         for slot in sorted(left | (silent.keys() & set(others))):
             held = await self._in_thread(partial(self._slots.hold, slot))
             try:
@@ -239,9 +264,13 @@ class Worker:
         return True
 
     async def _hand_out_again(self, slot: int) -> None:
-        count = await self._database.call(lambda: self._engine.hand_out_again(slot))
-        if count:
-            logger.info("took over %s servers from worker %s", count, slot)
+        begun = await self._begun(slot)
+        if begun:
+            await self._database.call(lambda: self._engine.hand_out_again(begun))
+            logger.info("took over %s servers from worker %s", len(begun), slot)
+
+    async def _begun(self, slot: int) -> set[str]:
+        return await self._database.run(partial(self._engine.begun, slot=slot))
 
 
 @contextmanager
