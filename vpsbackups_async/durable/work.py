@@ -16,7 +16,7 @@ from vpsbackups_async._pruning.pruner import Delete
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import Entry
-from vpsbackups_async.durable.guard import Found, Guard
+from vpsbackups_async.durable.guard import Guard
 from vpsbackups_async.durable.items import (
     Item,
     Items,
@@ -24,6 +24,7 @@ from vpsbackups_async.durable.items import (
     RunCancelledError,
     SupersededError,
 )
+from vpsbackups_async.durable.search import Found
 from vpsbackups_async.durable.values import (
     BackupTask,
     EnsureTask,
