@@ -231,7 +231,7 @@ class Items:
             asked = time.monotonic()
             after, rate, at, set_back = connection.execute(take).one()
             if set_back > _TOLD_SET_BACK:
-                logger.warning("the database's clock was set back by %.0f seconds", set_back)
+                logger.warning("the database's clock was set back by at least %.0f s", set_back)
             # The answer that came fastest tells best how this clock and the database's differ: one
             # that was held up would move its turn onto those of others.
             offset = min(max(self._offset, asked - at), time.monotonic() - at)
