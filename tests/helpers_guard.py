@@ -62,9 +62,7 @@ class Setting:
         """A create that was sent by a process which died before it could note the reply."""
         item = await self.claimed()
         await self.items.intend(item, self.limits.start_within, 1)
-        made = await self.client.begin(
-            SERVER, "Nightly", item.marker, read_before=False, is_too_late=lambda: False
-        )
+        made = await self.client.begin(SERVER, "Nightly", item.marker, is_too_late=lambda: False)
         return item, made
 
     async def retried(self, state: ItemState) -> Item:

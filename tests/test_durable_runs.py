@@ -33,7 +33,7 @@ from vpsbackups_async.durable.items import Item, Items, NoPlaceError
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.errors import DatabaseError, RunError
-from vpsbackups_async.testing import FakeVPS, Latency, Reply, ServerFault, VirtualTime
+from vpsbackups_async.testing import Drop, FakeVPS, Latency, Reply, ServerFault, VirtualTime
 
 LIMITS = Limits(
     backoff=ConstantBackoff(0.05), start_within=0.3, create_again_after=None, unknown_for=0.4
@@ -439,6 +439,18 @@ async def test_a_deletion_that_was_refused_is_not_named(url: str, real_fake: Fak
         await fleet.work(until_done=True)
         (outcome,) = [one async for one in fleet.results("nightly")]
     assert (outcome.error, outcome.deleted) == ("PermissionDeniedError", ())
+
+
+async def test_a_deletion_that_may_have_been_carried_out_is_named(
+    url: str, real_fake: FakeVPS
+) -> None:
+    old = real_fake.add_backup(1, description="[job:nightly]", size_mb=4000)
+    real_fake.inject(Drop(method="DELETE", when="after"))
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1], rotate=Retention(last=1, job="nightly"))
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert (outcome.error, outcome.deleted) == ("TransportError", (old["id"],))
 
 
 # --- Cancel and forget ---------------------------------------------------------------------------

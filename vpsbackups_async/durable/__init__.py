@@ -33,11 +33,12 @@ takes a backup of the old one for its own.
   or a 504 nothing is sent again, nor by a retry: that is noted as soon as it is seen. A worker that
   ends while the database is away waits a minute for it to note that, and otherwise logs the servers
   as an error; one that is killed just then cannot. What stays unknown is looked for during an hour
-  (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. One window is
+  (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. Two windows are
   left: a process that is frozen after it checked whether its create may still be sent, and before
-  the socket takes it. A twin made so would be named in the outcome, if it is there when the server
-  is looked at.
-- **Dead workers.** A worker holds a lock while it lives. Started again it takes the lock of the
+  the socket takes it; and an API that carries out a create later than those 210 s, whose process
+  was killed while it was on the wire. A twin made so would be named in the outcome, if it is there
+  when the server is looked at.
+- **Dead workers.** A worker holds a lock while it lives, and up to 15 connections to PostgreSQL. Started again it takes the lock of the
   dead one; otherwise another worker takes over within seconds. A worker that holds its lock and
   gives no sign of life for half a minute (it is frozen, say) is taken over too, and ends once it
   wakes. `run status` names its process and host until somebody has: end it. On SQLite a worker

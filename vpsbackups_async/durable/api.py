@@ -52,7 +52,6 @@ class WorkerClient(BackupsClient):
         description: str | None,
         marker: str,
         *,
-        read_before: bool,
         is_too_late: Callable[[], bool],
     ) -> Backup:
         """The new backup, as `create` gives it; with a marker that no backup can have yet.
@@ -65,7 +64,6 @@ class WorkerClient(BackupsClient):
             server_id,
             description,
             marker=marker,
-            read_before=read_before,
             is_new=True,
             looks_after=False,
             is_too_late=is_too_late,

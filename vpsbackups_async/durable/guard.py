@@ -85,19 +85,20 @@ class Guard:
         description: str | None,
         *,
         job: str | None = None,
-        read_before: bool = False,
+        is_searched: bool = False,
     ) -> Found:
         """The new backup of the item, or the one that an earlier create of it made.
 
+        `is_searched` says that `find` has just told that none did, so that it is not asked again.
         Raises `CreateOutcomeUnknownError` if that cannot be told, what `BackupsClient.create`
         raises where it was refused, `RunCancelledError` where no more may be sent, and
         `SupersededError`.
         """
         labelled = with_labels(description, job=job)
-        found = await self.find(item, labelled)
+        found = None if is_searched else await self.find(item, labelled)
         while found is None:
             try:
-                return await self._make(item, labelled, read_before=read_before)
+                return await self._make(item, labelled)
             except (CreateOutcomeUnknownError, AnsweredError):
                 found = await self.find(item, labelled)
         await self._items.note_started(item, found.backup.id)
@@ -122,12 +123,12 @@ class Guard:
         """Whether the task has a create under way, which ends soon once the worker is stopped."""
         return task in self._sending
 
-    async def _make(self, item: Item, labelled: str, *, read_before: bool) -> Found:
+    async def _make(self, item: Item, labelled: str) -> Found:
         """A new backup, noted in the database; also if the worker is stopped meanwhile."""
         task, before = asyncio.current_task(), item.posts
         self._sending.add(task)
         try:
-            made = await self._send(item, labelled, before + 1, read_before=read_before)
+            made = await self._send(item, labelled, before + 1)
             await self._items.note_started(item, made.id)
         except CreateOutcomeUnknownError as error:
             await self._note_answer(item, error.__cause__)
@@ -206,7 +207,7 @@ class Guard:
             pause = min(_GROWTH * pause, _MAX_PAUSE)
             search.go_on(await self._items.now())
 
-    async def _send(self, item: Item, labelled: str, posts: int, *, read_before: bool) -> Backup:
+    async def _send(self, item: Item, labelled: str, posts: int) -> Backup:
         """Send the create at its turn, or at a later one where it comes too late to it.
 
         Raises `_StoppedError` if the worker is stopped before it is sent.
@@ -218,7 +219,6 @@ class Guard:
                     item.server_id,
                     labelled,
                     item.marker,
-                    read_before=read_before,
                     is_too_late=window.is_over,
                 )
             except DeadlineExceededError:

@@ -135,9 +135,13 @@ class Work:
         Nothing is held up by it: while the database is away, no worker can do anything.
         """
         patience = _NOTED_WITHIN if self._is_hurried else _UNANSWERED_WITHIN
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(patience) as self._patience:
                 await self._guard.note_rest()
+        except TimeoutError:
+            pass
+        finally:
+            self._patience = None
         if unnoted := self._guard.unnoted:
             logger.error(
                 "the database did not take that servers %s may still be at work on their creates: "
@@ -322,8 +326,9 @@ class Work:
                 await delete(backup_id)
             except NotFoundError:
                 raise
-            except VPSBackupsError:
-                await self._items.note_deleted(item, before)
+            except VPSBackupsError as error:
+                if not error.in_doubt:
+                    await self._items.note_deleted(item, before)
                 raise
 
         return noted
@@ -340,7 +345,11 @@ class Work:
 
 
 class _GuardedCreate:
-    """Creates the backup of a rotation through the guard."""
+    """Creates the backup of a rotation through the guard, which has looked for it before.
+
+    Nothing is read between the turn of a create and its request, which would come too late to it:
+    the guard tells by the marker alone which backup is the new one.
+    """
 
     def __init__(self, guard: Guard, item: Item) -> None:
         self._guard = guard
@@ -348,12 +357,16 @@ class _GuardedCreate:
         self.twins: tuple[int, ...] = ()
 
     async def create(
-        self, server_id: int, description: str | None, *, read_before: bool = False
+        self,
+        server_id: int,
+        description: str | None,
+        *,
+        read_before: bool = False,  # noqa: ARG002
     ) -> Backup:
         """The backup of the item; raises `ValueError` for another server."""
         if server_id != self._item.server_id:
             raise ValueError(f"this create is for server {self._item.server_id}, not {server_id}")
-        found = await self._guard.create(self._item, description, read_before=read_before)
+        found = await self._guard.create(self._item, description, is_searched=True)
         self.twins = found.twins
         return found.backup
 
