@@ -14,7 +14,7 @@ import pytest
 from helpers_cli import environment, run, start
 from helpers_durable import created, held_posts, looks, posts, until
 
-from vpsbackups_async.testing import FakeVPS
+from vpsbackups_async.testing import FakeVPS, Reply
 
 pytestmark = pytest.mark.durable
 
@@ -174,11 +174,11 @@ async def test_of_an_old_run_only_what_was_started_is_ended_before_a_new_one_beg
     assert created(real_fake) == {1: 2, 2: 2}
 
 
-async def test_a_run_is_over_for_the_same_command_also_where_its_outcomes_cannot_be_written(
+async def test_outcomes_that_could_not_be_written_are_told_by_the_same_command_again(
     real_fake: FakeVPS, database: str
 ) -> None:
     place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
-    for nights in (1, 2):
+    for _ in range(2):
         full = os.open("/dev/full", os.O_WRONLY)
         try:
             process = await start(*COMMAND, stdout=full, **place)
@@ -186,8 +186,26 @@ async def test_a_run_is_over_for_the_same_command_also_where_its_outcomes_cannot
             os.close(full)
         _, err = await asyncio.wait_for(process.communicate(), 40)
         assert process.returncode == 1
-        assert err == b"error: No space left on device\n"
-        assert created(real_fake) == {1: nights, 2: nights}
+        assert err.endswith(
+            b"the outcomes could not be written: the same command tells them again\n"
+            b"error: No space left on device\n"
+        )
+    said = await run(*COMMAND, **place)
+    assert (said.code, len(said.lines)) == (0, 2)
+    assert created(real_fake) == {1: 1, 2: 1}
+
+
+async def test_nothing_is_kept_where_nobody_tells_the_account_and_its_name_may_be_given(
+    real_fake: FakeVPS, database: str
+) -> None:
+    real_fake.inject(Reply(403, b'{"detail": "no"}', path="account"))
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    said = await run(*COMMAND, **place)
+    assert said.code == 2
+    assert "for create --durable VPSBACKUPS_ACCOUNT" in said.err
+    assert (await run("run", "list", **place)).lines == []
+    assert (await run(*COMMAND, **place, VPSBACKUPS_ACCOUNT="mine")).code == 0
+    assert created(real_fake) == {1: 1, 2: 1}
 
 
 _OFTEN = """

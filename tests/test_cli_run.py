@@ -34,6 +34,14 @@ def database(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'runs.sqlite'}"
 
 
+async def test_a_worker_until_all_is_done_refuses_a_database_that_is_not_there(
+    here: Here, real_fake: FakeVPS, database: str
+) -> None:
+    said = await here("run", "work", "--until-done", "--database", database, fake=real_fake)
+    assert said.code == 2
+    assert "there is no database sqlite:///" in said.err
+
+
 async def test_a_run_from_its_submission_to_its_end(
     here: Here, real_fake: FakeVPS, database: str, tmp_path: Path
 ) -> None:

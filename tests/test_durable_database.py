@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -33,6 +35,25 @@ def test_an_option_that_the_kind_of_database_does_not_have_is_refused_by_its_nam
     with pytest.raises(ConfigurationError, match=f" no option {words}: leave it out") as raised:
         Database(url)
     assert "canary-pw" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:secret@h:port/x", "postgresql://u:secret@[::1/x"])
+def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="postgresql://USER:PASSWORD@HOST/NAME") as raised:
+        Database(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_database_that_is_there_is_opened_without_a_write(tmp_path: Path) -> None:
+    file = tmp_path / "runs.sqlite"
+    with contextlib.closing(Database(f"sqlite:///{file}")) as database:
+        create_tables(database)
+    with (
+        contextlib.closing(sqlite3.connect(file)) as other,
+        contextlib.closing(Database(f"sqlite:///{file}")) as database,
+    ):
+        other.execute("BEGIN IMMEDIATE")  # nobody else writes
+        create_tables(database)
 
 
 def test_a_password_among_the_options_is_shown_nowhere() -> None:

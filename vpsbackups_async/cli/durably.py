@@ -33,9 +33,9 @@ def create(
 ) -> int:
     """The exit code of the command, which goes on where the same command was killed before.
 
-    Its run is marked as told once its outcomes are written, or cannot be, so that the same command
-    begins anew then, and not before. It is kept until that, for another such command may work on it
-    at the same time.
+    Its run is marked as told once its outcomes are written, so that the same command begins anew
+    then, and not before. It is kept until that, for another such command may work on it at the same
+    time.
     """
     name = _name_of(servers, description, within)
     with Fleets(common, None, needs_token=True, makes=True) as fleets:
@@ -58,14 +58,18 @@ async def _create(
         has_ended = False
     await _forget_told(fleets)
     if not has_ended:
+        await fleets.own()  # before anything is kept that another worker would do
         await fleets.fleet.submit(name, servers, description=description, ensure=within)
         await _finish(fleets, name)
     run = await fleets.store.find(name)
     outcomes = [outcome async for outcome in fleets.fleet.results(name)]
     try:
-        return _told(fleets, outcomes)
-    finally:
-        await fleets.store.tell(run)
+        ended = _told(fleets, outcomes)
+    except OSError:
+        fleets.screen.note("the outcomes could not be written: the same command tells them again")
+        raise
+    await fleets.store.tell(run)
+    return ended
 
 
 def _told(fleets: Fleets, outcomes: list[RunOutcome]) -> Exit:

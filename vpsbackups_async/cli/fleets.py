@@ -1,6 +1,7 @@
 """Durable runs for the commands below `run`: their database, and an event loop."""
 
 import os
+from functools import partial
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -14,6 +15,8 @@ from vpsbackups_async.cli.text import safe
 
 try:
     from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome, RunProgress
+    from vpsbackups_async.durable.api import WorkerClient
+    from vpsbackups_async.durable.ownership import demand
     from vpsbackups_async.durable.store import Store
 except ImportError as _missing:
     raise UsageError(str(_missing)) from None
@@ -34,7 +37,7 @@ Account = Annotated[
     str | None,
     Parameter("--account", metavar="NAME", help="whose database, if the API does not tell"),
 ]
-"""The name of the account, as the database is to know it."""
+"""The name of the account, as the database is to know it; else `VPSBACKUPS_ACCOUNT`."""
 
 
 class Fleets(OwnLoop):
@@ -63,16 +66,27 @@ class Fleets(OwnLoop):
             if value is not None and not value.strip():
                 raise UsageError(f"{option} is empty")
         url = database or os.environ.get("VPSBACKUPS_DATABASE") or None
+        account = account or os.environ.get("VPSBACKUPS_ACCOUNT") or None
+        self._client = partial(WorkerClient, **options)
+        self._account = account
         self.fleet: DurableFleet = DurableFleet(
             url, client_options=options, limits=limits, account=account
         )
         self.store: Store = self.fleet._store  # noqa: SLF001  # what is told is the commands' own
-        file = self.fleet._database  # noqa: SLF001  # no method of it tells
+        self._database = file = self.fleet._database  # noqa: SLF001  # no method of it tells
         if file.is_sqlite and not makes and not file.path.exists():
             raise UsageError(
                 f"there is no database {safe(self.fleet.name)}: run submit makes one, "
                 "--database or VPSBACKUPS_DATABASE names another"
             )
+
+    async def own(self) -> None:
+        """Make the database that of the token's account, as a worker does.
+
+        Raises `ConfigurationError` for another account, and for one that nobody tells.
+        """
+        async with self._client() as client:
+            await demand(self._database, client, self._account)
 
     async def _close(self) -> None:
         await self.fleet.close()

@@ -38,15 +38,15 @@ takes a backup of the old one for its own.
   the socket takes it; and an API that carries out a create later than those 210 s, whose process
   was killed while it was on the wire. A twin made so would be named in the outcome, if it is there
   when the server is looked at.
-- **Dead workers.** A worker holds a lock while it lives, and up to 15 connections to PostgreSQL. Started again it takes the lock of the
-  dead one; otherwise another worker takes over within seconds. A worker that holds its lock and
-  gives no sign of life for half a minute (it is frozen, say) is taken over too, and ends once it
-  wakes. `run status` names its process and host until somebody has: end it. On SQLite a worker
-  that was frozen while it wrote keeps the database locked for all others until it is ended. A
-  worker that loses its lock (PostgreSQL was restarted, say), that gets no answer from PostgreSQL
-  for 20 s, or whose database fails (a full disk), ends with exit code 1: run it under something
-  that starts it again, such as systemd with `Restart=always`. SIGTERM and Ctrl-C end a worker in
-  order.
+- **Dead workers.** A worker holds a lock while it lives, and up to 15 connections to PostgreSQL.
+  Started again it takes the lock of the dead one; otherwise another worker takes over within
+  seconds. A worker that holds its lock and gives no sign of life for half a minute (it is frozen,
+  say) is taken over too, and ends once it wakes. `run status` names its process and host until
+  somebody has: end it. On SQLite a worker that was frozen while it wrote keeps the database locked
+  for all others until it is ended. A worker that loses its lock (PostgreSQL was restarted, say),
+  that gets no answer from PostgreSQL for 20 s, or whose database fails (a full disk), ends with
+  exit code 1: run it under something that starts it again, such as systemd with `Restart=always`.
+  SIGTERM and Ctrl-C end a worker in order.
 - **Schedules** need a worker at their time. What was missed is caught up with one run, and a
   server that another run still works on is passed over and named. The ping URL is kept in the
   database; the token never is, nor any other secret.

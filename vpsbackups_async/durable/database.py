@@ -297,7 +297,7 @@ def _is_full(error: BaseException) -> bool:
 def _checked(url: str) -> sa.URL:
     try:
         made = sa.make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # the latter for a port
         raise ConfigurationError(
             "a database is given as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         ) from None

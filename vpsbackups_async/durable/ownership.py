@@ -21,7 +21,7 @@ from vpsbackups_async.errors import (
     TransportError,
 )
 
-__all__ = ["check", "claim"]
+__all__ = ["check", "claim", "demand"]
 
 _TOLD: Final = "account"
 _NAMED: Final = "account_name"
@@ -40,6 +40,14 @@ async def claim(database: Database, client: WorkerClient, name: str | None) -> b
         return False
     await database.run(lambda connection: _bind(connection, told, name, database))
     return True
+
+
+async def demand(database: Database, client: WorkerClient, name: str | None) -> None:
+    """Note whose database it is, as `claim`; raises `ConfigurationError` also if nobody tells."""
+    if not await claim(database, client, name):
+        raise ConfigurationError(
+            f"this API does not tell whose token it is: give the account a name ({NAME_IT})"
+        )
 
 
 async def check(database: Database, options: Mapping[str, Any], name: str | None) -> None:

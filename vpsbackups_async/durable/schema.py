@@ -25,7 +25,7 @@ __all__ = [
 
 VERSION: Final = 1
 """The version of these tables and of what a worker does; a database of another one is refused."""
-NAME_IT: Final = "--account, in Python account="
+NAME_IT: Final = "--account, for create --durable VPSBACKUPS_ACCOUNT, in Python account="
 """How the account is named of which the API does not tell, or tells another name."""
 _CONCURRENCY: Final = 5000
 """How many servers are worked on at once until a worker sets it."""
@@ -134,6 +134,26 @@ def create_tables(database: Database) -> None:
             f"the database {database.name} is another program's, with a table {there[0]!r} and no "
             f"{facts.name!r}: name a file of its own for the runs"
         )
+    if _is_made(database):  # with all else: who only looks at runs writes nothing
+        with database.engine.connect() as connection:
+            kept = connection.scalar(sa.select(facts.c.value).where(facts.c.name == "version"))
+    else:
+        kept = _created(database)
+    if kept != str(VERSION):
+        raise ConfigurationError(
+            f"the database {database.name} is of version {kept} of the runs, and this library "
+            f"writes version {VERSION}: use the library that made it, or another database"
+        )
+
+
+def _is_made(database: Database) -> bool:
+    if database.is_sqlite:
+        return facts.name in database.tables()
+    return sa.inspect(database.engine).has_table(facts.name, schema=SCHEMA)
+
+
+def _created(database: Database) -> str:
+    """Create the tables; the version of who did."""
     with database.engine.begin() as connection:
         if database.is_sqlite:
             connection.execute(sa.text("BEGIN IMMEDIATE"))
@@ -146,11 +166,7 @@ def create_tables(database: Database) -> None:
             connection.execute(
                 sa.insert(pace).values(id=1, next_at=0.0, taken_at=0.0, set_back=0.0)
             )
-    if kept != str(VERSION):
-        raise ConfigurationError(
-            f"the database {database.name} is of version {kept} of the runs, and this library "
-            f"writes version {VERSION}: use the library that made it, or another database"
-        )
+    return kept
 
 
 def keep_fact(connection: sa.Connection, name: str, value: str) -> str:

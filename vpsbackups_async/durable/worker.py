@@ -17,10 +17,9 @@ from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, EngineWorker
 from vpsbackups_async.durable.items import Items
-from vpsbackups_async.durable.ownership import claim
+from vpsbackups_async.durable.ownership import demand
 from vpsbackups_async.durable.roll import Listed, Unchanged
 from vpsbackups_async.durable.schedules import Nights
-from vpsbackups_async.durable.schema import NAME_IT
 from vpsbackups_async.durable.slots import COUNT, open_slots
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import Limits
@@ -96,10 +95,7 @@ class Worker:
         return self._signal
 
     async def _run(self, is_done: IsDone | None, on_start: Callable[[int], object] | None) -> None:
-        if not await claim(self._database, self._client, self._account):
-            raise ConfigurationError(
-                f"this API does not tell whose token it is: give the account a name ({NAME_IT})"
-            )
+        await demand(self._database, self._client, self._account)
         limits = self._limits
         rate, concurrency = await self._items.set_limits(limits.rate, limits.concurrency)
         work = Work(self._client, self._items, limits, self._fail, rate)

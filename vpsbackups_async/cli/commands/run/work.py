@@ -51,7 +51,8 @@ def run(
         limits = Limits(rate=rate, concurrency=concurrency)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
-    with Fleets(common, database, limits, needs_token=True, makes=True, account=account) as fleets:
+    makes = not until_done  # which would end at once with a new database, of a mistyped name say
+    with Fleets(common, database, limits, needs_token=True, makes=makes, account=account) as fleets:
         screen = fleets.screen
 
         def started(slot: int) -> None:
