@@ -13,12 +13,16 @@ import sqlalchemy as sa
 from attrs import frozen
 from helpers_durable import workers_of
 
-from vpsbackups_async.durable import DurableFleet
+from vpsbackups_async import ConfigurationError
+from vpsbackups_async.durable import DurableFleet, Limits
+from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import migrate
+from vpsbackups_async.durable.items import Items
 from vpsbackups_async.durable.roll import Listed, Unchanged
 from vpsbackups_async.durable.schema import create_tables, workers
 from vpsbackups_async.durable.slots import Slots, open_slots
+from vpsbackups_async.durable.work import Work
 from vpsbackups_async.testing import FakeVPS
 
 
@@ -134,6 +138,21 @@ def test_a_change_ends_the_silence_of_a_worker(change: dict[str, int | str] | No
     unchanged.take([worker])
     unchanged.take([] if change is None else [worker._replace(**change)])
     assert unchanged.take([worker]) == []
+
+
+async def test_a_second_signal_before_the_client_begins_to_close_does_not_leave_it_open(
+    tmp_path: Path,
+) -> None:
+    async with (
+        FakeVPS(servers=1, backups=0) as fake,
+        WorkerClient(fake.token, base_url=fake.url) as client,
+    ):
+        with contextlib.closing(Database(f"sqlite:///{tmp_path / 'runs.sqlite'}")) as database:
+            work = Work(client, Items(database), Limits(), pytest.fail, None)
+            asyncio.get_running_loop().call_soon(work.hurry)
+            await work.stop()
+        with pytest.raises(ConfigurationError, match="closed"):
+            await client.look(1)
 
 
 @pytest.mark.durable

@@ -115,9 +115,10 @@ class Work:
         for task in left:
             if not self._guard.is_sending(task):
                 task.cancel()
-        closing = self._closing = asyncio.create_task(self._client.close(), name="vpsbackups-close")
+        closing = asyncio.create_task(self._client.close(), name="vpsbackups-close")
+        await asyncio.sleep(0)  # a close that has begun closes the connections where it is cut
+        self._closing = closing
         if self._is_hurried:
-            await asyncio.sleep(0)  # a close that has begun closes the connections where it is cut
             self.hurry()
         await asyncio.wait([closing])
         if not closing.cancelled():
