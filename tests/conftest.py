@@ -38,7 +38,6 @@ hypothesis.settings.load_profile("tests")
 collect_ignore = ["example_project"]  # a separate project, run by test_plugin.py
 
 _STDERR = pytest.StashKey[int]()
-_DEBUG = pytest.StashKey[bool]()
 _STATE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
@@ -67,14 +66,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Processes that tests start would write of each step that takes long, on a busy machine.
-    config.stash[_DEBUG] = bool(os.environ.get("PYTHONASYNCIODEBUG"))
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        os.environ.pop("PYTHONASYNCIODEBUG", None)
     config.stash[_STDERR] = os.dup(2)  # pytest captures descriptor 2 during a test
-    # The runs of whoever runs the tests stay as they are.
-    config.stash[_STATE] = state = tempfile.TemporaryDirectory()
-    os.environ["XDG_STATE_HOME"] = state.name
+    config.stash[_STATE] = tempfile.TemporaryDirectory()
+    os.environ["XDG_STATE_HOME"] = config.stash[
+        _STATE
+    ].name  # the runs of whoever runs the tests stay
     if config.getoption("--uvloop"):
         config.pluginmanager.register(_Uvloop())
 
@@ -118,10 +114,8 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
 
 
 @pytest.fixture
-async def no_task_left(pytestconfig: pytest.Config) -> AsyncIterator[None]:
+async def no_task_left() -> AsyncIterator[None]:
     """Fail the test if it leaves a task running."""
-    if pytestconfig.stash[_DEBUG]:
-        asyncio.get_running_loop().set_debug(True)
     before = asyncio.all_tasks()
     yield
     for _ in range(20):  # cancelled tasks take a few iterations of the loop to end
