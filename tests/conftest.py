@@ -67,10 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_STDERR] = os.dup(2)  # pytest captures descriptor 2 during a test
-    config.stash[_STATE] = tempfile.TemporaryDirectory()
-    os.environ["XDG_STATE_HOME"] = config.stash[
-        _STATE
-    ].name  # the runs of whoever runs the tests stay
+    # The runs of whoever runs the tests stay as they are.
+    config.stash[_STATE] = state = tempfile.TemporaryDirectory()
+    os.environ["XDG_STATE_HOME"] = state.name
     if config.getoption("--uvloop"):
         config.pluginmanager.register(_Uvloop())
 

@@ -25,8 +25,6 @@ async def test_nothing_is_sent_from_the_attempt_on_that_is_too_late(
     fake.inject(RateLimit(0.0, method="POST"))
     answers = iter([False] * attempts + [True])
     with pytest.raises(DeadlineExceededError) as raised:
-        await worker_client.begin(
-            1, None, "m", read_before=False, is_too_late=lambda: next(answers)
-        )
+        await worker_client.begin(1, None, "m", is_too_late=lambda: next(answers))
     assert not raised.value.sent
     assert fake.count("POST") == attempts

@@ -178,7 +178,7 @@ async def ask(verb: str, given_replies: list[list[bytes | None]]) -> None:
         assert loop.time() - began < 21
 
 
-@pytest.mark.timeout(110)  # on a busy machine
+@pytest.mark.timeout(300)  # on a busy machine
 @pytest.mark.parametrize("verb", VERBS)
 @given(answers=st.lists(replies(), min_size=1, max_size=3))
 def test_no_reply_brings_another_error_than_ours_or_takes_more_memory_than_the_cap(

@@ -48,7 +48,7 @@ class Search:
             limits.create_again_after is not None and item.may_repeat and item.posts < _MOST_POSTS
         )
         self._now, self._steady = now, time.monotonic()
-        self.seconds = 0.0
+        self.seconds: float = 0.0
         # Another process may have begun it just now, and let it through at the last moment; then it
         # may be on the wire for as long as an attempt.
         window = max(item.window, 0.0)
@@ -58,7 +58,7 @@ class Search:
         enough = min(limits.unknown_for, 2 * self._again_after)
         if self._may_repeat:
             enough = self._quiet_after + 2 * self._again_after
-        self.ends_after = max(min(left, window + limits.unknown_for), enough)
+        self.ends_after: float = max(min(left, window + limits.unknown_for), enough)
         self._clear_since: float | None = None
         self._clear_at: float | None = None
         self._candidates: dict[int, Backup] = {}
