@@ -23,6 +23,7 @@ from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import BackupTask, DurableFleet, Limits, RunOutcome, RunProgress
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Night, is_repeated, is_superseded
+from vpsbackups_async.durable.schema import VERSION
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.errors import RunError
 from vpsbackups_async.testing import FakeVPS
@@ -231,8 +232,9 @@ async def test_a_night_with_failures_is_told_to_the_monitor(file: Path, real_fak
 
 async def hand_out(file: Path, at: datetime, context: Mapping[str, Any]) -> None:
     """Have a worker do the night of this time, as again after another one was killed."""
+    database = Database(f"sqlite:///{file}")
     engine = DBOSClient(
-        system_database_url=f"sqlite:///{file}",
+        system_database_engine=database.engine,
         serializer=DBOSPortableJSONSerializer(),
         application_name="vpsbackups",
     )
@@ -240,11 +242,12 @@ async def hand_out(file: Path, at: datetime, context: Mapping[str, Any]) -> None
         "workflow_name": "vpsbackups.night",
         "queue_name": "vpsbackups-resumed",
         "workflow_id": at.isoformat(),
-        "app_version": "vpsbackups-1",
+        "app_version": f"vpsbackups-{VERSION}",
     }
     night = await engine.enqueue_async(options, at.isoformat(), dict(context))
     await night.get_result()
     await asyncio.to_thread(engine.destroy)
+    await asyncio.to_thread(database.close)
 
 
 async def test_a_night_whose_submit_was_begun_is_gone_on_with_and_told_though_the_next_is_due(
