@@ -858,10 +858,10 @@ async def test_a_database_of_another_version_is_refused(url: str, tmp_path: Path
     async with DurableFleet(url) as fleet:
         await fleet.submit("nightly", [1])
     with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
-        connection.execute("UPDATE fleet_facts SET value = '2' WHERE name = 'version'")
+        connection.execute("UPDATE fleet_facts SET value = '1' WHERE name = 'version'")
         connection.commit()
     async with DurableFleet(url) as fleet:
-        with pytest.raises(ConfigurationError, match="version 2"):
+        with pytest.raises(ConfigurationError, match="version 1"):
             await fleet.runs()
 
 

@@ -129,7 +129,9 @@ class Database:
         return Path(self.url.database or "")
 
     def tables(self) -> list[str]:
-        """The names of the tables of a SQLite file, if it is there; it is not changed."""
+        """The names of the tables: of ours, or of all of a SQLite file, which is not changed."""
+        if not self.is_sqlite:
+            return sa.inspect(self.engine).get_table_names(schema=SCHEMA)
         if not self.path.exists():
             return []
         plain = sa.create_engine(self.url, poolclass=pool.NullPool)

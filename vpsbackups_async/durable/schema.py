@@ -23,7 +23,7 @@ __all__ = [
     "workers",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of these tables and of what a worker does; a database of another one is refused."""
 NAME_IT: Final = "--account, for create --durable VPSBACKUPS_ACCOUNT, in Python account="
 """How the account is named of which the API does not tell, or tells another name."""
@@ -129,14 +129,15 @@ def create_tables(database: Database) -> None:
     Raises `ConfigurationError` if another version of this library made them, or if a SQLite file is
     another program's.
     """
-    if database.is_sqlite and (there := database.tables()) and facts.name not in there:
+    there = database.tables()
+    if facts.name in there:  # with all else: who only looks at runs writes nothing
+        with database.engine.connect() as connection:
+            kept = connection.scalar(sa.select(facts.c.value).where(facts.c.name == "version"))
+    elif database.is_sqlite and there:
         raise ConfigurationError(
             f"the database {database.name} is another program's, with a table {there[0]!r} and no "
             f"{facts.name!r}: name a file of its own for the runs"
         )
-    if _is_made(database):  # with all else: who only looks at runs writes nothing
-        with database.engine.connect() as connection:
-            kept = connection.scalar(sa.select(facts.c.value).where(facts.c.name == "version"))
     else:
         kept = _created(database)
     if kept != str(VERSION):
@@ -144,12 +145,6 @@ def create_tables(database: Database) -> None:
             f"the database {database.name} is of version {kept} of the runs, and this library "
             f"writes version {VERSION}: use the library that made it, or another database"
         )
-
-
-def _is_made(database: Database) -> bool:
-    if database.is_sqlite:
-        return facts.name in database.tables()
-    return sa.inspect(database.engine).has_table(facts.name, schema=SCHEMA)
 
 
 def _created(database: Database) -> str:
