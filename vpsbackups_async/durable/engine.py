@@ -49,12 +49,8 @@ _HOURS: Final = 24
 _FIELDS: Final = 5
 """Of a line of cron. The engine takes more, seconds first, and a run is named by its minute."""
 _STOP_WITHIN: Final = 15.0
-_ANY_STARTED_AHEAD: Final = "SELECT 1 FROM {table} WHERE {started_ahead} LIMIT 1"
-_FREE_STARTED_AHEAD: Final = "UPDATE {table} SET rate_limited = FALSE WHERE {started_ahead}"
-_STARTED_AHEAD: Final = """
-queue_name = :queue AND rate_limited = TRUE
-    AND started_at_epoch_ms > CAST(1000.0 * ({now} + 2.0) AS BIGINT)
-"""
+_AHEAD_BY: Final = 2.0
+"""Seconds by which a start lies in the future if the clock was set back since."""
 _QUIET: Final = "CRITICAL"
 """The engine logs each moment in which the database is away; we say what follows from it."""
 
@@ -64,6 +60,9 @@ _entries = sa.Table(
     sa.Column("workflow_uuid", sa.Text),
     sa.Column("status", sa.Text),
     sa.Column("executor_id", sa.Text),
+    sa.Column("queue_name", sa.Text),
+    sa.Column("rate_limited", sa.Boolean),
+    sa.Column("started_at_epoch_ms", sa.BigInteger),
 )
 """A table that the engine documents. Its own functions read all of each row: 25 times as long."""
 
@@ -150,18 +149,19 @@ class EngineClient:
             with suppress(engine_error.DBOSNonExistentWorkflowError):
                 self._client.resume_workflows(batch, queue_name=_RESUMED)
 
-    def free_started_ahead(self) -> None:
+    def free_started_ahead(self, connection: sa.Connection) -> None:
         """Let starts in the future no longer count for the rate, as after a clock was set back.
 
         The engine would start nothing until the clock is there again, and has no way to tell it.
         """
-        table = "workflow_status" if self._database.is_sqlite else f"{SCHEMA}.workflow_status"
-        started_ahead = _STARTED_AHEAD.format(now=self._database.clock)
-        names, queue = {"table": table, "started_ahead": started_ahead}, {"queue": _QUEUE}
-        with self._database.engine.begin() as connection:
-            found = connection.execute(sa.text(_ANY_STARTED_AHEAD.format_map(names)), queue)
-            if found.first() is not None:
-                connection.execute(sa.text(_FREE_STARTED_AHEAD.format_map(names)), queue)
+        now: sa.ColumnElement[float] = sa.literal_column(self._database.clock)
+        is_ahead = sa.and_(
+            _entries.c.queue_name == _QUEUE,
+            _entries.c.rate_limited.is_(True),
+            _entries.c.started_at_epoch_ms > 1000.0 * (now + _AHEAD_BY),
+        )
+        if connection.scalar(sa.select(_entries.c.workflow_uuid).where(is_ahead).limit(1)):
+            connection.execute(sa.update(_entries).where(is_ahead).values(rate_limited=False))
 
     def add_schedule(self, name: str, cron: str, tz: str, context: Mapping[str, Any]) -> None:
         """Have workers handed the context whenever this line of cron is due in the time zone.

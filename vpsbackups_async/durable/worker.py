@@ -211,7 +211,7 @@ class Worker:
         while True:
             await asyncio.sleep(_TAKEOVER)
             try:
-                await self._database.call(self._engine.free_started_ahead)
+                await self._database.run(self._engine.free_started_ahead)
                 await self._taken_over(silence)
                 await self._collected(strays, engine)
             except (exc.SQLAlchemyError, DatabaseError, ConfigurationError) as error:
