@@ -653,7 +653,8 @@ class BackupsClient:
         return delete
 
     def _rotator(self, options: "_on_demand.RotateOptions") -> "_on_demand.Rotator":
-        return _on_demand.Rotator(options, self._pruner(), self._creator, self.wait)
+        create = partial(self._creator.create, read_before=True)
+        return _on_demand.Rotator(options, self._pruner(), create, self.wait)
 
     # --- Many servers --------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """Rotates: makes a backup, verifies it, and only then deletes what the policy keeps no longer."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from attrs import evolve
 
@@ -41,12 +41,8 @@ class Wait(Protocol):
     ) -> Backup: ...
 
 
-class Create(Protocol):
-    """Makes the new backup of a server, as `Creator.create` does."""
-
-    async def create(
-        self, server_id: int, description: str | None, *, read_before: bool = False
-    ) -> Backup: ...
+Create: TypeAlias = Callable[[int, str | None], Awaitable[Backup]]
+"""Makes the new backup of this server, with this description."""
 
 
 class Rotator:
@@ -56,11 +52,11 @@ class Rotator:
     the new backup is verified, deletes nothing but the backup whose place it takes.
     """
 
-    def __init__(self, options: RotateOptions, pruner: Pruner, creator: Create, wait: Wait) -> None:
+    def __init__(self, options: RotateOptions, pruner: Pruner, create: Create, wait: Wait) -> None:
         self._options = options
         self._retention = options.retention
         self._pruner = pruner
-        self._creator = creator
+        self._create = create
         self._wait = wait
 
     async def rotate(self, server_id: int) -> Rotation:
@@ -87,7 +83,7 @@ class Rotator:
         if place.freed is not None:
             await self._pruner.free(place.freed, partial(self._change, held, place.freed))
         try:
-            backup = await self._creator.create(server_id, self._options.labelled, read_before=True)
+            backup = await self._create(server_id, self._options.labelled)
         except VPSBackupsError as error:
             if place.freed is not None:
                 error.add_note(f"backup {place.freed.id} was deleted before, to free a place")

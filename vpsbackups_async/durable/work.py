@@ -357,13 +357,7 @@ class _GuardedCreate:
         self._item = item
         self.twins: tuple[int, ...] = ()
 
-    async def create(
-        self,
-        server_id: int,
-        description: str | None,
-        *,
-        read_before: bool = False,  # noqa: ARG002
-    ) -> Backup:
+    async def __call__(self, server_id: int, description: str | None) -> Backup:
         """The backup of the item; raises `ValueError` for another server."""
         if server_id != self._item.server_id:
             raise ValueError(f"this create is for server {self._item.server_id}, not {server_id}")
