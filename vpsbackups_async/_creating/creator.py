@@ -119,6 +119,10 @@ class Creator:
         async with self._creates.lock(server_id):
             return await self._maker.settle(error, server_id)
 
+    def adopt(self, backup: Backup) -> None:
+        """Take the backup for that of a create without an answer; it has the create's marker."""
+        self._known.give(self._maker.found(backup, certain=True))
+
     # --- One at a time on a server ---------------------------------------------------------------
 
     async def _create(self, creation: Creation) -> Backup:

@@ -9,7 +9,7 @@ from typing import Final
 
 from vpsbackups_async import _events, _wire
 from vpsbackups_async._creating.creation import Creation
-from vpsbackups_async._creating.evidence import SentCreate, Verdict, clock_offset, judge
+from vpsbackups_async._creating.evidence import SentCreate, clock_offset, judge
 from vpsbackups_async._creating.known import KnownBackups
 from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._creating.settling import (
@@ -146,7 +146,7 @@ class Maker:
         verdict = judge(creation.sent(look), look.backups, self._known.is_given)
         found.take(verdict, complete=look.complete)
         if answer := creation.answer(verdict):
-            return self._found(verdict, answer)
+            return self.found(answer, certain=bool(verdict.certain))
         if found.candidates:
             reason = f"{failure.describe()}; {found.reason}"
             raise creation.unknown(found.candidates, reason) from failure
@@ -190,7 +190,7 @@ class Maker:
         logger.debug("looking for the backup of a create without an answer: %s", failure)
         found = await self._search(creation)
         if answer := creation.answer(found.verdict):
-            return self._found(found.verdict, answer)
+            return self.found(answer, certain=bool(found.verdict.certain))
         if found.certainly_nothing and not creation.sending.no_more_attempts:
             if isinstance(failure, ApiError) and failure.status < 500 and failure.status != 408:
                 creation.unanswered = False
@@ -222,9 +222,9 @@ class Maker:
         await search(found, look, take, grace=grace, end=creation.end)
         return found
 
-    def _found(self, verdict: Verdict, backup: Backup) -> Backup:
+    def found(self, backup: Backup, *, certain: bool) -> Backup:
         """The backup, noted in the log and told as an event; with how sure that is."""
-        if verdict.certain:
+        if certain:
             logger.info("found backup %s, whose create had no answer", backup.id)
         else:
             logger.info(
@@ -233,7 +233,7 @@ class Maker:
                 backup.id,
                 backup.server.id,
             )
-        self._tell_settled(backup, certain=bool(verdict.certain))
+        self._tell_settled(backup, certain=certain)
         return backup
 
     def _tell_settled(self, backup: Backup, *, certain: bool) -> None:

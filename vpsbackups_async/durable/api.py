@@ -1,6 +1,5 @@
 """The client of a worker: one for all that it works on, with one hub for all of its waits."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -16,12 +15,9 @@ from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._wire import Mask
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import ApiError
-from vpsbackups_async.events import CreateSettled
 from vpsbackups_async.models import Backup
 
 __all__ = ["WorkerClient"]
-
-logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 Noting: TypeAlias = Callable[[Delete], Delete]
 """Makes of a function that deletes a backup one that notes it before."""
@@ -79,10 +75,7 @@ class WorkerClient(BackupsClient):
 
     def adopt(self, backup: Backup) -> None:
         """Take the backup for that of a create without an answer; it is told of as an event."""
-        logger.info("found backup %s, whose create had no answer", backup.id)
-        self._creates.known.give(backup)
-        if (emit := self._session.monitor.emit) is not None:
-            emit(CreateSettled(backup.server.id, backup, certain=True))
+        self._creator.adopt(backup)
 
     def rotator(self, options: RotateOptions, create: Create, noting: Noting) -> Rotator:
         """What rotates a server, with its backup made by `create`; each deletion is noted first."""
