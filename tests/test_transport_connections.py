@@ -188,7 +188,7 @@ async def test_the_gate_is_no_wider_than_a_given_session(
         FakeVPS(servers=1, faults=[Latency(0.8)]) as fake,
         aiohttp.ClientSession(connector=connector()) as session,
     ):
-        with pytest.raises(ConfigurationError, match="room for 5 connections"):
+        with pytest.raises(ConfigurationError, match="opens 5 connections"):
             BackupsClient("vps_x", session=session, limiter=AdaptiveLimiter(6))
         for limiter in (None, AdaptiveLimiter(5)):
             client = BackupsClient(
@@ -372,7 +372,7 @@ async def test_a_connector_brings_its_own_way_to_the_server(tmp_path: Path) -> N
 
 async def test_the_gate_is_no_wider_than_a_given_connector() -> None:
     connector = aiohttp.TCPConnector(limit=5)
-    with pytest.raises(ConfigurationError, match="room for 5 connections"):
+    with pytest.raises(ConfigurationError, match="opens 5 connections"):
         BackupsClient("vps_x", connector=connector, limiter=AdaptiveLimiter(6))
     client = BackupsClient("vps_x", connector=connector)
     assert client.stats.limit == 5

@@ -40,7 +40,7 @@ def fitting_limiter(limiter: Limiter | None, given: Connector | None) -> Limiter
     wanted = count_of(limiter, "maximum")
     if most is not None and wanted is not None and wanted > most:
         raise ConfigurationError(
-            f"the limiter lets {wanted} requests through at once, but the connector has "
-            f"room for {most} connections: raise its limit or lower the limiter's maximum"
+            f"the limiter lets {wanted} requests through at once, but the connector "
+            f"opens {most} connections: raise its limit or lower the limiter's maximum"
         )
     return limiter
