@@ -29,8 +29,8 @@ takes a backup of the old one for its own.
   `Limits.create_again_after` (120 s) have shown nothing that may be it, when no request of the
   dead one can be on the wire any more, and if the API was seen to keep markers. Both are waited
   out anew by who takes over, in seconds of the database's clock and of its own steady one, so that
-  no clock that is set decides it: that is 210 s by default. After a timeout
-  or a 504 nothing is sent again, nor by a retry: that is noted as soon as it is seen. A worker that
+  no clock that is set decides it: that is 210 s by default. After a timeout or a 504 nothing is
+  sent again, nor by a retry: that is noted as soon as it is seen. A worker that
   ends while the database is away waits a minute for it to note that, and otherwise logs the servers
   as an error; one that is killed just then cannot. What stays unknown is looked for during an hour
   (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. Two windows are
@@ -53,7 +53,8 @@ takes a backup of the old one for its own.
 - **Whose database.** It belongs to the account of the first token that worked on it or submitted
   all servers. Another one's token is refused by workers, and by all that changes runs or schedules
   if the API answers; without a token who can write to the database may change them, and to look at
-  runs takes none. Where the API does not tell the account, name it: `--account`.
+  runs takes none. Where the API does not tell the account, name it: `--account`
+  or `VPSBACKUPS_ACCOUNT`.
 - **Traps.** The database of a SQLite run must be on a local disk, and is safe against a power cut
   (`synchronous=FULL`). PostgreSQL is 14 or newer. All workers of a database run the same version
   of this library: another one is refused if it works differently. A database whose tables a newer
