@@ -55,6 +55,7 @@ class OtherThreads:
 
     def __init__(self) -> None:
         self._own = threading.get_ident()
+        self._rested: dict[threading.Thread, int] = {}
         busy = _busy(self._positions())
         if busy:
             time.sleep(LONG)
@@ -70,17 +71,22 @@ class OtherThreads:
         if _busy(before):
             return True
         waiting = [each for each, position in before.items() if _is_in_waiting_call(position)]
-        if not waiting:
+        rested = {each: times for each in waiting if (times := _rests(each)) is not None}
+        # One that was given something shows that it works only once it runs. None of them ran since
+        # the last look, after which all were idle.
+        if len(rested) == len(waiting) and rested.items() <= self._rested.items():
             return False
-        # One that was given something shows that it works only once it runs. It may have to wait
-        # for a processor, and then for the interpreter's lock.
+        # It may have to wait for a processor, and then for the interpreter's lock.
         for _ in range(2):
             time.sleep(WAKING)
             while any(map(_is_runnable, waiting)):
                 time.sleep(WAKING)
         after = self._positions()
         moved = any(after.get(each) != before[each] for each in waiting)
-        return moved or bool(_busy(after))
+        if moved or _busy(after):
+            return True
+        self._rested = rested
+        return False
 
     def follow_current(self) -> None:
         """Count the current thread from now on, whatever call it is in."""
@@ -106,13 +112,31 @@ def _busy(positions: dict[threading.Thread, Position]) -> dict[threading.Thread,
     }
 
 
+def _rests(thread: threading.Thread) -> int | None:
+    """How often the thread has gone to rest; None if it does not rest, or the system does not say.
+
+    Who wakes a thread makes it runnable at once.
+    """
+    status = _status(thread)
+    if status is None or status["State"].startswith("R"):
+        return None
+    return int(status["voluntary_ctxt_switches"])
+
+
 def _is_runnable(thread: threading.Thread) -> bool:
     """Whether the system has the thread wait for a processor; False where it does not say so."""
+    status = _status(thread)
+    return status is not None and status["State"].startswith("R")
+
+
+def _status(thread: threading.Thread) -> dict[str, str] | None:
+    """What Linux says of the thread; None if it has ended, and on other systems."""
     try:
-        status = Path(f"/proc/self/task/{thread.native_id}/stat").read_bytes()
-    except OSError:  # not Linux, or the thread has ended
-        return False
-    return status.rpartition(b")")[2].split()[0] == b"R"
+        text = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    except OSError:
+        return None
+    lines = (line.partition(":\t") for line in text.splitlines())
+    return {name: value for name, _, value in lines}
 
 
 def _waits(position: Position) -> bool:
