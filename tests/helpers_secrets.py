@@ -44,12 +44,18 @@ def holds(text: str | bytes) -> bool:
     """Whether the text holds a canary, twelve characters of it or more, escaped or not."""
     plain = text.decode("latin-1") if isinstance(text, bytes) else text
     for _ in range(3):
-        if any(piece in plain.lower() for piece in _PIECES):
+        lower = plain.lower()
+        if any(piece in lower for piece in _PIECES):
             return True
-        plain = unquote(
-            html.unescape(_CODE.sub(lambda found: chr(int(found[1] or found[2], 16)), plain))
-        )
+        escaped, plain = plain, _unescaped(plain)
+        if plain == escaped:
+            return False
     return False
+
+
+def _unescaped(text: str) -> str:
+    coded = _CODE.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
+    return unquote(html.unescape(coded))
 
 
 def texts_of(thing: object, place: str, seen: set[int]) -> Iterator[tuple[str, str | bytes]]:
