@@ -75,12 +75,22 @@ async def working(fleet: DurableFleet) -> AsyncIterator[None]:
 
 async def until_over(fleet: DurableFleet, count: int = 1) -> list[str]:
     """The names of all runs, once there are so many and all are over."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             names = [info.run for info in await fleet.runs()]
             over = [(await fleet.progress(name)).is_over for name in names]
             if len(names) >= count and all(over):
                 return names
+            await asyncio.sleep(0.1)
+
+
+async def until_submitted(fleet: DurableFleet, count: int) -> None:
+    """Return once there are so many runs and each has all of its servers."""
+    async with asyncio.timeout(30):
+        while True:
+            seen = [await fleet.progress(info.run) for info in await fleet.runs()]
+            if len(seen) == count and all(one.wholly_submitted for one in seen):
+                return
             await asyncio.sleep(0.1)
 
 
@@ -150,13 +160,17 @@ async def test_a_server_that_another_run_works_on_is_passed_over_and_named(
 async def test_of_two_schedules_that_are_due_at_once_one_has_each_server(
     file: Path, real_fake: FakeVPS
 ) -> None:
-    real_fake.backup_seconds = 2.0
+    real_fake.backup_seconds = 3600.0
     due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
     async with fleet_on(file, real_fake) as fleet:
         for name in ("a", "b"):
             await fleet.schedule(name, f"0 {due.hour} * * *", [1, 2, 3])
         fired_at(file, due - timedelta(days=1))
         async with working(fleet):
+            await until_submitted(fleet, 2)
+            await until(lambda: len(real_fake.backups) == 3)
+            for backup in real_fake.backups:
+                real_fake.finish(backup["id"])
             names = await until_over(fleet, 2)
         ended = [await fleet.progress(name) for name in names]
     assert sorted(posts(real_fake)) == [1, 2, 3]
