@@ -10,11 +10,13 @@ from helpers_transport import VERBS
 from vpsbackups_async import (
     AdaptiveLimiter,
     Backup,
+    BackupRef,
     BackupsClient,
     ConfigurationError,
     CreateOutcomeUnknownError,
     RetryPolicy,
     Timeouts,
+    WaitError,
 )
 from vpsbackups_async.testing import Drop, FakeVPS, Latency, RateLimit, ServerFault
 
@@ -189,3 +191,22 @@ async def test_a_second_close_waits_for_the_create_as_well(settling: Settling) -
     await settling.client.close()
     assert settling.create.done()
     assert isinstance(behind.exception(), ConfigurationError)
+
+
+async def test_the_first_wait_of_a_client_that_is_being_closed_ends_at_once_with_its_ref(
+    fake: FakeVPS,
+) -> None:
+    client = BackupsClient(fake.token, base_url=fake.url)
+
+    async def work() -> Backup:
+        await asyncio.sleep(0.5)
+        return await client.wait(BackupRef(1, 1))
+
+    job = client.background(work())
+    closing = asyncio.create_task(client.close())
+    with pytest.raises(WaitError, match="the client was closed") as caught:
+        await job
+    assert caught.value.ref == BackupRef(1, 1)
+    assert now() == pytest.approx(0.5)
+    await closing
+    assert fake.requests == []

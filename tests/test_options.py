@@ -57,6 +57,14 @@ async def test_other_retries_hold_for_the_calls_of_that_client_only(fake: FakeVP
         assert fake.count() == 4
 
 
+async def test_one_made_after_a_search_searches_with_its_own_retries(fake: FakeVPS) -> None:
+    async with client_of(fake, retry=at_once(3)) as client:
+        assert (await client.get(1)).id == 1
+        fake.inject(ServerFault(502, method="GET", times=1))
+        with pytest.raises(ServerError):
+            await client.with_options(retry=at_once(1)).get(1)
+
+
 async def test_a_create_looks_for_its_backup_with_the_retries_of_its_client(fake: FakeVPS) -> None:
     loop = asyncio.get_running_loop()
     fake.inject(Drop("before", method="POST"))

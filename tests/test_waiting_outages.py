@@ -430,7 +430,7 @@ async def test_looks_that_are_stopped_before_they_begin_leave_nothing_unawaited(
     """A coroutine that was never awaited would be reported, as an error in these tests."""
     async with one_try(fake) as client:
         looks = Looks(
-            client._hub._looks._search,
+            client._shared.hub._looks._search,
             (),
             show=lambda look, finding: None,
             end=lambda look, finding: None,

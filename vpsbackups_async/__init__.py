@@ -126,7 +126,6 @@ app = backups.asgi_lifespan(get_asgi_application())
 
 from typing import TYPE_CHECKING
 
-from vpsbackups_async._bulk.fan_out import fan_out
 from vpsbackups_async._lazy import on_first_use
 from vpsbackups_async._transport.adaptive import AdaptiveLimiter
 from vpsbackups_async._transport.limiter import Limiter, LimiterState, Observation
@@ -191,6 +190,7 @@ from vpsbackups_async.models import (
 )
 
 if TYPE_CHECKING:
+    from vpsbackups_async._bulk.fan_out import fan_out
     from vpsbackups_async._durations import DurationHistory
     from vpsbackups_async._learned import LearnedBackoff
     from vpsbackups_async._pruning.plan import PrunePlan, ServerPlan
@@ -273,6 +273,7 @@ if not TYPE_CHECKING:
     __getattr__ = on_first_use(
         __name__,
         {
+            "vpsbackups_async._bulk.fan_out": ("fan_out",),
             "vpsbackups_async._durations": ("DurationHistory",),
             "vpsbackups_async._learned": ("LearnedBackoff",),
             "vpsbackups_async._pruning.plan": ("PrunePlan", "ServerPlan"),

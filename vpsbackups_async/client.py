@@ -24,12 +24,6 @@ from vpsbackups_async._checks import (
     check_number,
     check_plain_function,
 )
-from vpsbackups_async._creating.creates import Creates
-from vpsbackups_async._creating.creation import check_if_running
-from vpsbackups_async._creating.creator import Creator
-from vpsbackups_async._creating.ensuring import windows_of
-from vpsbackups_async._creating.looks import Looks
-from vpsbackups_async._lists.finder import Finder
 from vpsbackups_async._lists.lists import (
     KnownLists,
     Lists,
@@ -39,22 +33,19 @@ from vpsbackups_async._lists.lists import (
 )
 from vpsbackups_async._lists.stream import BackupStream, ServerStream
 from vpsbackups_async._lists.walk import MAX_PAGES
+from vpsbackups_async._shared import Shared
 from vpsbackups_async._transport.address import check_base_url
 from vpsbackups_async._transport.attempts import is_ambiguous
 from vpsbackups_async._transport.calls import BeforeAgain
 from vpsbackups_async._transport.limiter import Limiter
 from vpsbackups_async._transport.monitor import Monitor
 from vpsbackups_async._transport.quota import RateLimitStatus
-from vpsbackups_async._transport.retry import RetryBudget, RetryPolicy
+from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async._transport.session import Session
 from vpsbackups_async._transport.timeouts import Timeouts
 from vpsbackups_async._transport.transport import Transport
 from vpsbackups_async._values import Value
-from vpsbackups_async._waiting.hub import WaitHub
-from vpsbackups_async._waiting.waiter import Waiter, shown_status
-from vpsbackups_async._web.asgi import ASGIApp, with_lifespan
-from vpsbackups_async._web.jobs import Jobs
 from vpsbackups_async.backoff import Attempt, Backoff, ExponentialBackoff
 from vpsbackups_async.errors import (
     ApiError,
@@ -82,8 +73,6 @@ DEFAULT_URL = "https://admin.vps.org"
 DEFAULT_WAIT_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=30.0)
 _MAY_BE_GONE = "Look whether the backup is still listed before you delete it again"
 _RESTORE_MAY_RUN = "The restore may be running: look at the server before you restore it again"
-# A backup of somebody else may be stuck for days, so that looks at it become rare.
-_OTHERS_BACKOFF: Backoff = ExponentialBackoff(5.0, factor=1.5, maximum=120.0)
 _before_again: Final[ContextVar[BeforeAgain | None]] = ContextVar("before_again", default=None)
 """What is awaited before a deletion of this context is tried again."""
 
@@ -179,32 +168,30 @@ class BackupsClient:
             monitor=Monitor(on_event),
         )
         self._known_lists = KnownLists(root, self._session.mask)
-        # Waits and creates look again and again while a list fails: with retries of their own, they
-        # leave the budget to the caller's calls.
-        self._looking_budget = RetryBudget(retry.budget)
-        looker = self._set_options(timeouts, retry)
-        monitor = self._session.monitor
-        self._hub = WaitHub(
-            looker.search,
-            patience=timeouts.attempt,
-            closed_for=self._session.closed_for,
-            monitor=monitor,
-        )
-        self._creates = Creates(partial(_wait_for_other, self._hub, self._session.mask), monitor)
-        self._creator = Creator(self._transport, looker, retry, self._creates)
-        self._jobs = Jobs(self._session.mask)
+        self._shared = Shared(self._session, self._known_lists, timeouts, retry)
+        self._set_options(timeouts, retry)
 
-    def _set_options(self, timeouts: Timeouts, retry: RetryPolicy) -> Finder:
-        """Send with these timeouts and retries; a finder for waits and creates that does so."""
+    def _set_options(self, timeouts: Timeouts, retry: RetryPolicy) -> None:
+        """Send with these timeouts and retries."""
         self._timeouts, self._retry = timeouts, retry
         self._transport = Transport(self._session, timeouts, retry)
-        looking = Transport(self._session, timeouts, retry, self._looking_budget, settles=True)
         # Partials, not methods: a client in a reference cycle would outlive its event loop, and one
         # that was never closed could then no longer close its connections.
         self._lists = Lists(partial(fetch_page, self._transport), self._known_lists)
-        limit = partial(self._session.guarded.count_of, "limit")
-        self._finder = Finder(self._lists, limit)
-        return Finder(Lists(partial(fetch_page, looking), self._known_lists), limit)
+        self._made_finder: _on_demand.Finder | None = None
+        self._made_creator: _on_demand.Creator | None = None
+
+    @property
+    def _finder(self) -> "_on_demand.Finder":
+        if self._made_finder is None:
+            self._made_finder = self._shared.finder(self._lists)
+        return self._made_finder
+
+    @property
+    def _creator(self) -> "_on_demand.Creator":
+        if self._made_creator is None:
+            self._made_creator = self._shared.creator(self._transport, self._retry)
+        return self._made_creator
 
     def __repr__(self) -> str:
         # A traceback with locals also calls it if `__init__` fails.
@@ -346,7 +333,7 @@ class BackupsClient:
         still, and other `ApiError` and `TransportError`; `ValueError` for bad arguments.
         """
         check_int("server_id", server_id)
-        check_if_running(if_running)
+        _on_demand.check_if_running(if_running)
         if timeout is not None:
             check_number("timeout", timeout)
         self._session.open()
@@ -394,7 +381,7 @@ class BackupsClient:
         included; `ValueError` for bad arguments.
         """
         check_int("server_id", server_id)
-        windows = windows_of(within, running_within)
+        windows = _on_demand.windows_of(within, running_within)
         self._session.open()
         return await self._creator.ensure(server_id, description, *windows)
 
@@ -455,7 +442,7 @@ class BackupsClient:
             return self._completed(known)
         if known is not None and known.is_failed:
             raise BackupFailedError(ref, known.status, backup=known)
-        waiter = Waiter(
+        waiter = _on_demand.Waiter(
             ref,
             known,
             backoff=backoff or DEFAULT_WAIT_BACKOFF,
@@ -465,7 +452,7 @@ class BackupsClient:
             appear_grace=appear_grace,
             mask=self._session.mask,
         )
-        return self._completed(await self._hub.wait(waiter))
+        return self._completed(await self._shared.hub.wait(waiter))
 
     def _completed(self, backup: Backup) -> Backup:
         if self._session.monitor.emit is not None:
@@ -490,7 +477,7 @@ class BackupsClient:
                 raise
             return
         _wire.check_done(reply, _MAY_BE_GONE)
-        self._creates.known.forget(backup_id)
+        self._shared.known.forget(backup_id)
 
     async def restore(self, server_id: int, backup_id: int, *, check: bool = True) -> Restore:
         """Overwrite a server with one of its backups; what the API said when it accepted that.
@@ -509,7 +496,7 @@ class BackupsClient:
         if check:
             backup = await self.get(backup_id, server_id=server_id)
             if not backup.is_completed:
-                ref, status = backup.ref, shown_status(backup, self._session.mask)
+                ref, status = backup.ref, _on_demand.shown_status(backup, self._session.mask)
                 del backup  # a traceback may show local variables
                 raise NotRestorableError(ref, status)
         try:
@@ -634,8 +621,8 @@ class BackupsClient:
         )
         return await self._rotator(options).rotate(server_id)
 
-    def _looks(self) -> Looks:
-        return Looks(self._finder, self._creates.known, self._timeouts.attempt)
+    def _looks(self) -> "_on_demand.Looks":
+        return _on_demand.Looks(self._finder, self._shared.known, self._timeouts.attempt)
 
     def _pruner(self) -> "_on_demand.Pruner":
         return _on_demand.Pruner(self._looks(), self._deleting, self._session.monitor)
@@ -695,18 +682,18 @@ class BackupsClient:
         """
         try:
             self._session.open()
-            return self._jobs.begin(work, name)
+            return self._shared.jobs.begin(work, name)
         except BaseException:
             work.close()
             raise
 
-    def asgi_lifespan(self, app: ASGIApp) -> ASGIApp:
+    def asgi_lifespan(self, app: "_on_demand.ASGIApp") -> "_on_demand.ASGIApp":
         """The ASGI application, with this client open from its startup to its shutdown.
 
         For an application without a lifespan of its own, such as Django's: lifespan events are not
         passed on to it.
         """
-        return with_lifespan(app, self)
+        return _on_demand.with_lifespan(app, self)
 
     # --- Life ----------------------------------------------------------------------------------
 
@@ -731,8 +718,7 @@ class BackupsClient:
         other = object.__new__(type(self))  # of a subclass as well, with all that it added
         vars(other).update(vars(self))
         other._parent = self._parent or self
-        looker = other._set_options(timeouts, retry)
-        other._creator = Creator(other._transport, looker, retry, self._creates)
+        other._set_options(timeouts, retry)
         return other
 
     @property
@@ -763,13 +749,7 @@ class BackupsClient:
         if self._parent is not None:
             return
         try:
-            # In this order, so that jobs whose waits end can say which backup they waited for, and
-            # creates whose jobs are cancelled are waited for.
-            self._creates.stop()
-            self._session.refuse()
-            await self._hub.close()
-            await self._jobs.close()
-            await self._creates.close()
+            await self._shared.close()
             closed = ConfigurationError("this client was closed during a list")
             await self._known_lists.aclose(closed)
         finally:
@@ -826,17 +806,3 @@ def _ref(backup: BackupRef | int) -> BackupRef:
     if ref.server_id is not None:
         check_int("server_id", ref.server_id)
     return ref
-
-
-async def _wait_for_other(
-    hub: WaitHub, mask: _wire.Mask, running: Backup, timeout: float | None
-) -> Backup:
-    waiter = Waiter(
-        running.ref,
-        running,
-        backoff=_OTHERS_BACKOFF,
-        timeout=timeout,
-        appear_grace=0.0,
-        mask=mask,
-    )
-    return await hub.wait(waiter)

@@ -34,9 +34,9 @@ class Creates:
     has the backups that a later create cannot have made.
     """
 
-    def __init__(self, wait: WaitForEnd, monitor: Monitor) -> None:
+    def __init__(self, wait: WaitForEnd, known: KnownBackups, monitor: Monitor) -> None:
         self.wait = wait
-        self.known = KnownBackups()
+        self.known = known
         self.stopped = False
         """Whether no further create, and no further attempt of an open one, is sent."""
         self.monitor = monitor

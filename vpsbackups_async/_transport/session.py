@@ -119,7 +119,8 @@ class Session:
         self._deadlines: Deadlines | None = None
         self._lines = lines_of(limiter)
         self.waits = Waits(self._lines, self.monitor)
-        self._refuses = False
+        self.refuses = False
+        """Whether the client is being closed, or was."""
         self._token = token
         self._given = given
         self._connector = connector
@@ -151,7 +152,7 @@ class Session:
         elif self._deadlines.loop is not loop:
             raise WrongEventLoopError("this client was opened in another event loop")
         if self.channel is None:
-            if self._refuses:
+            if self.refuses:
                 self.channel_for(settles=settles)
             else:
                 self.channel = self._open_channel()
@@ -188,15 +189,15 @@ class Session:
 
     def channel_for(self, *, settles: bool) -> Channel:
         """How a request is sent; raises `ConfigurationError` once it is refused."""
-        channel = self._last_channel if settles and self._refuses else self.channel
+        channel = self._last_channel if settles and self.refuses else self.channel
         if channel is None:
             raise closed_error()
         return channel
 
     def refuse(self) -> None:
         """Refuse all calls from now on, and end those that wait, but for what settles creates."""
-        if not self._refuses:
-            self._refuses = True
+        if not self.refuses:
+            self.refuses = True
             self._last_channel, self.channel = self.channel, None
         self.waits.end(settles=False)
 
@@ -216,7 +217,7 @@ class Session:
 
     def abandon(self) -> bool:
         """Drop the connections of a client that was never closed; whether there were any."""
-        channel = self._last_channel if self._refuses else self.channel
+        channel = self._last_channel if self.refuses else self.channel
         self.channel = self._last_channel = None
         if channel is None or channel.session is self._given:
             return False

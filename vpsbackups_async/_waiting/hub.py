@@ -35,7 +35,7 @@ class WaitHub:
     """Looks for the backups of all waiters of one client.
 
     `search` carries out looks. `patience` and `closed_for` are those of `Limits`. `monitor` is told
-    of looks and of waits.
+    of looks and of waits. In one that is `closed` all waits end at once, as after `close`.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class WaitHub:
         patience: float,
         closed_for: Callable[[], float] = lambda: 0.0,
         monitor: Monitor | None = None,
+        closed: bool = False,
     ) -> None:
         self._monitor = Monitor() if monitor is None else monitor
         self._waiters: dict[int, dict[Waiter, None]] = {}
@@ -64,7 +65,7 @@ class WaitHub:
         self._alarm = asyncio.Event()
         self._wake_at = -math.inf
         self._rest = self._rested_from = -math.inf
-        self._closed = False
+        self._closed = closed
 
     async def wait(self, waiter: Waiter) -> Backup:
         """The completed backup; raises the `WaitError` that says why there is none."""

@@ -71,7 +71,7 @@ class WorkerClient(BackupsClient):
 
     def is_given(self, backup_id: int) -> bool:
         """Whether a create of this client was given this backup."""
-        return self._creates.known.is_given(backup_id)
+        return self._shared.known.is_given(backup_id)
 
     def adopt(self, backup: Backup) -> None:
         """Take the backup for that of a create without an answer; it is told of as an event."""
