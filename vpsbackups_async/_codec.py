@@ -10,10 +10,10 @@ from contextlib import suppress
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from attrs import evolve, fields_dict
+from attrs import evolve, fields_dict, frozen
 from cattrs import Converter, transform_error
 from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
@@ -31,7 +31,9 @@ from vpsbackups_async.models import (
     as_utc,
 )
 
-__all__ = ["converter", "reason_and_place"]
+__all__ = ["PageDoc", "converter", "reason_and_place"]
+
+T = TypeVar("T")
 
 _FIELDS: Final = frozenset({
     "id", "server", "backup_type", "status", "size_mb", "created_at", "expires_at", "description",
@@ -40,9 +42,19 @@ _FIELDS: Final = frozenset({
 _SERVER_FIELDS: Final = frozenset({"id", "name"})
 
 
+@frozen(eq=False, repr=False)
+class PageDoc(Generic[T]):
+    """The JSON object of a page; a bare array stands for one with these `results` alone."""
+
+    results: tuple[T, ...]
+    count: int | None = None
+    next: str | None = None
+    previous: str | None = None
+
+
 @cache
-def converter(page_doc: Any) -> MsgspecJsonConverter:
-    """The converter for all values; `page_doc` is the generic class of a page in JSON.
+def converter() -> MsgspecJsonConverter:
+    """The converter for all values.
 
     It refuses values of the wrong type: by default, cattrs turns null into "None" and "7" into 7.
     """
@@ -111,8 +123,8 @@ def converter(page_doc: Any) -> MsgspecJsonConverter:
     codec.register_structure_hook(
         Account, lambda value, kind: structure_account(_flat_account(value), kind)
     )
-    _add_page(codec, page_doc[Backup], Backup)
-    _add_page(codec, page_doc[Server], Server)
+    _add_page(codec, PageDoc[Backup], Backup)
+    _add_page(codec, PageDoc[Server], Server)
     return codec
 
 
@@ -167,9 +179,12 @@ def _add_page(codec: Converter, page_doc: Any, item_kind: type[Any]) -> None:
     page_fields: Callable[[Any, Any], Any] = make_dict_structure_fn(
         page_doc, codec, results=override(struct_hook=structure_items)
     )
-    codec.register_structure_hook_func(
-        lambda kind: kind == page_doc, lambda value, _: page_fields(_object(value), page_doc)
-    )
+
+    def structure_page(value: Any, _: Any) -> Any:
+        fields = {"results": value} if isinstance(value, list) else _object(value)
+        return page_fields(fields, page_doc)
+
+    codec.register_structure_hook_func(lambda kind: kind == page_doc, structure_page)
 
 
 def _strict(value: Any, kind: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import (
 )
 
 import msgspec
-from attrs import AttrsInstance, frozen
+from attrs import AttrsInstance
 from msgspec.structs import replace
 
 from vpsbackups_async._checks import check_description, check_int
@@ -407,16 +407,6 @@ def _is_page(response: Response) -> bool:
     return text.startswith(b"<") or content.startswith(("text/html", "application/xhtml"))
 
 
-@frozen(eq=False, repr=False)
-class _PageDoc(Generic[T]):
-    """The JSON object of a page, as the converter gives it."""
-
-    results: tuple[T, ...]
-    count: int | None = None
-    next: str | None = None
-    previous: str | None = None
-
-
 class _BackupsDoc(TypedDict, total=False):
     """The JSON object of a page of backups, as msgspec gives it: with the keys that are there."""
 
@@ -477,9 +467,9 @@ def _has_known_fields_only(body: bytes, doc: _BackupsDoc) -> bool:
     return body.count(b'"') == 2 + 2 * links + 2 * texts + _QUOTES * backups + 2 * expiring
 
 
-def _plain_page(response: Response, kind: Any = _PageDoc[Backup]) -> Page[Any]:
-    """The page decoded by the converter."""
-    doc: _PageDoc[Any] = _structure(response, kind)
+def _plain_page(response: Response, item: type[Any] = Backup) -> Page[Any]:
+    """The page of such items, decoded by the converter."""
+    doc = _structure(response, _codec().PageDoc[item])
     if doc.count is not None and doc.count < 0:
         raise response.invalid(f"expected a number of items, got {doc.count}", "count")
     return Page(doc.results, doc.count, doc.next or None, doc.previous or None)
@@ -554,7 +544,7 @@ BACKUPS: Final = Listing(
 
 SERVERS: Final[Listing[Server]] = Listing(
     "/servers/",
-    lambda response: _plain_page(response, _PageDoc[Server]),
+    lambda response: _plain_page(response, Server),
     {
         # A server whose status or location the API leaves out may be meant.
         "status": lambda servers, value: [one for one in servers if one.status in {"", value}],
@@ -590,11 +580,9 @@ def _value_or_error(response: Response, kind: Any) -> Any:
         if page:
             invalid.hint = _OF_A_PAGE
         return invalid
-    if getattr(kind, "__origin__", None) is _PageDoc and isinstance(data, list):
-        data = {"results": data}
     codec = _codec()
     try:
-        return codec.converter(_PageDoc).structure(data, kind)
+        return codec.converter().structure(data, kind)
     except Exception as error:  # noqa: BLE001  # a group of the hooks' errors
         return response.invalid(*codec.reason_and_place(error))
 
@@ -620,7 +608,7 @@ def to_json(value: AttrsInstance) -> bytes:
     A backup or server has the form that the API documents, with times in UTC, and keeps the fields
     that this version of the library does not know. `from_json` reads the value back.
     """
-    text: bytes = _codec().converter(_PageDoc).dumps(value)
+    text: bytes = _codec().converter().dumps(value)
     return text
 
 
@@ -633,7 +621,7 @@ def from_json(kind: type[V], text: bytes | str) -> V:
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     codec = _codec()
     try:
-        value: V = codec.converter(_PageDoc).loads(raw, kind)
+        value: V = codec.converter().loads(raw, kind)
     except _BAD_JSON as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001  # a group of the hooks' errors
