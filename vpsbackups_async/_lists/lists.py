@@ -6,7 +6,6 @@ without `page_size` where a server refuses that: neither is documented by the AP
 
 import logging
 import math
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -38,8 +37,6 @@ __all__ = [
     "PAGE_SIZE", "FetchPage", "Hooks", "KnownLists", "ListQuery", "Lists", "backups_query",
     "servers_query",
 ]  # fmt: skip
-
-_SERVER: Final = re.compile(r"(?:^|&)server_id=")
 
 logger = logging.getLogger("vpsbackups_async")
 
@@ -133,7 +130,7 @@ async def fetch_page(
         request = listing.request(query)
         response = await transport.send(request, hooks.send, on_retry=hooks.on_retry)
     except ApiError as error:
-        of_a_server = _SERVER.search(query) is not None
+        of_a_server = "&server_id=" in f"&{query}"
         hint = (listing.hints_of_a_server if of_a_server else listing.hints).get(error.status)
         # Of a server, the hint of a 404 that may not be the API's says that already.
         if hint is not None and (error.from_api or not of_a_server):
