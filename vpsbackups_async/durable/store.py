@@ -27,7 +27,7 @@ from vpsbackups_async.durable.values import (
     task_from_json,
     task_to_json,
 )
-from vpsbackups_async.errors import BackupDisappearedError, BackupFailedError, RunError
+from vpsbackups_async.errors import BackupFailedError, RunError
 
 __all__ = ["Store"]
 
@@ -39,8 +39,6 @@ Enqueue: TypeAlias = Callable[[sa.Connection, Iterable[Entry]], None]
 _BATCH: Final = 500
 _NONCE_BYTES: Final = 6
 _UNDER_WAY: Final = [str(state) for state in UNDER_WAY]
-_LOST: Final = [BackupFailedError.__name__, BackupDisappearedError.__name__]
-"""The errors after which a backup that was started is none."""
 _ENDED: Final = [str(state) for state in ENDED]
 
 
@@ -406,7 +404,7 @@ def _waits(run: Run) -> sa.ColumnElement[bool]:
 def _made_nothing() -> sa.ColumnElement[bool]:
     """Whether an item that has ended is known to have no backup that may still be completed."""
     has_failed = items.c.state == str(ItemState.FAILED)
-    return has_failed & (items.c.backup.is_(None) | items.c.error.in_(_LOST))
+    return has_failed & (items.c.backup.is_(None) | (items.c.error == BackupFailedError.__name__))
 
 
 def _fresh() -> dict[str, Any]:
