@@ -57,7 +57,7 @@ async def test_a_run_from_its_submission_to_its_end(
     said = await run("run", "work", "--until-done", **place)
     assert (said.code, said.out) == (1, "")
     assert "worker 0 of sqlite:///" in said.err
-    assert said.err.splitlines()[-1] == "2 completed, 1 failed: vpsbackups run results NAME"
+    assert said.err.splitlines()[-1] == "2 completed, 1 failed: vpsbackups run results nightly"
     said = await here("run", "status", "nightly", "--json", **place)
     assert said.code == 1
     assert json.loads(said.out) == {
@@ -110,7 +110,7 @@ async def test_a_worker_tells_of_no_run_that_was_over_before(
     said = await run(*work, "--database", database, fake=real_fake)
     assert said.code == 1
     assert said.err.splitlines()[-1] == (
-        f"0 completed, 1 failed: vpsbackups run results --database {database} NAME"
+        f"0 completed, 1 failed: vpsbackups run results --database {database} bad"
     )
     said = await run(*work, **place)
     assert (said.code, said.err.splitlines()[-1]) == (0, "0 completed")
@@ -179,7 +179,7 @@ async def test_a_schedule_is_made_listed_and_deleted(here: Here, database: str) 
     said = await here("run", "schedule", "often", "-s", "1", "--name", "other", **place)
     assert (said.code, said.err.splitlines()[0]) == (
         2,
-        "error: 'often' in 'UTC' is no schedule of cron and a time zone",
+        "error: 'often' is no line of cron, as '0 3 * * *' is one",
     )
     said = await here("run", "schedule", "0 0 3 * * *", "-s", "1", "--name", "other", **place)
     assert said.code == 2

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import pytest
@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from vpsbackups_async import (
     ALL_SERVERS,
     AuthenticationError,
+    BackupRef,
     ConfigurationError,
     PermissionDeniedError,
     Retention,
@@ -26,13 +27,30 @@ from vpsbackups_async import (
     Server,
 )
 from vpsbackups_async.backoff import ConstantBackoff
-from vpsbackups_async.durable import BackupTask, DurableFleet, ItemState, Limits, work
+from vpsbackups_async.durable import (
+    BackupTask,
+    DurableFleet,
+    ItemState,
+    Limits,
+    RunOutcome,
+    work,
+)
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry
+from vpsbackups_async.durable.failures import failed
 from vpsbackups_async.durable.items import Item, Items, NoPlaceError
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
-from vpsbackups_async.errors import DatabaseError, RunError
+from vpsbackups_async.errors import (
+    BackupFailedError,
+    CreateOutcomeUnknownError,
+    DatabaseError,
+    NotFoundError,
+    RequestTimeoutError,
+    RunError,
+    VPSBackupsError,
+    WaitTimeoutError,
+)
 from vpsbackups_async.testing import Drop, FakeVPS, Latency, Reply, ServerFault, VirtualTime
 
 LIMITS = Limits(
@@ -347,7 +365,9 @@ async def test_a_backup_that_is_not_listed_yet_is_waited_for_by_the_next_worker(
     assert posts(real_fake) == [1]
 
 
-@pytest.mark.parametrize("error", ["BackupNeverAppearedError", "PermissionDeniedError"])
+@pytest.mark.parametrize(
+    "error", ["BackupDisappearedError", "BackupNeverAppearedError", "PermissionDeniedError"]
+)
 async def test_a_retry_goes_on_from_a_backup_that_is_not_known_to_have_failed(
     url: str, real_fake: FakeVPS, tmp_path: Path, error: str
 ) -> None:
@@ -439,18 +459,50 @@ async def test_a_deletion_that_was_refused_is_not_named(url: str, real_fake: Fak
         await fleet.work(until_done=True)
         (outcome,) = [one async for one in fleet.results("nightly")]
     assert (outcome.error, outcome.deleted) == ("PermissionDeniedError", ())
+    assert outcome.in_doubt == ()
 
 
-async def test_a_deletion_that_may_have_been_carried_out_is_named(
-    url: str, real_fake: FakeVPS
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_deletion_without_an_answer_is_deleted_where_the_list_shows_that_and_else_in_doubt(
+    url: str, real_fake: FakeVPS, when: Literal["before", "after"]
 ) -> None:
-    old = real_fake.add_backup(1, description="[job:nightly]", size_mb=4000)
-    real_fake.inject(Drop(method="DELETE", when="after"))
+    old = real_fake.add_backup(1, description="[job:nightly]", size_mb=4000)["id"]
+    real_fake.inject(Drop(method="DELETE", when=when))
     async with fleet_on(url, real_fake) as fleet:
         await fleet.submit("nightly", [1], rotate=Retention(last=1, job="nightly"))
         await fleet.work(until_done=True)
         (outcome,) = [one async for one in fleet.results("nightly")]
-    assert (outcome.error, outcome.deleted) == ("TransportError", (old["id"],))
+    assert outcome.error == "TransportError"
+    assert (outcome.deleted, outcome.in_doubt) == (
+        ((old,), ()) if when == "after" else ((), (old,))
+    )
+
+
+async def test_an_outcome_says_what_to_do(url: str, real_fake: FakeVPS) -> None:
+    real_fake.inject(Reply(400, b'{"detail": "no"}', method="POST"))
+    async with fleet_on(url, real_fake) as fleet:
+        await fleet.submit("nightly", [1])
+        await fleet.work(until_done=True)
+        (outcome,) = [one async for one in fleet.results("nightly")]
+    assert outcome.detail is not None
+    assert outcome.detail.endswith(". Change what the server names, then call again")
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (BackupFailedError(BackupRef(7, 1)), "Retry the run's failed servers: that makes another"),
+        (WaitTimeoutError(BackupRef(7, 1)), "goes on waiting for the same backup"),
+        (CreateOutcomeUnknownError((), 1), "Create none by hand before you have looked"),
+        (RequestTimeoutError("no answer", "timeout"), "Retry the run's failed servers later"),
+        (NotFoundError(404, "no"), "List the backups"),
+    ],
+    ids=["failed", "wait", "unknown", "timeout", "not found"],
+)
+def test_the_advice_of_an_outcome_is_about_its_run(error: VPSBackupsError, advice: str) -> None:
+    outcome = failed(RunOutcome("nightly", 1, ItemState.COMPLETED), error)
+    assert outcome.detail is not None
+    assert advice in outcome.detail
 
 
 # --- Cancel and forget ---------------------------------------------------------------------------

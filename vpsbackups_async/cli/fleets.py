@@ -108,6 +108,8 @@ def outcome_line(outcome: RunOutcome) -> str:
         said.append(f"made twice: {', '.join(map(str, outcome.twins))}")
     if outcome.deleted:
         said.append(f"deleted {', '.join(map(str, outcome.deleted))}")
+    if outcome.in_doubt:
+        said.append(f"may have deleted {', '.join(map(str, outcome.in_doubt))}")
     text = safe("; ".join(filter(None, said)))
     backup = "-" if outcome.backup_id is None else str(outcome.backup_id)
     return f"{outcome.server_id:<10} {outcome.state:<10} {backup:<10} {text}".rstrip()

@@ -35,9 +35,10 @@ takes a backup of the old one for its own.
   as an error; one that is killed just then cannot. What stays unknown is looked for during an hour
   (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. Two windows are
   left: a process that is frozen after it checked whether its create may still be sent, and before
-  the socket takes it; and an API that carries out a create later than those 210 s, whose process
-  was killed while it was on the wire. A twin made so would be named in the outcome, if it is there
-  when the server is looked at.
+  the socket takes it; and an API that carries out a create later than those 210 s, which it
+  answered by a 500, 502 or 503 or by a cut connection, or whose process was killed while it was on
+  the wire. A twin made so would be named in the outcome, if it is there when the server is looked
+  at.
 - **Dead workers.** A worker holds a lock while it lives, and up to 15 connections to PostgreSQL.
   Started again it takes the lock of the dead one; otherwise another worker takes over within
   seconds. A worker that holds its lock and gives no sign of life for half a minute (it is frozen,

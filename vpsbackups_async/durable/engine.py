@@ -51,6 +51,8 @@ _FIELDS: Final = 5
 _STOP_WITHIN: Final = 15.0
 _AHEAD_BY: Final = 2.0
 """Seconds by which a start lies in the future if the clock was set back since."""
+_POLL_SCHEDULES: Final = 1.0
+"""Seconds between two looks for schedules that were made meanwhile; a late one misses its time."""
 _QUIET: Final = "CRITICAL"
 """The engine logs each moment in which the database is away; we say what follows from it."""
 
@@ -58,6 +60,7 @@ _entries = sa.Table(
     "workflow_status",
     sa.MetaData(schema=SCHEMA),
     sa.Column("workflow_uuid", sa.Text),
+    sa.Column("name", sa.Text),
     sa.Column("status", sa.Text),
     sa.Column("executor_id", sa.Text),
     sa.Column("queue_name", sa.Text),
@@ -141,6 +144,12 @@ class EngineClient:
         begun = sa.select(_entries.c.workflow_uuid).where(_entries.c.status == "PENDING")
         return set(connection.scalars(begun.where(_entries.c.executor_id == _executor(slot))))
 
+    def has_nights(self, connection: sa.Connection) -> bool:
+        """Whether a night waits, or its run is not over and told."""
+        night = sa.select(_entries.c.workflow_uuid).where(_entries.c.name == _NIGHT)
+        under_way = night.where(_entries.c.status.in_(("ENQUEUED", "PENDING")))
+        return connection.scalar(under_way.limit(1)) is not None
+
     def hand_out_again(self, ids: Collection[str]) -> None:
         """Queue again what was handed out; what is forgotten meanwhile is passed over."""
         left = iter(ids)
@@ -175,7 +184,13 @@ class EngineClient:
                 "month and weekday"
             )
         if any(one["schedule_name"] == name for one in self._client.list_schedules()):
-            raise ValueError(f"a schedule is called {name!r} already")
+            raise ValueError(
+                f"a schedule is called {name!r} already: delete that one, or take another name"
+            )
+        try:
+            ZoneInfo(tz)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{tz!r} is no time zone, as 'Europe/Berlin' is one") from None
         try:
             _due(cron, tz, datetime.now(UTC), 1)
             self._client.create_schedule(
@@ -188,8 +203,8 @@ class EngineClient:
             )
         except CroniterBadDateError:
             raise ValueError(f"{cron!r} is never due") from None
-        except (engine_error.DBOSException, CroniterError, ZoneInfoNotFoundError, OSError):
-            raise ValueError(f"{cron!r} in {tz!r} is no schedule of cron and a time zone") from None
+        except (engine_error.DBOSException, CroniterError):
+            raise ValueError(f"{cron!r} is no line of cron, as '0 3 * * *' is one") from None
 
     def schedules(self) -> list[Mapping[str, Any]]:
         """The contexts of all schedules, by their names."""
@@ -204,7 +219,10 @@ class EngineClient:
         return there
 
     def catch_up(self) -> None:
-        """Hand out the last night of each schedule, if it was missed while no worker was there."""
+        """Hand out the last night of each schedule, if it was missed.
+
+        No worker was there, or the schedule was made just before it.
+        """
         now = datetime.now(UTC)
         for one in self._client.list_schedules():
             seen = datetime.fromisoformat(one["last_fired_at"] or one["context"]["since"])
@@ -257,6 +275,7 @@ class EngineWorker:
                 "max_executor_threads": 16,
                 # It is waited for at the end of a worker.
                 "notification_listener_polling_interval_sec": _POLL,
+                "scheduler_polling_interval_sec": _POLL_SCHEDULES,
                 "run_migrations": False,
             }
         )

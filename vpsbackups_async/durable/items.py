@@ -73,7 +73,8 @@ class Item:
     Times are in seconds by the clock of the database. `posts` counts the creates of this retry that
     may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`, and
     no longer than `window` seconds after it was intended, whatever the clock tells.
-    `deleted` are the backups whose deletion may have been sent, and was not refused.
+    `deleted` are the backups that its rotation deleted, and `in_doubt` those whose deletion may
+    have been sent, and was neither answered nor refused.
     """
 
     run: Run
@@ -87,7 +88,13 @@ class Item:
     may_repeat: bool
     unknown_since: int
     backup_id: int | None
-    deleted: tuple[int, ...] = ()
+    deleted: frozenset[int] = frozenset()
+    in_doubt: frozenset[int] = frozenset()
+
+    def has_deleted(self, backup_id: int) -> None:
+        """Know that the backup is gone; the database is told of it with what is noted next."""
+        self.deleted |= {backup_id}
+        self.in_doubt -= {backup_id}
 
     @property
     def marker(self) -> str:
@@ -149,7 +156,7 @@ RETURNING sent_at
 """
 _MAY_REPEAT: Final = "SELECT may_repeat FROM {items} WHERE {owned}"
 _NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
-_NOTE_DELETED: Final = "UPDATE {items} SET outcome = :outcome WHERE {owned}"
+_NOTE_DELETIONS: Final = "UPDATE {items} SET outcome = :outcome WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
 _NOTE_AT_WORK: Final = """
 UPDATE {items} SET may_repeat = FALSE WHERE run = :run AND server = :server RETURNING owner
@@ -195,6 +202,7 @@ class Items:
         if row is None:
             return None
         posts, sent_at, not_after, window, may_repeat, unknown_since, backup, noted = row
+        before = json.loads(noted or "{}")
         return Item(
             await self._run_of(entry.run),
             entry.server_id,
@@ -207,7 +215,7 @@ class Items:
             bool(may_repeat),
             unknown_since,
             backup,
-            tuple(json.loads(noted or "{}").get("deleted", ())),
+            *(frozenset(before.get(name, ())) for name in ("deleted", "in_doubt")),
         )
 
     async def _run_of(self, nonce: str) -> Run:
@@ -259,10 +267,11 @@ class Items:
         await self._write(item, _NOTE_BACKUP, backup=backup_id)
         item.backup_id = backup_id
 
-    async def note_deleted(self, item: Item, deleted: tuple[int, ...]) -> None:
+    async def note_deletions(self, item: Item, *, in_doubt: frozenset[int]) -> None:
         """Note the backups that a rotation deletes, each before that is sent."""
-        await self._write(item, _NOTE_DELETED, outcome=json.dumps({"deleted": deleted}))
-        item.deleted = deleted
+        noted = {"deleted": sorted(item.deleted), "in_doubt": sorted(in_doubt)}
+        await self._write(item, _NOTE_DELETIONS, outcome=json.dumps(noted))
+        item.in_doubt = in_doubt
 
     async def note_not_made(self, item: Item, posts: int) -> None:
         """Note that the creates beyond so many were refused, or never sent."""

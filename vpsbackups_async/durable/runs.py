@@ -50,6 +50,8 @@ from vpsbackups_async.retention import Retention
 __all__ = ["DurableFleet"]
 
 _BATCH: Final = 500
+_HIGHEST_ID: Final = 2**63 - 1
+"""That a database keeps."""
 _LONGEST_NAME: Final = 200
 
 
@@ -226,7 +228,9 @@ class DurableFleet:
         engine = await self._open()
         await self._check_account()
         if not await self._database.call(lambda: engine.delete_schedule(name)):
-            raise RunError(f"no schedule is called {name!r}")
+            missing = RunError(f"no schedule is called {name!r}")
+            missing.hint = "Look at the schedules that there are (vpsbackups run schedule)"
+            raise missing
 
     # --- Work ------------------------------------------------------------------------------------
 
@@ -270,7 +274,14 @@ class DurableFleet:
         if until_done is False:
             return None
         if until_done is True:
-            return self._store.is_idle
+            engine = await self._open()
+
+            async def is_idle() -> bool:
+                # A night has its servers read before they wait, and is told once they have ended.
+                nights = await self._database.run(engine.has_nights)
+                return not nights and await self._store.is_idle()
+
+            return is_idle
         run = await self._find(until_done)
 
         async def is_over() -> bool:
@@ -317,12 +328,13 @@ class DurableFleet:
         """Let the servers that ended so be worked on once more; how many.
 
         Each gets a new backup, but for two: one that was started and is not known to have failed
-        is gone on with, be it that its wait timed out, that no list showed it, or that a rotation
-        deleted nothing after it; and where it is unknown whether there is a backup, the server is
-        looked at for that one. A create that
-        may have been carried out is not sent again by a retry either: after a timeout or a 504 a
-        retry only looks, and what stays unknown ends so again, with `candidates`; after a cut
-        connection another create is sent where looks over `Limits.create_again_after` show nothing.
+        is gone on with, be it that its wait timed out, that no list showed it, or none any longer,
+        or that a rotation deleted nothing after it; and where it is unknown whether there is a
+        backup, the server is looked at for that one. A create that may have been carried out is not
+        sent again by a retry either: after a timeout or a 504 a retry only looks, and what stays
+        unknown ends so again, with `candidates`. After a cut connection, and where lists do not
+        show a backup that was started for another minute, another create is sent once looks over
+        `Limits.create_again_after` have shown nothing.
 
         Raises `RunError` if there is no such run, `ValueError` for another word;
         `ConfigurationError` as `submit` does.
@@ -446,7 +458,10 @@ class DurableFleet:
 
 
 def _id_of(server: int | Server) -> int:
-    return check_int("server_id", server.id if isinstance(server, Server) else server)
+    found = check_int("server_id", server.id if isinstance(server, Server) else server)
+    if found > _HIGHEST_ID:
+        raise ValueError(f"server_id must be at most {_HIGHEST_ID}, not {found}")
+    return found
 
 
 def _check_name(run: object) -> None:

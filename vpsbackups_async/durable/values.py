@@ -268,10 +268,11 @@ class RunOutcome:
     """How one server of a run ended.
 
     `backup_id` is its backup, if one is known, `backup` that as it was seen last, and `existing`
-    whether it was there before. `error` is the name of the error's class and `detail` its text.
-    `candidates` are ids of backups that an unknown create may have made, `twins` those of backups
-    with the marker of the same create beside `backup`, and `deleted` those that a rotation deleted.
-    `retry` counts the times that the server was submitted again by `retry`.
+    whether it was there before. `error` is the name of the error's class and `detail` its text,
+    with what to do about it in a run. `candidates` are ids of backups that an unknown create may
+    have made, `twins` those of backups with the marker of the same create beside `backup`,
+    `deleted` those that a rotation deleted, and `in_doubt` those that it may have deleted, or that
+    may still be deleted. `retry` counts the times that the server was submitted again by `retry`.
     """
 
     run: str
@@ -287,6 +288,7 @@ class RunOutcome:
     deleted: tuple[int, ...] = ()
     retry: int = 0
     ended_at: datetime | None = None
+    in_doubt: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -307,6 +309,7 @@ class RunOutcome:
             "candidates": list(self.candidates),
             "twins": list(self.twins),
             "deleted": list(self.deleted),
+            "in_doubt": list(self.in_doubt),
             "retry": self.retry,
             "ended_at": None if self.ended_at is None else self.ended_at.isoformat(),
         }
@@ -330,4 +333,5 @@ class RunOutcome:
             tuple(fields.get("deleted", ())),
             fields.get("retry", 0),
             None if ended is None else datetime.fromisoformat(ended).astimezone(UTC),
+            tuple(fields.get("in_doubt", ())),
         )

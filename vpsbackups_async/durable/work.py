@@ -16,6 +16,7 @@ from vpsbackups_async._pruning.pruner import Delete
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import Entry
+from vpsbackups_async.durable.failures import failed
 from vpsbackups_async.durable.guard import Guard
 from vpsbackups_async.durable.items import (
     Item,
@@ -36,7 +37,6 @@ from vpsbackups_async.durable.values import (
 from vpsbackups_async.errors import (
     AuthenticationError,
     BackupNeverAppearedError,
-    CreateOutcomeUnknownError,
     NotFoundError,
     PaginationError,
     VPSBackupsError,
@@ -59,7 +59,6 @@ _LEFT_WITHIN: Final = 0.5
 """Seconds in which creates must end whose connections were closed."""
 _PLACE_PAUSE: Final = 0.5
 """Seconds between two looks whether there is a place for another server."""
-_LONGEST_DETAIL: Final = 2000
 
 
 class Work:
@@ -214,7 +213,19 @@ class Work:
             if isinstance(error, AuthenticationError):
                 self._fail(error)
                 raise asyncio.CancelledError from error
-            return evolve(_failed(ended, error), deleted=item.deleted)
+            return await self._failed(item, ended, error)
+
+    async def _failed(self, item: Item, ended: RunOutcome, error: Exception) -> RunOutcome:
+        """The outcome of a server that failed, with what its rotation deleted before."""
+        deleted, in_doubt = item.deleted, item.in_doubt
+        if in_doubt:
+            with suppress(VPSBackupsError):
+                look = await self._client.look(item.server_id)
+                if look.complete:
+                    in_doubt &= {one.id for one in look.backups}
+                    deleted |= item.in_doubt - in_doubt
+        told = failed(ended, error)
+        return evolve(told, deleted=tuple(sorted(deleted)), in_doubt=tuple(sorted(in_doubt)))
 
     async def _completed(self, item: Item, ended: RunOutcome) -> RunOutcome:
         match item.run.task:
@@ -321,16 +332,17 @@ class Work:
         """Deletes a backup; that is noted before, for a worker that goes on from here."""
 
         async def noted(backup_id: int) -> None:
-            before = tuple(one for one in item.deleted if one != backup_id)
-            await self._items.note_deleted(item, (*before, backup_id))
+            await self._items.note_deletions(item, in_doubt=item.in_doubt | {backup_id})
             try:
                 await delete(backup_id)
             except NotFoundError:
+                item.has_deleted(backup_id)
                 raise
             except VPSBackupsError as error:
                 if not error.in_doubt:
-                    await self._items.note_deleted(item, before)
+                    await self._items.note_deletions(item, in_doubt=item.in_doubt - {backup_id})
                 raise
+            item.has_deleted(backup_id)
 
         return noted
 
@@ -369,20 +381,5 @@ class _GuardedCreate:
 def _deleted(item: Item, rotation: Rotation) -> tuple[int, ...]:
     """All that was deleted, also by a worker before; what it did not come to is still there."""
     there = {one.id for one in rotation.plan.kept}
-    ids = (*item.deleted, *(one.id for one in rotation.deleted))
-    return tuple(dict.fromkeys(one for one in ids if one not in there))
-
-
-def _failed(ended: RunOutcome, error: Exception) -> RunOutcome:
-    """The outcome of a server that failed with this error, whose text holds no secret."""
-    unknown = isinstance(error, CreateOutcomeUnknownError)
-    said = error.describe() if isinstance(error, VPSBackupsError) else str(error)
-    notes = [note for note in getattr(error, "__notes__", ()) if note not in said]
-    return evolve(
-        ended,
-        state=ItemState.UNKNOWN if unknown else ItemState.FAILED,
-        backup=getattr(error, "backup", None),
-        error=type(error).__name__,
-        detail="; ".join([said, *notes])[:_LONGEST_DETAIL],
-        candidates=tuple(one.id for one in getattr(error, "candidates", ())),
-    )
+    asked = item.deleted | item.in_doubt | {one.id for one in rotation.deleted}
+    return tuple(sorted(asked - there))

@@ -84,19 +84,23 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object], named: s
     number = await fleets.fleet.work(until_done=True, on_start=started)
     counts = dict.fromkeys(("completed", "failed", "unknown", "cancelled", "left"), 0)
     partly: list[str] = []
+    wrong: list[str] = []
     async for one in _each(fleets):
         if one.run not in before:
             for state in ("completed", "failed", "unknown", "cancelled"):
                 counts[state] += getattr(one, state)
             counts["left"] += one.total - one.ended
+            if one.failed or one.unknown:
+                wrong.append(shlex.quote(one.run))
             if not one.wholly_submitted:
                 partly.append(one.run)
     failed = counts["failed"] + counts["unknown"]
     has_left = bool(counts["left"]) or fleets.fleet.unsettled > 0
     shown = [f"{counts.pop('completed'):,} completed"]
     shown += [f"{count:,} {state}" for state, count in counts.items() if count]
-    how = f": vpsbackups run results{named} NAME" if failed else ""
-    fleets.screen.summary(f"{', '.join(shown)}{how}")
+    how = f": vpsbackups run results{named} {wrong[0]}" if wrong else ""
+    more = f" (and {', '.join(wrong[1:])})" if wrong[1:] else ""
+    fleets.screen.summary(f"{', '.join(shown)}{safe(how)}{safe(more)}")
     for name in partly:
         fleets.screen.note(f"{safe(name)} is {NOT_WHOLE}", "yellow")
     if number is not None and has_left:
