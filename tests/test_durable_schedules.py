@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,7 +20,14 @@ from helpers_secrets import Ear
 
 from vpsbackups_async import ALL_SERVERS, Retention
 from vpsbackups_async.backoff import ConstantBackoff
-from vpsbackups_async.durable import BackupTask, DurableFleet, Limits, RunOutcome, RunProgress
+from vpsbackups_async.durable import (
+    BackupTask,
+    DurableFleet,
+    Limits,
+    RunOutcome,
+    RunProgress,
+    worker,
+)
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Night, is_repeated, is_superseded
 from vpsbackups_async.durable.schema import VERSION
@@ -203,14 +210,15 @@ async def test_a_run_that_is_added_while_another_one_is_passes_over_what_that_ta
 
 
 @contextlib.contextmanager
-def monitor() -> Any:
-    """A monitor, and what it was told: paths and texts."""
+def monitor(hold: Callable[[], object] = lambda: None) -> Any:
+    """A monitor that holds each answer so, and what it was told: paths and texts."""
     told: list[tuple[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.append((self.path, body.decode()))
+            hold()
             self.send_response(200)
             self.end_headers()
 
@@ -311,6 +319,48 @@ async def test_a_night_that_passes_over_every_server_is_told_as_a_failure(
     )
     assert told == [("/check/start", name), ("/check/fail", said)]
     assert said in ear.texts
+
+
+async def test_a_worker_that_ends_once_all_is_done_does_a_missed_night_first_and_tells_it(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", f"0 {due.hour} * * *", [1, 2], ping=url)
+            fired_at(file, due - timedelta(days=1))
+            await fleet.work(until_done=True)
+            (run,) = await fleet.runs()
+    assert sorted(posts(real_fake)) == [1, 2]
+    assert told == [("/check/start", run.run), ("/check", f"{run.run}: 2 completed, 0 failed")]
+
+
+async def test_a_night_that_a_running_worker_missed_is_caught_up_by_it(
+    file: Path, real_fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_CATCH_UP", 0.1)
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    async with fleet_on(file, real_fake) as fleet, working(fleet):
+        await fleet.schedule("nightly", f"0 {due.hour} * * *", [1])
+        fired_at(file, due - timedelta(days=1))
+        assert len(await until_over(fleet)) == 1
+    assert posts(real_fake) == [1]
+
+
+async def test_a_monitor_that_does_not_answer_holds_up_no_run(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    go_on = Event()
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    with monitor(lambda: go_on.wait(20)) as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", f"0 {due.hour} * * *", [1], ping=url)
+            fired_at(file, due - timedelta(days=1))
+            async with working(fleet):
+                await until_over(fleet)
+                assert len(told) == 1
+                go_on.set()
+                await until(lambda: len(told) == 2)
 
 
 @pytest.mark.parametrize(("days", "due_again"), [(2, True), (0, False)])

@@ -238,7 +238,10 @@ class Database:
 
     def unreachable(self, error: BaseException) -> ConfigurationError:
         """The error that says that the database cannot be used, and why; without a password."""
-        return ConfigurationError(f"the database {self.name} cannot be used: {self._why(error)}")
+        return ConfigurationError(
+            f"the database {self.name} cannot be used: {self._why(error)} (see to it that it is "
+            "there and may be written to, or name another one)"
+        )
 
     def failed(self, error: BaseException) -> DatabaseError:
         """The error that says that the database failed, and how; without a password."""

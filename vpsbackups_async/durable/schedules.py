@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from attrs import frozen
@@ -112,17 +113,23 @@ class Nights:
     async def _do(self, night: Night) -> None:
         schedule = Schedule.from_context(night.context)
         name = schedule.run_at(night.at)
+        # Beside what follows: a monitor that does not answer holds nothing up.
+        told: set[asyncio.Task[None]] = set()
         if not await self._store.is_there(name):
             if is_superseded(night):
                 return
-            await self._ping(schedule, "/start", name)
+            told.add(asyncio.create_task(self._ping(schedule, "/start", name)))
+            self._tasks |= told
         try:
             run = await self._submit(schedule, name)
         except VPSBackupsError as error:
             logger.error("run %s could not be submitted: %s", name, error)  # noqa: TRY400  # no bug
-            await self._ping(schedule, "/fail", f"{name}: {error.describe()}")
-            return
-        await self._tell(schedule, run, await self._over(run))
+            end = partial(self._ping, schedule, "/fail", f"{name}: {error.describe()}")
+        else:
+            end = partial(self._tell, schedule, run, await self._over(run))
+        await asyncio.gather(*told)
+        self._tasks -= told
+        await end()
 
     async def _tell(self, schedule: Schedule, run: Run, progress: RunProgress) -> None:
         """Tell how the run ended; one that backed up nothing has failed, whatever the reason."""

@@ -50,6 +50,8 @@ _ANSWER_WITHIN: Final = 20.0
 _CANCELS: Final = 0.1
 """Seconds between two looks whether a run was cancelled, while creates wait for their turns."""
 _IDLE: Final = 0.25
+_CATCH_UP: Final = 30.0
+"""Seconds between two looks for nights that were missed."""
 
 
 class Worker:
@@ -167,6 +169,7 @@ class Worker:
             self._beat,
             partial(self._take_over, engine),
             partial(self._learn_cancels, work),
+            self._catch_up,
         ]
         if is_done is not None:
             loops.append(partial(self._watch, is_done))
@@ -195,6 +198,15 @@ class Worker:
         while True:
             await asyncio.sleep(_CANCELS)
             await work.learn_cancels()
+
+    async def _catch_up(self) -> None:
+        """Do the nights that were missed, as one is whose schedule was made just before it."""
+        while True:
+            await asyncio.sleep(_CATCH_UP)
+            try:
+                await self._database.call(self._engine.catch_up)
+            except (exc.SQLAlchemyError, DatabaseError, ConfigurationError) as error:
+                logger.debug("no look for missed nights: %s", error)
 
     async def _watch(self, is_done: IsDone) -> None:
         """End the worker once nothing is left to do."""
