@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import inspect
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -50,7 +51,13 @@ class _Uvloop:
     ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
         import uvloop  # noqa: PLC0415  # imported only if requested
 
-        return {"uvloop": uvloop.new_event_loop}
+        def new_loop() -> asyncio.AbstractEventLoop:
+            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+            # In debug mode it would log each slow step of a busy machine, among what tests look at.
+            loop.slow_callback_duration = math.inf
+            return loop
+
+        return {"uvloop": new_loop}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
