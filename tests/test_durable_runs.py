@@ -48,6 +48,8 @@ from vpsbackups_async.errors import (
     NotFoundError,
     RequestTimeoutError,
     RunError,
+    TransportError,
+    UnexpectedRedirectError,
     VPSBackupsError,
     WaitTimeoutError,
 )
@@ -495,9 +497,11 @@ async def test_an_outcome_says_what_to_do(url: str, real_fake: FakeVPS) -> None:
         (WaitTimeoutError(BackupRef(7, 1)), "goes on waiting for the same backup"),
         (CreateOutcomeUnknownError((), 1), "Create none by hand before you have looked"),
         (RequestTimeoutError("no answer", "timeout"), "Retry the run's failed servers later"),
+        (TransportError("no route"), "Check the network and the URL"),
+        (UnexpectedRedirectError("moved"), "Check base_url (https, the right host"),
         (NotFoundError(404, "no"), "List the backups"),
     ],
-    ids=["failed", "wait", "unknown", "timeout", "not found"],
+    ids=["failed", "wait", "unknown", "timeout", "transport", "redirect", "not found"],
 )
 def test_the_advice_of_an_outcome_is_about_its_run(error: VPSBackupsError, advice: str) -> None:
     outcome = failed(RunOutcome("nightly", 1, ItemState.COMPLETED), error)

@@ -14,6 +14,7 @@ from vpsbackups_async.errors import (
     ManualBackupLimitError,
     PruneRefusedError,
     RateLimitedError,
+    RequestTimeoutError,
     ServerError,
     TransportError,
     VPSBackupsError,
@@ -37,8 +38,9 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     "retry the run's failed servers",
     PruneRefusedError: "Prune this server once by hand, or give a new run another policy",
     RateLimitedError: _LATER,
+    RequestTimeoutError: _LATER,
     ServerError: _LATER,
-    TransportError: _LATER,
+    TransportError: "Check the network and the URL of the API, then retry the run's failed servers",
     WaitTimeoutError: "Retry the run's failed servers: that goes on waiting for the same backup",
 }
 """What to do in a run, where the error's own hint is about a single call."""
@@ -68,4 +70,6 @@ def _hint_of(error: Exception) -> str:
     for kind in type(error).__mro__:
         if kind in _HINTS:
             return _HINTS[kind]
+        if "hint" in vars(kind):  # more to the point than that of a class above it
+            break
     return error.hint
