@@ -160,7 +160,7 @@ async def test_a_rotation_on_a_full_server_is_told_in_the_words_of_the_shell(
     for _ in range(10):
         fake.add_backup(2, description="[job:j]")
     ended = await run("rotate", "-s", "2", "--job", "j", "--keep-last", "9", fake=fake)
-    assert "making room by deleting a good one was not asked for" in ended.err
+    assert "deleting a good one to free a place was not asked for (make_room)" in ended.err
     assert "--make-room" in ended.err
     assert not PYTHON.search(ended.err)
 

@@ -524,7 +524,9 @@ async def test_a_full_server_without_make_room_refuses_and_nothing_is_deleted(
     add_nights(fake, 1, 10)
     with pytest.raises(ManualBackupLimitError) as caught:
         await client.rotate(1, FOUR)
-    assert "making room by deleting a good one was not asked for" in notes(caught.value)
+    assert "deleting a good one to free a place was not asked for (make_room)" in notes(
+        caught.value
+    )
     assert deletes(fake) == []
 
 

@@ -33,7 +33,7 @@ Verify: TypeAlias = Callable[[Backup], Awaitable[bool]]
 
 _FAILED: Final = frozenset({Reason.FAILED, Reason.FAILED_LATELY, Reason.FAILED_NEWEST})
 _GOOD: Final = frozenset({Reason.RULE, Reason.MIN_KEEP, Reason.NO_RULE})
-_NOT_ASKED: Final = "making room by deleting a good one was not asked for"
+_NOT_ASKED: Final = "deleting a good one to free a place was not asked for (make_room)"
 
 
 @frozen

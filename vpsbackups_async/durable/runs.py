@@ -354,9 +354,9 @@ class DurableFleet:
 
         A backup that was started goes on, for the API has no way to stop one, and is waited for. A
         create whose turn was given is not counted: its worker cancels it, and may still send it if
-        that turn comes within about a fifth of a second. A rotation that makes room and was begun
-        goes on. What waits for a retry and may have a backup ends again as it had:
-        `UNKNOWN`, or as a timeout.
+        that turn comes within about a fifth of a second. A rotation with `make_room` that was begun
+        goes on. What waits for a retry and may have a backup ends again as it had: `UNKNOWN`, or as
+        a timeout.
 
         Raises `RunError` if there is no such run; `ConfigurationError` as `submit` does.
         """

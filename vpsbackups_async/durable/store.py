@@ -392,7 +392,7 @@ def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue
 def _waits(run: Run) -> sa.ColumnElement[bool]:
     """Whether nothing was begun for a server of the run, also if a worker has taken it.
 
-    Where a rotation makes room first, that tells only of those which no worker has taken.
+    Of a rotation with `make_room`, only what no worker has taken: it deletes before it creates.
     """
     waits = items.c.state == str(ItemState.WAITING)
     if acts_before_create(run.task):
