@@ -25,20 +25,19 @@ takes a backup of the old one for its own.
 
 - **No second create.** Before a create is sent, its intent is in the database, and each bears a
   marker that no other one has (`[vb:14214a5643ee.12345.0]`). Who takes over from a dead worker
-  looks for it, and sends another create only after complete looks over
-  `Limits.create_again_after` (120 s) have shown nothing that may be it, when no request of the
-  dead one can be on the wire any more, and if the API was seen to keep markers. Both are waited
-  out anew by who takes over, in seconds of the database's clock and of its own steady one, so that
-  no clock that is set decides it: that is 210 s by default. After a timeout or a 504 nothing is
-  sent again, nor by a retry: that is noted as soon as it is seen. A worker that
-  ends while the database is away waits a minute for it to note that, and otherwise logs the servers
-  as an error; one that is killed just then cannot. What stays unknown is looked for during an hour
-  (`unknown_for`), and then is an outcome: `unknown`, with the ids that may be it. Two windows are
-  left: a process that is frozen after it checked whether its create may still be sent, and before
-  the socket takes it; and an API that carries out a create later than those 210 s, which it
-  answered by a 500, 502 or 503 or by a cut connection, or whose process was killed while it was on
-  the wire. A twin made so would be named in the outcome, if it is there when the server is looked
-  at.
+  looks for it, and sends another create only after complete looks over `Limits.create_again_after`
+  (120 s) have shown nothing that may be it, when no request of the dead one can be on the wire any
+  more, and if the API was seen to keep markers. Both are waited out anew by who takes over, in
+  seconds of the database's clock and of its own steady one, so that no clock that is set decides
+  it: that is 210 s by default. After a timeout or a 504 nothing is sent again, nor by a retry: that
+  is noted as soon as it is seen. A worker that ends while the database is away waits a minute for
+  it to note that, and otherwise logs the servers as an error; one that is killed just then cannot.
+  What stays unknown is looked for during an hour (`unknown_for`), and then is an outcome:
+  `unknown`, with the ids that may be it. Two windows are left: a process that is frozen after it
+  checked whether its create may still be sent, and before the socket takes it; and an API that
+  carries out a create later than those 210 s, which it answered by a 500, 502 or 503 or by a cut
+  connection, or whose process was killed while it was on the wire. A twin made so would be named in
+  the outcome, if it is there when the server is looked at.
 - **Dead workers.** A worker holds a lock while it lives, and up to 15 connections to PostgreSQL.
   Started again it takes the lock of the dead one; otherwise another worker takes over within
   seconds. A worker that holds its lock and gives no sign of life for half a minute (it is frozen,
@@ -54,8 +53,8 @@ takes a backup of the old one for its own.
 - **Whose database.** It belongs to the account of the first token that worked on it or submitted
   all servers. Another one's token is refused by workers, and by all that changes runs or schedules
   if the API answers; without a token who can write to the database may change them, and to look at
-  runs takes none. Where the API does not tell the account, name it: `--account`
-  or `VPSBACKUPS_ACCOUNT`.
+  runs takes none. Where the API does not tell the account, name it: `--account` or
+  `VPSBACKUPS_ACCOUNT`.
 - **Traps.** The database of a SQLite run must be on a local disk, and is safe against a power cut
   (`synchronous=FULL`). PostgreSQL is 14 or newer. All workers of a database run the same version
   of this library: another one is refused if it works differently. A database whose tables a newer

@@ -114,12 +114,12 @@ class Nights:
         schedule = Schedule.from_context(night.context)
         name = schedule.run_at(night.at)
         # Beside what follows: a monitor that does not answer holds nothing up.
-        told: set[asyncio.Task[None]] = set()
+        starting: set[asyncio.Task[None]] = set()
         if not await self._store.is_there(name):
             if is_superseded(night):
                 return
-            told.add(asyncio.create_task(self._ping(schedule, "/start", name)))
-            self._tasks |= told
+            starting.add(asyncio.create_task(self._ping(schedule, "/start", name)))
+            self._tasks |= starting
         try:
             run = await self._submit(schedule, name)
         except VPSBackupsError as error:
@@ -127,8 +127,8 @@ class Nights:
             end = partial(self._ping, schedule, "/fail", f"{name}: {error.describe()}")
         else:
             end = partial(self._tell, schedule, run, await self._over(run))
-        await asyncio.gather(*told)
-        self._tasks -= told
+        await asyncio.gather(*starting)
+        self._tasks -= starting
         await end()
 
     async def _tell(self, schedule: Schedule, run: Run, progress: RunProgress) -> None:
