@@ -1,22 +1,20 @@
-"""One HTTP exchange: with `opening`, the only module that touches aiohttp's client.
+"""One HTTP exchange: with `opening` and `reasons`, the only module that touches aiohttp's client.
 
 None of aiohttp's exceptions and answers leave it, as their frames and fields hold the token.
 """
 
-import os
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import aiohttp
 import msgspec
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
-from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult, proxy_failure
+from vpsbackups_async._transport.calls import AttemptFailure, AttemptResult
 from vpsbackups_async._transport.connections import (
     HeadReader,
     UnfitConnectionError,
@@ -24,6 +22,7 @@ from vpsbackups_async._transport.connections import (
     take,
 )
 from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
+from vpsbackups_async._transport.reasons import described
 from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._transport.telemetry import tag_attempt
 from vpsbackups_async._wire import Policy, Request
@@ -57,94 +56,12 @@ class Channel(msgspec.Struct, frozen=True):
     max_bytes: int
 
 
-# --- aiohttp's exceptions, in words --------------------------------------------------------------
-
-_WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
-    (
-        aiohttp.ClientConnectorCertificateError,
-        lambda error: f"the certificate of {error.host} is not trusted: {_untrusted(error)}",
-    ),
-    (aiohttp.ConnectionTimeoutError, lambda _: "no connection in time"),
-    (
-        aiohttp.ServerDisconnectedError,
-        lambda _: "the server closed the connection without an answer",
-    ),
-    (
-        aiohttp.ClientPayloadError,
-        lambda error: _undecodable(error) or "the connection ended in the middle of the answer",
-    ),
-    (TimeoutError, str),
-    (
-        aiohttp.ClientResponseError,
-        lambda error: _undecodable(error) or f"the answer is not HTTP: {error.message}",
-    ),
-    (
-        aiohttp.ClientProxyConnectionError,
-        lambda error: (
-            f"no connection to the proxy {error.host}:{error.port}: {_of_system(error.os_error)}"
-        ),
-    ),
-    (
-        aiohttp.ClientConnectorError,
-        lambda error: f"no connection to {error.host}:{error.port}: {_of_system(error.os_error)}",
-    ),
-    (aiohttp.ClientOSError, lambda error: f"the connection broke: {_of_system(error)}"),
-    (Exception, lambda error: f"{type(error).__name__}: {error}"),
-)
-
-
-def _of_system(error: OSError) -> str:
-    """The system's words for an error; aiohttp's tell of Python's sockets and contexts."""
-    if isinstance(error, ssl_module.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or str(error)
-
-
-def _untrusted(error: aiohttp.ClientConnectorCertificateError) -> str:
-    """Why a certificate is not trusted."""
-    why = error.certificate_error
-    return getattr(why, "verify_message", "") or str(why)
-
-
-def _undecodable(error: BaseException | None) -> str | None:
-    """The words for a body that its Content-Encoding does not fit; None for other errors."""
-    while error is not None:
-        if isinstance(error, ContentEncodingError):
-            return f"the body cannot be decoded: {error.message}"
-        error = error.__cause__
-    return None
-
-
-def _described(error: Exception, mask: Redactor) -> AttemptFailure:
-    """The failure for an exception of aiohttp or of a given session's own hooks."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return proxy_failure(error.status)
-    words = next(words(error) for kind, words in _WORDS if isinstance(error, kind))
-    cause: Literal["connection", "timeout", "untrusted", "misuse"] = "connection"
-    if isinstance(error, TimeoutError):
-        cause = "timeout"
-    elif isinstance(
-        error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch
-    ):
-        cause = "untrusted"
-    elif isinstance(error, aiohttp.InvalidURL) or not isinstance(
-        error, aiohttp.ClientError | OSError
-    ):
-        cause = "misuse"
-    return AttemptFailure(mask(words), cause)
-
-
 class _Failed(Exception):  # noqa: N818  # never leaves this module
     """Carries a failure through aiohttp in place of its own exception."""
 
     def __init__(self, failure: AttemptFailure) -> None:
         super().__init__(failure.words)
         self.failure = failure
-
-
-# --- The exchange --------------------------------------------------------------------------------
 
 
 class Exchange(AttemptResult):
@@ -178,7 +95,7 @@ class Exchange(AttemptResult):
                 except UnfitConnectionError:  # aiohttp closed it; the next one may be fit
                     continue
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
-            failed = _Failed(_described(error, self._mask))
+            failed = _Failed(described(error, self._mask))
         finally:
             del request.send
             # aiohttp sets it right after the request line and headers were handed to the socket.
@@ -217,7 +134,7 @@ class Exchange(AttemptResult):
         except _Failed as failed:
             self.failure = failed.failure
         except Exception as error:  # noqa: BLE001  # also what a given session's own hooks raise
-            self.failure = _described(error, channel.mask)
+            self.failure = described(error, channel.mask)
         finally:
             self._rest()
             if response is not None and not (self.whole and response.status < 300):
