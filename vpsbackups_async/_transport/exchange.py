@@ -21,7 +21,12 @@ from vpsbackups_async._transport.connections import (
     UsedConnection,
     take,
 )
-from vpsbackups_async._transport.opening import ClientSession, ClientTimeout
+from vpsbackups_async._transport.opening import (
+    ClientSession,
+    ClientTimeout,
+    CompleteRequest,
+    is_as_aiohttp_made_it,
+)
 from vpsbackups_async._transport.reasons import described
 from vpsbackups_async._transport.secrets import Redactor, Secret
 from vpsbackups_async._transport.telemetry import tag_attempt
@@ -40,12 +45,14 @@ class Channel(msgspec.Struct, frozen=True):
     """The open sessions, and what every request through them is sent with.
 
     `unused` opens a connection for each request; where the session or connector is the caller's, it
-    is the same session. `middlewares` are those of a session that was given. `body_headers` are for
+    is the same session. `direct` is whether requests need no session but its headers: nobody else
+    takes part in them. `middlewares` are those of a session that was given. `body_headers` are for
     requests with a body. `max_bytes` is the largest decoded body of a success that is read.
     """
 
     session: ClientSession
     unused: ClientSession
+    direct: bool
     middlewares: Sequence[aiohttp.ClientMiddlewareType]
     mask: Redactor
     url: Callable[[str, str], URL]
@@ -127,7 +134,10 @@ class Exchange(AttemptResult):
         self._mask = channel.mask
         session = channel.session if request.policy.idempotent else channel.unused
         try:
-            response = await self._sending(session, channel, request, timeout)
+            if channel.direct and is_as_aiohttp_made_it():
+                response = await self._send_directly(session, channel, request, timeout)
+            else:
+                response = await self._through_session(session, channel, request, timeout)
             cap = channel.max_bytes if response.status < 300 else _ERROR_BODY_BYTES
             if not self._take(response, cap):
                 await self._read(response.content, cap)
@@ -140,26 +150,66 @@ class Exchange(AttemptResult):
             if response is not None and not (self.whole and response.status < 300):
                 self._clean_up(response, channel)
 
-    def _sending(
+    async def _send_directly(
+        self, session: ClientSession, channel: Channel, request: Request, timeout: ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """Send in the steps that aiohttp's session takes, and in no others.
+
+        What the session does around them is a seventh of a request's instructions, and none of it
+        is needed here: redirects, cookies, a timer, hooks, the second try that `__call__` prevents.
+        """
+        connector = session.connector
+        if connector is None or connector.closed:
+            raise RuntimeError("Session is closed")
+        headers = session.headers.copy()
+        if request.body is not None:
+            headers.update(channel.body_headers)
+        sending = CompleteRequest(
+            request.method,
+            channel.url(request.path, request.query),
+            headers=headers,
+            data=request.body,
+            session=session,
+            ssl=channel.ssl,
+        )
+        try:
+            while True:
+                try:
+                    connection = await connector.connect(sending, [], timeout)
+                except TimeoutError:
+                    raise aiohttp.ConnectionTimeoutError from None
+                try:
+                    return await self._answered(sending, connection)
+                except UnfitConnectionError:  # the next one may be fit
+                    continue
+        finally:
+            self.sent = sending.response is not None
+
+    async def _answered(
+        self, sending: CompleteRequest, connection: Connection
+    ) -> aiohttp.ClientResponse:
+        """Send on this connection, and read the head of the answer; on failure it is closed."""
+        response: aiohttp.ClientResponse | None = None
+        try:
+            protocol = connection.protocol
+            if protocol is not None:
+                protocol.set_response_params(read_until_eof=True)
+            response = await self._send_if_fit(sending.send, connection)
+            return await response.start(connection)
+        except BaseException:
+            connection.close()
+            if response is not None:
+                response.close()
+            raise
+
+    def _through_session(
         self, session: ClientSession, channel: Channel, request: Request, timeout: ClientTimeout
     ) -> Awaitable[aiohttp.ClientResponse]:
-        """The request as aiohttp sends it, to be awaited."""
-        url = channel.url(request.path, request.query)
+        """The request as aiohttp's session sends it, to be awaited; this is its middleware."""
         middlewares: Sequence[aiohttp.ClientMiddlewareType] = (*channel.middlewares, self)
-        if request.body is None and channel.ssl is True and channel.proxy is None:
-            # The same as below. Each argument costs time in aiohttp, also with its default.
-            return session.request(
-                request.method,
-                url,
-                headers=channel.headers,
-                timeout=timeout,
-                allow_redirects=False,
-                raise_for_status=False,
-                middlewares=middlewares,
-            )
         return session.request(
             request.method,
-            url,
+            channel.url(request.path, request.query),
             data=request.body,
             headers=channel.headers if request.body is None else channel.body_headers,
             timeout=timeout,

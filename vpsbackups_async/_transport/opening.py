@@ -5,6 +5,8 @@ import math
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.cookies import BaseCookie, SimpleCookie
+from operator import attrgetter
+from types import FunctionType
 from typing import Any, Final, TypeAlias
 
 import aiohttp
@@ -16,12 +18,15 @@ from vpsbackups_async.errors import ConfigurationError, WrongEventLoopError
 __all__ = [
     "ClientSession",
     "ClientTimeout",
+    "CompleteRequest",
     "Connector",
     "connection_limit",
     "connector_of",
     "detach",
     "fitting_ssl",
     "header_name",
+    "is_alone",
+    "is_as_aiohttp_made_it",
     "open_session",
     "own_middlewares",
     "reuse_receive_buffers",
@@ -49,7 +54,7 @@ class _NoCookies(aiohttp.DummyCookieJar):
         return self._none
 
 
-class _CompleteRequest(aiohttp.ClientRequest):
+class CompleteRequest(aiohttp.ClientRequest):
     """A request whose headers are those of its session as they are.
 
     aiohttp asks of each request which cookies, encodings and defaults its headers need. Those of a
@@ -57,7 +62,7 @@ class _CompleteRequest(aiohttp.ClientRequest):
     """
 
     def update_headers(self, headers: Any) -> None:
-        """Take the headers, which aiohttp copied for this request."""
+        """Take the headers, which were copied for this request."""
         self.headers = headers
 
     def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
@@ -93,7 +98,7 @@ def open_session(
     if complete is not None:
         encodings = aiohttp.ClientRequest.DEFAULT_HEADERS[aiohttp.hdrs.ACCEPT_ENCODING]
         own = {**complete, "Accept-Encoding": encodings, **own}  # Host comes first (RFC 9110, 7.2)
-        request_class = _CompleteRequest
+        request_class = CompleteRequest
     try:
         return aiohttp.ClientSession(
             connector=connector,
@@ -123,6 +128,33 @@ def own_middlewares(session: ClientSession) -> Sequence[aiohttp.ClientMiddleware
     """The middlewares of a given session, which ours would replace; aiohttp does not show them."""
     own: Sequence[aiohttp.ClientMiddlewareType] = getattr(session, "_middlewares", ())
     return own
+
+
+_SESSION: Final = aiohttp.ClientSession
+_methods_of: Final = attrgetter(*(name for name in dir(_SESSION) if "request" in name))
+_METHODS: Final[tuple[object, ...]] = _methods_of(_SESSION)
+_ARE_AIOHTTPS_OWN: Final = all(
+    # Its type, as what wraps a method can have the attributes of it.
+    type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
+    for method in _METHODS
+)
+
+
+def is_alone(session: ClientSession) -> bool:
+    """Whether nobody but aiohttp takes part in the requests of a session of our own.
+
+    Tools for tracing hook into each session; others replace aiohttp's class or its methods, to
+    record requests or to answer them in tests. `is_as_aiohttp_made_it` tells of what they replace
+    later.
+    """
+    hooks = (*session.trace_configs, *own_middlewares(session))
+    return type(session) is _SESSION and _ARE_AIOHTTPS_OWN and not hooks
+
+
+def is_as_aiohttp_made_it() -> bool:
+    """Whether aiohttp's sessions send requests as they did when this module was imported."""
+    methods: tuple[object, ...] = _methods_of(_SESSION)
+    return methods == _METHODS
 
 
 def connector_of(session: ClientSession | None, connector: Connector | None) -> Connector | None:

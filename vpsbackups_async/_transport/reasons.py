@@ -42,7 +42,7 @@ _WORDS: Final[Sequence[tuple[type[Exception], Callable[[Any], str]]]] = (
         aiohttp.ClientConnectorError,
         lambda error: f"no connection to {error.host}:{error.port}: {_of_system(error.os_error)}",
     ),
-    (aiohttp.ClientOSError, lambda error: f"the connection broke: {_of_system(error)}"),
+    (OSError, lambda error: f"the connection broke: {_of_system(error)}"),
     (Exception, lambda error: f"{type(error).__name__}: {error}"),
 )
 

@@ -28,6 +28,7 @@ from vpsbackups_async._transport.opening import (
     connector_of,
     detach,
     fitting_ssl,
+    is_alone,
     open_session,
     own_middlewares,
     reuse_receive_buffers,
@@ -177,6 +178,7 @@ class Session:
         return Channel(
             session,
             unused,
+            complete is not None and is_alone(session),
             own_middlewares(session),
             self.mask,
             self._url,
