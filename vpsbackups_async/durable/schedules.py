@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from vpsbackups_async._ping import check_ping, ping
+from vpsbackups_async._ping import check_ping, ping_beside
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import EngineClient, Night, is_repeated, is_superseded
 from vpsbackups_async.durable.items import Run
@@ -191,6 +191,6 @@ class Nights:
         if schedule.ping is None:
             return
         parts = check_ping(schedule.ping)
-        failure = await asyncio.to_thread(ping, parts, ending, text)
+        failure = await ping_beside(parts, ending, text)
         if failure is not None:
             logger.warning("the ping to %s failed: %s", parts.hostname, failure)
