@@ -13,6 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import sqlalchemy as sa
 from croniter import croniter
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from helpers_durable import posts, until
@@ -345,6 +346,28 @@ async def test_a_night_that_a_running_worker_missed_is_caught_up_by_it(
         fired_at(file, due - timedelta(days=1))
         assert len(await until_over(fleet)) == 1
     assert posts(real_fake) == [1]
+
+
+@pytest.mark.durable
+async def test_a_schedule_that_is_deleted_while_missed_nights_are_looked_for_is_passed_over(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    due = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    async with fleet_on(file, real_fake) as fleet:
+        for name in ("gone", "kept"):
+            await fleet.schedule(name, f"0 {due.hour} * * *", [1])
+        fired_at(file, due - timedelta(days=1))
+
+        def delete(*given: Any) -> None:
+            if "workflow_schedules" in given[2]:  # it was listed
+                execute(file, "DELETE FROM workflow_schedules WHERE schedule_name = 'gone'")
+
+        sa.event.listen(sa.Engine, "after_cursor_execute", delete)
+        try:
+            await fleet.work(until_done=True)
+        finally:
+            sa.event.remove(sa.Engine, "after_cursor_execute", delete)
+        assert [info.run for info in await fleet.runs()] == [f"kept@{due:%Y-%m-%dT%H:%MZ}"]
 
 
 async def test_a_monitor_that_does_not_answer_holds_up_no_run(

@@ -228,8 +228,15 @@ class EngineClient:
             seen = datetime.fromisoformat(one["last_fired_at"] or one["context"]["since"])
             last = _due(one["schedule"], one["cron_timezone"], now, -1)
             if last > seen:
-                before = last - timedelta(seconds=1)
-                self._client.backfill_schedule(one["schedule_name"], before, now)
+                self._backfill(one["schedule_name"], last - timedelta(seconds=1), now)
+
+    def _backfill(self, name: str, start: datetime, end: datetime) -> None:
+        try:
+            self._client.backfill_schedule(name, start, end)
+        except engine_error.DBOSException:
+            # Another process may have deleted it since it was listed.
+            if self._client.get_schedule(name) is not None:
+                raise
 
     def set_limits(self, *, rate: float | None, concurrency: int) -> None:
         """Set how many entries may start a second, and be worked on, over all workers."""
