@@ -4,34 +4,38 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
 from croniter import croniter
-from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from helpers_durable import posts, until
+from helpers_schedules import (
+    execute,
+    fired_at,
+    fleet_on,
+    hand_out,
+    monitor,
+    until_over,
+    working,
+)
 from helpers_secrets import Ear
 
 from vpsbackups_async import ALL_SERVERS, Retention
-from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import (
     BackupTask,
     DurableFleet,
-    Limits,
     RunOutcome,
     RunProgress,
     worker,
 )
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Night, is_repeated, is_superseded
-from vpsbackups_async.durable.schema import VERSION
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.errors import RunError
 from vpsbackups_async.testing import FakeVPS
@@ -46,50 +50,6 @@ async def real_fake() -> AsyncIterator[FakeVPS]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "runs.sqlite"
-
-
-def fleet_on(file: Path, fake: FakeVPS) -> DurableFleet:
-    return DurableFleet(
-        f"sqlite:///{file}",
-        client_options={"token": fake.token, "base_url": fake.url},
-        limits=Limits(backoff=ConstantBackoff(0.1)),
-    )
-
-
-def execute(file: Path, statement: str, *values: object) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as connection:
-        connection.execute(statement, values)
-        connection.commit()
-
-
-def fired_at(file: Path, when: datetime) -> None:
-    """Let the database look as if the schedule was last due then, and nothing ran since."""
-    execute(file, "UPDATE workflow_schedules SET last_fired_at = ?", when.isoformat())
-
-
-@contextlib.asynccontextmanager
-async def working(fleet: DurableFleet) -> AsyncIterator[None]:
-    """A worker during the block."""
-    begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    work = asyncio.create_task(fleet.work(on_start=begun.set_result))
-    try:
-        await asyncio.wait([begun, work], timeout=20, return_when=asyncio.FIRST_COMPLETED)
-        assert begun.done(), work
-        yield
-    finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-
-
-async def until_over(fleet: DurableFleet, count: int = 1) -> list[str]:
-    """The names of all runs, once there are so many and all are over."""
-    async with asyncio.timeout(60):
-        while True:
-            names = [info.run for info in await fleet.runs()]
-            over = [(await fleet.progress(name)).is_over for name in names]
-            if len(names) >= count and all(over):
-                return names
-            await asyncio.sleep(0.1)
 
 
 async def until_submitted(fleet: DurableFleet, count: int) -> None:
@@ -210,32 +170,6 @@ async def test_a_run_that_is_added_while_another_one_is_passes_over_what_that_ta
             )
 
 
-@contextlib.contextmanager
-def monitor(hold: Callable[[], object] = lambda: None) -> Any:
-    """A monitor that holds each answer so, and what it was told: paths and texts."""
-    told: list[tuple[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            told.append((self.path, body.decode()))
-            hold()
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/check", told
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.durable
 async def test_a_night_with_failures_is_told_to_the_monitor(file: Path, real_fake: FakeVPS) -> None:
     real_fake.fails = {2}
@@ -251,26 +185,6 @@ async def test_a_night_with_failures_is_told_to_the_monitor(file: Path, real_fak
         ("/check/start", name),
         ("/check/fail", f"{name}: 1 completed, 1 failed"),
     ]
-
-
-async def hand_out(file: Path, at: datetime, context: Mapping[str, Any]) -> None:
-    """Have a worker do the night of this time, as again after another one was killed."""
-    database = Database(f"sqlite:///{file}")
-    engine = DBOSClient(
-        system_database_engine=database.engine,
-        serializer=DBOSPortableJSONSerializer(),
-        application_name="vpsbackups",
-    )
-    options: EnqueueOptions = {
-        "workflow_name": "vpsbackups.night",
-        "queue_name": "vpsbackups-resumed",
-        "workflow_id": at.isoformat(),
-        "app_version": f"vpsbackups-{VERSION}",
-    }
-    night = await engine.enqueue_async(options, at.isoformat(), dict(context))
-    await night.get_result()
-    await asyncio.to_thread(engine.destroy)
-    await asyncio.to_thread(database.close)
 
 
 async def test_a_night_whose_submit_was_begun_is_gone_on_with_and_told_though_the_next_is_due(

@@ -71,10 +71,14 @@ _entries = sa.Table(
 
 
 class Night(NamedTuple):
-    """A time at which a schedule is due, and what was given with the schedule."""
+    """A time at which a schedule is due, and what was given with the schedule.
+
+    `id` is that by which the engine knows it.
+    """
 
     at: datetime
     context: Mapping[str, Any]
+    id: str = ""
 
 
 class _Limiter(TypedDict):
@@ -144,11 +148,11 @@ class EngineClient:
         begun = sa.select(_entries.c.workflow_uuid).where(_entries.c.status == "PENDING")
         return set(connection.scalars(begun.where(_entries.c.executor_id == _executor(slot))))
 
-    def has_nights(self, connection: sa.Connection) -> bool:
-        """Whether a night waits, or its run is not over and told."""
+    def has_nights(self, connection: sa.Connection, besides: Collection[str] = ()) -> bool:
+        """Whether a night waits, or its run is not over and told; but for these."""
         night = sa.select(_entries.c.workflow_uuid).where(_entries.c.name == _NIGHT)
         under_way = night.where(_entries.c.status.in_(("ENQUEUED", "PENDING")))
-        return connection.scalar(under_way.limit(1)) is not None
+        return not set(connection.scalars(under_way)).issubset(besides)
 
     def hand_out_again(self, ids: Collection[str]) -> None:
         """Queue again what was handed out; what is forgotten meanwhile is passed over."""
@@ -295,7 +299,7 @@ class EngineWorker:
         @DBOS.workflow(name=_NIGHT, max_recovery_attempts=None)
         async def due(at: str, context: dict[str, Any]) -> None:
             with self._counted():
-                await night(Night(datetime.fromisoformat(at), context))
+                await night(Night(datetime.fromisoformat(at), context, str(DBOS.workflow_id)))
 
     @property
     def under_way(self) -> set[str]:

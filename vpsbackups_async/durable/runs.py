@@ -101,6 +101,7 @@ class DurableFleet:
         self._engine: EngineClient | None = None
         self._opening = asyncio.Lock()
         self._unsettled = 0
+        self._unsubmitted: list[str] = []
 
     def __repr__(self) -> str:
         return f"<DurableFleet {self._database.name}>"
@@ -255,10 +256,11 @@ class DurableFleet:
         async with WorkerClient(**self._options) as client:
             engine = await self._open()
             worker = Worker(self._database, engine, client, self._limits, self._account)
-            is_done = await self._end_of(until_done)
-            self._unsettled = 0
+            is_done = await self._end_of(until_done, worker)
+            self._unsettled, self._unsubmitted = 0, []
             number = await worker.run(is_done=is_done, on_start=on_start)
             self._unsettled = worker.unsettled
+            self._unsubmitted = sorted(worker.unsubmitted.values())
             return number
 
     @property
@@ -269,7 +271,16 @@ class DurableFleet:
         """
         return self._unsettled
 
-    async def _end_of(self, until_done: bool | str) -> IsDone | None:
+    @property
+    def unsubmitted(self) -> list[str]:
+        """The runs of schedules that the last `work` could not submit, or not wholly: their names.
+
+        The log says why. A worker goes on with each but where it would fail again, as where a run
+        of its name has other options.
+        """
+        return self._unsubmitted
+
+    async def _end_of(self, until_done: bool | str, worker: Worker) -> IsDone | None:
         """What tells whether the work is done; None if it never is."""
         if until_done is False:
             return None
@@ -278,7 +289,10 @@ class DurableFleet:
 
             async def is_idle() -> bool:
                 # A night has its servers read before they wait, and is told once they have ended.
-                nights = await self._database.run(engine.has_nights)
+                # One whose servers cannot be read is left to the next worker.
+                nights = await self._database.run(
+                    partial(engine.has_nights, besides=worker.unsubmitted.keys())
+                )
                 return not nights and await self._store.is_idle()
 
             return is_idle

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final
 
 from attrs import frozen
+from sqlalchemy import exc
 
 from vpsbackups_async._ping import check_ping, ping_beside
 from vpsbackups_async.durable.api import WorkerClient
@@ -16,7 +16,7 @@ from vpsbackups_async.durable.engine import EngineClient, Night, is_repeated, is
 from vpsbackups_async.durable.items import Run
 from vpsbackups_async.durable.store import Store
 from vpsbackups_async.durable.values import RunProgress, Task, task_from_json, task_to_json
-from vpsbackups_async.errors import ConfigurationError, VPSBackupsError
+from vpsbackups_async.errors import ConfigurationError, DatabaseError, RunError, VPSBackupsError
 from vpsbackups_async.models import ALL_SERVERS
 
 __all__ = ["Nights", "Schedule"]
@@ -81,20 +81,31 @@ class Schedule:
 class Nights:
     """What a worker does when a schedule is due: submits a run, and tells how it ended.
 
-    All of it is safe to repeat, as after a worker was killed.
+    All of it is safe to repeat, as after a worker was killed. `fail` is called with an error of the
+    database that ends the worker.
     """
 
-    def __init__(self, client: WorkerClient, store: Store, engine: EngineClient) -> None:
+    def __init__(
+        self,
+        client: WorkerClient,
+        store: Store,
+        engine: EngineClient,
+        fail: Callable[[Exception], None],
+    ) -> None:
         self._client = client
         self._store = store
         self._engine = engine
+        self._fail = fail
         self._tasks: set[asyncio.Task[None]] = set()
+        self.unsubmitted: dict[str, str] = {}
+        """The runs that could not be submitted, or not wholly, by the ids of their nights."""
 
     async def do(self, night: Night) -> None:
         """Submit the run that is due, unless a later one is due too; return once it is over.
 
         One whose submit was begun is gone on with in any case, as after its worker was killed. A
-        time that comes twice, as the clock is set back, has one run.
+        time that comes twice, as the clock is set back, has one run. Cancelled if it is left to
+        another worker, or to this one once more.
         """
         if is_repeated(night):
             return
@@ -111,25 +122,61 @@ class Nights:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _do(self, night: Night) -> None:
+        try:
+            await self._done(night)
+        except (exc.SQLAlchemyError, DatabaseError) as error:
+            # The engine would take it for the end of this night.
+            self._fail(error)
+            raise asyncio.CancelledError from error
+
+    async def _done(self, night: Night) -> None:
         schedule = Schedule.from_context(night.context)
         name = schedule.run_at(night.at)
         # Beside what follows: a monitor that does not answer holds nothing up.
         starting: set[asyncio.Task[None]] = set()
-        if not await self._store.is_there(name):
+        is_begun = await self._store.is_there(name)
+        if not is_begun:
             if is_superseded(night):
                 return
             starting.add(asyncio.create_task(self._ping(schedule, "/start", name)))
             self._tasks |= starting
         try:
-            run = await self._submit(schedule, name)
-        except VPSBackupsError as error:
-            logger.error("run %s could not be submitted: %s", name, error)  # noqa: TRY400  # no bug
-            end = partial(self._ping, schedule, "/fail", f"{name}: {error.describe()}")
-        else:
-            end = partial(self._tell, schedule, run, await self._over(run))
+            servers = await self._servers(schedule, new=None if is_begun else night)
+            if servers is None:
+                return
+            run = await self._submit(schedule, name, servers)
+        except (VPSBackupsError, exc.SQLAlchemyError) as error:
+            await self._started(starting)
+            await self._not_submitted(schedule, night, error)
+            return
+        self.unsubmitted.pop(night.id, None)
+        progress = await self._over(run)
+        await self._started(starting)
+        await self._tell(schedule, run, progress)
+
+    async def _started(self, starting: set[asyncio.Task[None]]) -> None:
+        """Return once the start was told, or could not be."""
         await asyncio.gather(*starting)
         self._tasks -= starting
-        await end()
+
+    async def _not_submitted(self, schedule: Schedule, night: Night, error: Exception) -> None:
+        """Tell that the run could not be submitted; cancelled if it may be gone on with."""
+        name = schedule.run_at(night.at)
+        is_final = isinstance(error, RunError)  # who tries it again gets it again
+        ours = error if isinstance(error, VPSBackupsError) else self._store.failed(error)
+        said = f"{name}: {ours.describe()}"
+        if not is_final:
+            said = (
+                f"{name} is not wholly submitted: {ours.describe()}; a worker goes on with it "
+                "(vpsbackups run work)"
+            )
+        logger.error("%s", said)
+        await self._ping(schedule, "/fail", said)
+        self.unsubmitted[night.id] = name  # now that it was told: a worker may end by that
+        if ours is not error:
+            raise ours
+        if not is_final:
+            raise asyncio.CancelledError
 
     async def _tell(self, schedule: Schedule, run: Run, progress: RunProgress) -> None:
         """Tell how the run ended; one that backed up nothing has failed, whatever the reason."""
@@ -152,22 +199,22 @@ class Nights:
                     return f" (server {one.server_id}: {one.detail})"
         return ""
 
-    async def _submit(self, schedule: Schedule, name: str) -> Run:
-        servers = await self._servers(schedule)
-        enqueue = self._engine.enqueue
-        run, _ = await self._store.submit(name, schedule.task, (), enqueue, whole=False)
+    async def _submit(self, schedule: Schedule, name: str, servers: Sequence[int]) -> Run:
+        enqueue, store = self._engine.enqueue, self._store
+        run, _ = await store.submit(name, schedule.task, (), enqueue, whole=False, keep_trying=True)
         busy = 0
         for start in range(0, len(servers), _BATCH):
             ids = servers[start : start + _BATCH]
-            busy += await self._store.add_free(run, ids, enqueue)
-        await self._store.add(run, (), enqueue, whole=True)
+            busy += await store.add_free(run, ids, enqueue)
+        await store.add(run, (), enqueue, whole=True, keep_trying=True)
         if busy:
             logger.warning(
                 "%s: %s servers are passed over, for other runs work on them", name, busy
             )
         return run
 
-    async def _servers(self, schedule: Schedule) -> Sequence[int]:
+    async def _servers(self, schedule: Schedule, new: Night | None) -> Sequence[int] | None:
+        """The servers of the schedule, once they can be read; None if the `new` night is late."""
         if schedule.servers is not None:
             return schedule.servers
         for pause in _PAUSES:
@@ -176,12 +223,16 @@ class Nights:
             except VPSBackupsError as error:
                 logger.warning("the servers cannot be read, and are in %s s: %s", pause, error)
             await asyncio.sleep(pause)
+            if new is not None and is_superseded(new):
+                logger.warning("%s is left out, as the next one is due", schedule.run_at(new.at))
+                return None
         return await self._client.server_ids(ALL_SERVERS)
 
     async def _over(self, run: Run) -> RunProgress:
         """The progress of the run once it is over."""
         while True:
-            with suppress(ConfigurationError):  # the database is away, and may be back
+            # The database is away, and may be back; what fails for good ends the worker elsewhere.
+            with suppress(ConfigurationError, DatabaseError):
                 progress = await self._store.progress(run)
                 if progress.is_over:
                     return progress

@@ -27,7 +27,7 @@ from vpsbackups_async.durable.values import (
     task_from_json,
     task_to_json,
 )
-from vpsbackups_async.errors import BackupFailedError, RunError
+from vpsbackups_async.errors import BackupFailedError, DatabaseError, RunError
 
 __all__ = ["Store"]
 
@@ -48,6 +48,10 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def failed(self, error: Exception) -> DatabaseError:
+        """The error of ours for one of the database."""
+        return self._database.failed(error)
+
     async def submit(
         self,
         name: str,
@@ -56,11 +60,13 @@ class Store:
         enqueue: Enqueue,
         *,
         whole: bool = True,
+        keep_trying: bool = False,
     ) -> tuple[Run, int]:
         """The run, which is new or was submitted with the same task before, with servers added.
 
         The count is how many of the servers are new to it. Until `add` gives the last ones, or
         these are the `whole` of them, the run is marked as one that is not wholly submitted.
+        `keep_trying` is for `Database.run`.
         """
         text = task_to_json(task)
 
@@ -88,7 +94,7 @@ class Store:
             run = Run(name, row.nonce, task)
             return run, _add(connection, run, server_ids, enqueue)
 
-        return await self._database.run(work)
+        return await self._database.run(work, keep_trying=keep_trying)
 
     async def add(
         self,
@@ -97,6 +103,7 @@ class Store:
         enqueue: Enqueue,
         *,
         whole: bool,
+        keep_trying: bool = False,
     ) -> int:
         """Add servers to a run, but for those that it has; how many are new.
 
@@ -108,13 +115,13 @@ class Store:
             _mark(connection, run, whole=whole)
             return _add(connection, run, server_ids, enqueue)
 
-        return await self._database.run(work)
+        return await self._database.run(work, keep_trying=keep_trying)
 
     async def add_free(self, run: Run, server_ids: Sequence[int], enqueue: Enqueue) -> int:
         """Add servers to a run, but pass over those that another run works on; how many those are.
 
         Who is passed over is ended as cancelled. Two runs that are added so at the same time never
-        both have a server.
+        both have a server. It is tried again while the database is away.
         """
         busy = (
             sa.select(items.c.server, sa.func.min(runs.c.name))
@@ -143,7 +150,7 @@ class Store:
             _add(connection, run, server_ids, enqueue)  # but for those that it has by now
             return len(passed)
 
-        return await self._database.run(work)
+        return await self._database.run(work, keep_trying=True)
 
     async def find(self, name: str) -> Run:
         """The run of this name; raises `RunError` if there is none."""

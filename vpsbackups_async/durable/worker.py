@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -71,6 +71,7 @@ class Worker:
         self._limits = limits
         self._account = account
         self._items = Items(database, client.mask)
+        self._nights = Nights(client, Store(database), engine, self._fail)
         self._slots = open_slots(database)
         # Of its own, so that nothing holds up the sign of life; and one, as its connection is.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpsbackups-slot")
@@ -79,6 +80,11 @@ class Worker:
         self._signal: signal.Signals | None = None
         self.unsettled: int = 0
         """How many creates a second signal left on the wire, once `run` has ended."""
+
+    @property
+    def unsubmitted(self) -> Mapping[str, str]:
+        """The runs of schedules that it could not submit, by the engine's ids of their nights."""
+        return self._nights.unsubmitted
 
     async def run(
         self, *, is_done: IsDone | None, on_start: Callable[[int], object] | None
@@ -101,14 +107,13 @@ class Worker:
         limits = self._limits
         rate, concurrency = await self._items.set_limits(limits.rate, limits.concurrency)
         work = Work(self._client, self._items, limits, self._fail, rate)
-        nights = Nights(self._client, Store(self._database), self._engine)
         try:
             slot = self._slot = await self._take()
             await self._hand_out_again(slot)
             await self._database.call(
                 lambda: self._engine.set_limits(rate=rate, concurrency=concurrency)
             )
-            engine = EngineWorker(self._database, slot, work.do, nights.do)
+            engine = EngineWorker(self._database, slot, work.do, self._nights.do)
             with _signals(partial(self._on_signal, work.hurry)):
                 try:
                     engine.start()
@@ -119,7 +124,7 @@ class Worker:
                 finally:
                     # Its slot may be another's by now, who has no part in what it would take.
                     engine.take_no_more()
-                    await nights.stop()
+                    await self._nights.stop()
                     await work.stop()
                     self.unsettled = work.unsettled
                     await engine.stop()

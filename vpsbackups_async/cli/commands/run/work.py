@@ -2,8 +2,8 @@
 
 Start as many as you like, on other machines too if the database is
 PostgreSQL. One started later goes on where a killed one was. With --until-done
-exit 1 if servers of the runs that it saw to their end failed, and 130 or 143
-if a signal came before all ended.
+exit 1 if servers of the runs that it saw to their end failed or a schedule's
+run could not be submitted, and 130 or 143 if a signal came before all ended.
 
 Usage: vpsbackups run work [OPTIONS]
 
@@ -103,9 +103,12 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object], named: s
     fleets.screen.summary(f"{', '.join(shown)}{safe(how)}{safe(more)}")
     for name in partly:
         fleets.screen.note(f"{safe(name)} is {NOT_WHOLE}", "yellow")
+    unsubmitted = fleets.fleet.unsubmitted
+    for name in unsubmitted:
+        fleets.screen.note(f"{safe(name)} could not be submitted", "red")
     if number is not None and has_left:
         return Stopped(number).code
-    return Exit.SOME_FAILED if failed or partly else Exit.FINE
+    return Exit.SOME_FAILED if failed or partly or unsubmitted else Exit.FINE
 
 
 async def _each(fleets: Fleets) -> AsyncIterator[RunProgress]:
