@@ -1,6 +1,8 @@
 """Nights of a schedule on which something fails: each is submitted in the end, or told as lost."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +23,15 @@ from helpers_schedules import (
 from helpers_secrets import Ear
 
 from vpsbackups_async import ALL_SERVERS
-from vpsbackups_async.durable import DurableFleet, schedules, worker
-from vpsbackups_async.errors import DatabaseError
+from vpsbackups_async.durable import (
+    BackupTask,
+    DurableFleet,
+    Limits,
+    RunProgress,
+    schedules,
+    worker,
+)
+from vpsbackups_async.errors import DatabaseError, RunError
 from vpsbackups_async.testing import FakeVPS, Reply
 
 
@@ -35,6 +44,11 @@ async def real_fake() -> AsyncIterator[FakeVPS]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "runs.sqlite"
+
+
+def slow_fleet_on(file: Path, fake: FakeVPS) -> DurableFleet:
+    options = {"token": fake.token, "base_url": fake.url}
+    return DurableFleet(f"sqlite:///{file}", client_options=options, limits=Limits(rate=0.01))
 
 
 DUE = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
@@ -131,6 +145,126 @@ async def test_a_night_whose_database_fails_while_it_is_looked_at_is_told(
                 real_fake.finish(real_fake.backups[0]["id"])
                 await until(lambda: len(told) == 2)
     assert told[1] == ("/check", f"{NAME}: 1 completed, 0 failed")
+
+
+# --- Runs that are forgotten ---------------------------------------------------------------------
+
+
+async def test_a_night_that_was_cancelled_and_forgotten_is_not_submitted_anew(
+    file: Path, real_fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", CRON, [1, 2, 3], ping=url)
+            fired_at(file, DUE - timedelta(days=1))
+            # As with one create each 100 seconds.
+            async with slow_fleet_on(file, real_fake) as slow, working(slow):
+                await until(lambda: len(real_fake.backups) == 1)
+            await fleet.cancel(NAME)
+            real_fake.finish(real_fake.backups[0]["id"])
+            monkeypatch.setattr(schedules, "_EVERY", 3600.0)  # it is not told by this worker
+            await fleet.work(until_done=NAME)
+            await fleet.forget(NAME)
+            await fleet.work(until_done=True)
+            assert await fleet.runs() == []
+    assert len(posts(real_fake)) == 1
+    assert told == [
+        ("/check/start", NAME),
+        ("/check", f"{NAME}: 1 completed, 0 failed, 2 passed over or cancelled"),
+    ]
+
+
+async def test_a_night_that_was_cancelled_between_two_workers_is_told_as_it_ended(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    real_fake.backup_seconds = 3600.0
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", CRON, [1, 2, 3], ping=url)
+            fired_at(file, DUE - timedelta(days=1))
+            async with slow_fleet_on(file, real_fake) as slow, working(slow):
+                await until(lambda: len(real_fake.backups) == 1)
+            await fleet.cancel(NAME)
+            real_fake.finish(real_fake.backups[0]["id"])
+            await fleet.work(until_done=True)
+            assert fleet.unsubmitted == []
+    said = f"{NAME}: 1 completed, 0 failed, 2 passed over or cancelled"
+    assert told == [("/check/start", NAME), ("/check", said)]
+
+
+async def test_a_run_that_is_forgotten_before_its_end_is_told_is_told_as_it_ended(
+    file: Path, real_fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "_EVERY", 3.0)
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", CRON, [1, 2], ping=url)
+            fired_at(file, DUE - timedelta(days=1))
+            async with working(fleet):
+                await until_over(fleet)
+                await fleet.forget(NAME)
+                assert len(told) == 1
+                await until(lambda: len(told) == 2)
+    assert told[1] == ("/check", f"{NAME}: 2 completed, 0 failed")
+
+
+async def test_a_run_that_is_forgotten_before_all_of_it_is_submitted_is_told_as_a_failure(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", CRON, [1, 2], ping=url)
+            (schedule,) = await fleet.schedules()
+            store = fleet._store
+            run = await store.submit_night(NAME, schedule.task)
+            assert await store.is_begun(NAME)
+            await fleet.forget(NAME)
+            with pytest.raises(RunError, match="was forgotten meanwhile"):
+                await store.submit_night(NAME, schedule.task)
+            async with working(fleet):
+                await hand_out(file, DUE, schedule.to_context())
+            assert await fleet.runs() == []
+    said = (
+        f"{run.name}: 0 completed, 0 failed: nothing was backed up; it was cancelled or forgotten "
+        "before it was wholly submitted"
+    )
+    assert told == [("/check/fail", said)]
+
+
+async def test_what_a_night_keeps_of_a_forgotten_run_is_how_it_had_ended(durable_url: str) -> None:
+    async with DurableFleet(durable_url) as fleet:
+        await fleet.runs()
+        store = fleet._store
+        run = await store.submit_night("night", BackupTask())
+        await store.add(run, [1, 2], lambda *_: None, whole=True)
+        with pytest.raises(RunError, match="2 servers have no outcome"):
+            await fleet.forget("night")
+        assert await store.forgotten_night("night") is None
+        await fleet.cancel("night")
+        await fleet.forget("night")
+        ended = RunProgress("night", cancelled=2)
+        assert await store.forgotten_night("night") == ended
+        assert await store.is_begun("night")
+        # As a run of this name that is no night's does not change.
+        await fleet.submit("night", [])
+        await fleet.forget("night")
+        assert await store.forgotten_night("night") == ended
+        await store.end_night("night")
+        assert await store.forgotten_night("night") == ended
+
+
+async def test_what_a_night_keeps_of_its_run_is_deleted_once_its_end_was_told(
+    file: Path, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(file, real_fake) as fleet:
+        await fleet.schedule("nightly", CRON, [1])
+        fired_at(file, DUE - timedelta(days=1))
+        await fleet.work(until_done=True)
+        await fleet.forget(NAME)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        facts = connection.execute("SELECT name FROM fleet_facts WHERE name LIKE 'night%'")
+        assert facts.fetchall() == []
 
 
 # --- The API -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from vpsbackups_async._ping import check_ping, ping_beside
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.engine import EngineClient, Night, is_repeated, is_superseded
 from vpsbackups_async.durable.items import Run
-from vpsbackups_async.durable.store import Store
+from vpsbackups_async.durable.store import CancelledRunError, Store
 from vpsbackups_async.durable.values import RunProgress, Task, task_from_json, task_to_json
 from vpsbackups_async.errors import ConfigurationError, DatabaseError, RunError, VPSBackupsError
 from vpsbackups_async.models import ALL_SERVERS
@@ -134,30 +134,50 @@ class Nights:
         name = schedule.run_at(night.at)
         # Beside what follows: a monitor that does not answer holds nothing up.
         starting: set[asyncio.Task[None]] = set()
-        is_begun = await self._store.is_there(name)
+        is_begun = await self._store.is_begun(name)
         if not is_begun:
             if is_superseded(night):
                 return
-            starting.add(asyncio.create_task(self._ping(schedule, "/start", name)))
-            self._tasks |= starting
+            start = asyncio.create_task(self._ping(schedule, "/start", name))
+            starting.add(start)
+            self._tasks.add(start)
+            start.add_done_callback(self._tasks.discard)
         try:
-            servers = await self._servers(schedule, new=None if is_begun else night)
-            if servers is None:
-                return
-            run = await self._submit(schedule, name, servers)
+            found = await self._found(schedule, name, None if is_begun else night)
         except (VPSBackupsError, exc.SQLAlchemyError) as error:
-            await self._started(starting)
+            await asyncio.gather(*starting)
             await self._not_submitted(schedule, night, error)
+            await self._store.end_night(name)
+            return
+        if found is None:
             return
         self.unsubmitted.pop(night.id, None)
-        progress = await self._over(run)
-        await self._started(starting)
-        await self._tell(schedule, run, progress)
-
-    async def _started(self, starting: set[asyncio.Task[None]]) -> None:
-        """Return once the start was told, or could not be."""
+        run = found if isinstance(found, Run) else None
+        progress = found if isinstance(found, RunProgress) else await self._over(found)
         await asyncio.gather(*starting)
-        self._tasks -= starting
+        await self._tell(schedule, progress, run)
+        await self._store.end_night(name)
+
+    async def _found(
+        self, schedule: Schedule, name: str, new: Night | None
+    ) -> Run | RunProgress | None:
+        """The run, submitted or cancelled, or how it had ended if it was forgotten meanwhile.
+
+        None if the `new` night is left out.
+        """
+        if new is None and (ended := await self._store.forgotten_night(name)):
+            return ended
+        servers = await self._servers(schedule, new)
+        if servers is None:
+            return None
+        try:
+            return await self._submit(schedule, name, servers)
+        except CancelledRunError as error:
+            return error.run
+        except RunError:
+            if ended := await self._store.forgotten_night(name):
+                return ended
+            raise
 
     async def _not_submitted(self, schedule: Schedule, night: Night, error: Exception) -> None:
         """Tell that the run could not be submitted; cancelled if it may be gone on with."""
@@ -178,15 +198,20 @@ class Nights:
         if not is_final:
             raise asyncio.CancelledError
 
-    async def _tell(self, schedule: Schedule, run: Run, progress: RunProgress) -> None:
-        """Tell how the run ended; one that backed up nothing has failed, whatever the reason."""
+    async def _tell(self, schedule: Schedule, progress: RunProgress, run: Run | None) -> None:
+        """Tell how the run ended; one that backed up nothing has failed, whatever the reason.
+
+        `run` is None if it was forgotten.
+        """
         failed = progress.failed + progress.unknown
-        said = f"{run.name}: {progress.completed:,} completed, {failed:,} failed"
+        said = f"{progress.run}: {progress.completed:,} completed, {failed:,} failed"
         if progress.cancelled:
             said += f", {progress.cancelled:,} passed over or cancelled"
-        is_bad = failed > 0 or not progress.completed
+        is_bad = failed > 0 or not progress.completed or not progress.wholly_submitted
         if not (failed or progress.completed):
-            said += f": nothing was backed up{await self._reason(run)}"
+            said += f": nothing was backed up{'' if run is None else await self._reason(run)}"
+        if not progress.wholly_submitted:
+            said += "; it was cancelled or forgotten before it was wholly submitted"
         if is_bad:
             logger.error("%s", said)
         await self._ping(schedule, "/fail" if is_bad else "", said)
@@ -201,7 +226,7 @@ class Nights:
 
     async def _submit(self, schedule: Schedule, name: str, servers: Sequence[int]) -> Run:
         enqueue, store = self._engine.enqueue, self._store
-        run, _ = await store.submit(name, schedule.task, (), enqueue, whole=False, keep_trying=True)
+        run = await store.submit_night(name, schedule.task)
         busy = 0
         for start in range(0, len(servers), _BATCH):
             ids = servers[start : start + _BATCH]
@@ -235,7 +260,8 @@ class Nights:
             with suppress(ConfigurationError, DatabaseError):
                 progress = await self._store.progress(run)
                 if progress.is_over:
-                    return progress
+                    # Of one that is forgotten by now it found nothing.
+                    return await self._store.forgotten_night(run.name) or progress
             await asyncio.sleep(_EVERY)
 
     async def _ping(self, schedule: Schedule, ending: str, text: str) -> None:

@@ -40,6 +40,8 @@ facts: sa.Table = sa.Table(
 )
 """What holds for the whole database: `version`, `concurrency`, `markers` once the API is seen to
 keep them, `account` as the API told it, and `account_name` as it was given where the API did not.
+For each run of a schedule that was begun and whose end was not told, `night NAME`: empty, or how
+it had ended once it was forgotten.
 """
 
 pace: sa.Table = sa.Table(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.items import Run
-from vpsbackups_async.durable.schema import VERSION, insert_into, items, lock_runs, runs
+from vpsbackups_async.durable.schema import VERSION, facts, insert_into, items, lock_runs, runs
 from vpsbackups_async.durable.values import (
     ENDED,
     UNDER_WAY,
@@ -29,7 +29,7 @@ from vpsbackups_async.durable.values import (
 )
 from vpsbackups_async.errors import BackupFailedError, DatabaseError, RunError
 
-__all__ = ["Store"]
+__all__ = ["CancelledRunError", "Store"]
 
 T = TypeVar("T")
 
@@ -40,6 +40,12 @@ _BATCH: Final = 500
 _NONCE_BYTES: Final = 6
 _UNDER_WAY: Final = [str(state) for state in UNDER_WAY]
 _ENDED: Final = [str(state) for state in ENDED]
+
+
+class CancelledRunError(RunError):
+    """The `run` was cancelled, and gets no more servers."""
+
+    run: Run
 
 
 class Store:
@@ -60,41 +66,78 @@ class Store:
         enqueue: Enqueue,
         *,
         whole: bool = True,
-        keep_trying: bool = False,
     ) -> tuple[Run, int]:
         """The run, which is new or was submitted with the same task before, with servers added.
 
         The count is how many of the servers are new to it. Until `add` gives the last ones, or
         these are the `whole` of them, the run is marked as one that is not wholly submitted.
-        `keep_trying` is for `Database.run`.
         """
-        text = task_to_json(task)
 
         def work(connection: sa.Connection) -> tuple[Run, int]:
-            new = insert_into(connection, runs).values(
-                nonce=os.urandom(_NONCE_BYTES).hex(),
-                name=name,
-                task=text,
-                version=VERSION,
-                submitted_at=self._database.now,
-                cancelled=False,
-                whole=whole,
-            )
-            # With an update, so that a run that is there is not forgotten meanwhile.
-            upsert = new.on_conflict_do_update(index_elements=[runs.c.name], set_={"whole": whole})
-            row = connection.execute(upsert.returning(runs)).one()
-            if row.version != VERSION:
-                raise RunError(f"run {name!r} was submitted by another version of this library")
-            if row.task != text:
-                raise RunError(
-                    f"run {name!r} was submitted with other options, or another description"
-                )
-            if row.cancelled:
-                raise RunError(f"run {name!r} was cancelled")
-            run = Run(name, row.nonce, task)
+            run = self._submitted(connection, name, task, whole=whole)
             return run, _add(connection, run, server_ids, enqueue)
 
-        return await self._database.run(work, keep_trying=keep_trying)
+        return await self._database.run(work)
+
+    def _submitted(self, connection: sa.Connection, name: str, task: Task, *, whole: bool) -> Run:
+        text = task_to_json(task)
+        new = insert_into(connection, runs).values(
+            nonce=os.urandom(_NONCE_BYTES).hex(),
+            name=name,
+            task=text,
+            version=VERSION,
+            submitted_at=self._database.now,
+            cancelled=False,
+            whole=whole,
+        )
+        # With an update, so that a run that is there is not forgotten meanwhile.
+        upsert = new.on_conflict_do_update(index_elements=[runs.c.name], set_={"whole": whole})
+        row = connection.execute(upsert.returning(runs)).one()
+        if row.version != VERSION:
+            raise RunError(f"run {name!r} was submitted by another version of this library")
+        if row.task != text:
+            raise RunError(f"run {name!r} was submitted with other options, or another description")
+        run = Run(name, row.nonce, task)
+        if row.cancelled:
+            error = CancelledRunError(f"run {name!r} was cancelled")
+            error.run = run
+            raise error
+        return run
+
+    async def submit_night(self, name: str, task: Task) -> Run:
+        """The run of a schedule, without servers yet; tried again while the database is away.
+
+        That it was begun is kept until `end_night`, also if it is forgotten before: then `RunError`
+        is raised, as it is by `submit`.
+        """
+
+        def work(connection: sa.Connection) -> Run:
+            note = insert_into(connection, facts).values(name=_night(name), value="")
+            # With an update, so that it is locked before the run, as `forget` does it.
+            locked = note.on_conflict_do_update(
+                index_elements=[facts.c.name], set_={"value": facts.c.value}
+            )
+            if connection.scalar(locked.returning(facts.c.value)):
+                raise RunError(f"run {name!r} was forgotten meanwhile")
+            return self._submitted(connection, name, task, whole=False)
+
+        return await self._database.run(work, keep_trying=True)
+
+    async def forgotten_night(self, name: str) -> RunProgress | None:
+        """How the run of a schedule had ended as it was forgotten; None if it was not."""
+        query = sa.select(facts.c.value).where(facts.c.name == _night(name))
+        value = await self._database.run(
+            lambda connection: connection.scalar(query), keep_trying=True
+        )
+        return RunProgress(name, **json.loads(value)) if value else None
+
+    async def end_night(self, name: str) -> None:
+        """Note that the end of the run of a schedule was told.
+
+        If it was forgotten before, that stays: a worker that stops now does the night again.
+        """
+        note = sa.delete(facts).where(facts.c.name == _night(name), facts.c.value == "")
+        await self._database.run(lambda connection: connection.execute(note), keep_trying=True)
 
     async def add(
         self,
@@ -163,13 +206,14 @@ class Store:
 
         return await self._database.run(work)
 
-    async def is_there(self, name: str) -> bool:
-        """Whether a run has this name; tried again while the database is away."""
-        query = sa.select(runs.c.nonce).where(runs.c.name == name)
-        found = await self._database.run(
-            lambda connection: connection.execute(query).first(), keep_trying=True
+    async def is_begun(self, name: str) -> bool:
+        """Whether a run has this name, or one of a schedule had; tried again as `add_free` is."""
+        run = sa.select(runs.c.nonce).where(runs.c.name == name)
+        note = sa.select(facts.c.name).where(facts.c.name == _night(name))
+        return await self._database.run(
+            lambda connection: connection.execute(run.union_all(note)).first() is not None,
+            keep_trying=True,
         )
-        return found is not None
 
     async def all_runs(self) -> list[RunInfo]:
         """All runs, in the order of their submission."""
@@ -297,17 +341,24 @@ class Store:
         no such run, or if it is not over.
         """
         hide = sa.update(runs).where(runs.c.name == name).values(name=None)
+        of_night = sa.update(facts).where(facts.c.name == _night(name), facts.c.value == "")
 
         def work(connection: sa.Connection) -> str:
-            nonce: str | None = connection.scalar(hide.returning(runs.c.nonce))
-            if nonce is None:
+            connection.execute(of_night.values(value=facts.c.value))  # locks it
+            row = connection.execute(hide.returning(runs.c.nonce, runs.c.whole)).first()
+            if row is None:
                 raise _no_run(name)
             # Asked once the run is locked: a retry of it is over, or fails.
-            query = sa.select(sa.func.count()).where(items.c.run == nonce)
+            query = sa.select(sa.func.count()).where(items.c.run == row.nonce)
             left = connection.execute(query.where(items.c.state.in_(_UNDER_WAY))).scalar_one()
             if left:
                 raise RunError(f"run {name!r} is not over: {left} servers have no outcome")
-            return nonce
+            ends = sa.select(items.c.state, sa.func.count()).where(items.c.run == row.nonce)
+            rows = connection.execute(ends.group_by(items.c.state))
+            ended = {state: int(count) for state, count in rows}
+            kept = json.dumps({**ended, "wholly_submitted": row.whole})
+            connection.execute(of_night.values(value=kept))
+            return str(row.nonce)
 
         return await self._database.run(work)
 
@@ -370,6 +421,11 @@ class Store:
             )
             for row in rows
         ]
+
+
+def _night(name: str) -> str:
+    """The fact that a run of a schedule was begun."""
+    return f"night {name}"
 
 
 def _no_run(name: str) -> RunError:
