@@ -218,7 +218,8 @@ async def test_a_run_that_is_forgotten_before_all_of_it_is_submitted_is_told_as_
             (schedule,) = await fleet.schedules()
             store = fleet._store
             run = await store.submit_night(NAME, schedule.task)
-            assert await store.is_begun(NAME)
+            await store.add_free(run, [1], (await fleet._open()).enqueue)
+            await fleet.work(until_done=NAME)
             await fleet.forget(NAME)
             with pytest.raises(RunError, match="was forgotten meanwhile"):
                 await store.submit_night(NAME, schedule.task)
@@ -226,8 +227,8 @@ async def test_a_run_that_is_forgotten_before_all_of_it_is_submitted_is_told_as_
                 await hand_out(file, DUE, schedule.to_context())
             assert await fleet.runs() == []
     said = (
-        f"{run.name}: 0 completed, 0 failed: nothing was backed up; it was cancelled or forgotten "
-        "before it was wholly submitted"
+        f"{run.name}: 1 completed, 0 failed; it was cancelled or forgotten before it was wholly "
+        "submitted"
     )
     assert told == [("/check/fail", said)]
 
