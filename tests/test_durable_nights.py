@@ -280,7 +280,8 @@ async def test_a_night_whose_servers_cannot_be_read_is_told_and_left_to_the_next
         async with fleet_on(file, real_fake) as fleet:
             await fleet.schedule("nightly", CRON, ALL_SERVERS, ping=url)
             fired_at(file, DUE - timedelta(days=1))
-            await fleet.work(until_done=True)
+            async with asyncio.timeout(30):
+                await fleet.work(until_done=True)
             assert fleet.unsubmitted == [NAME]
             real_fake.clear_faults()
             await fleet.work(until_done=True)
