@@ -5,22 +5,23 @@ from typing import Any, TypeAlias
 
 from attrs import evolve
 
-from vpsbackups_async._creating.looks import Look
+from vpsbackups_async._creating.looks import Look, Looks
 from vpsbackups_async._lists.sources import Servers, read_servers
-from vpsbackups_async._pruning.pruner import Delete, Pruner
+from vpsbackups_async._pruning.pruner import Deleting, Pruner
 from vpsbackups_async._pruning.rotation import RotateOptions
 from vpsbackups_async._pruning.rotator import Create, Rotator
-from vpsbackups_async._transport.calls import BeforeAgain
 from vpsbackups_async._transport.retry import RetryPolicy
 from vpsbackups_async._wire import Mask
 from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import ApiError
-from vpsbackups_async.models import Backup
+from vpsbackups_async.models import Backup, BackupType
 
 __all__ = ["WorkerClient"]
 
-Noting: TypeAlias = Callable[[Delete], Delete]
-"""Makes of a function that deletes a backup one that notes it before."""
+Noting: TypeAlias = Callable[[Deleting], Deleting]
+"""Makes of what deletes backups something that notes each before."""
+Saw: TypeAlias = Callable[[Look], object]
+"""Called with each look that a rotation takes."""
 
 
 class WorkerClient(BackupsClient):
@@ -77,15 +78,17 @@ class WorkerClient(BackupsClient):
         """Take the backup for that of a create without an answer; it is told of as an event."""
         self._creator.adopt(backup)
 
-    def rotator(self, options: RotateOptions, create: Create, noting: Noting) -> Rotator:
-        """What rotates a server, with its backup made by `create`; each deletion is noted first."""
+    def rotator(
+        self, options: RotateOptions, create: Create, *, noting: Noting, saw: Saw
+    ) -> Rotator:
+        """What rotates a server, with its backup made by `create`.
 
-        def deleting(before_again: BeforeAgain) -> Delete:
-            return noting(self._deleting(before_again))
-
-        return Rotator(
-            options, Pruner(self._looks(), deleting, self._session.monitor), create, self.wait
-        )
+        Each deletion is noted first, and each look is told to `saw`.
+        """
+        looks = _ToldLooks(self._finder, self._shared.known, self._timeouts.attempt)
+        looks.saw = saw
+        pruner = Pruner(looks, noting(self._deleting), self._session.monitor)
+        return Rotator(options, pruner, create, self.wait)
 
     async def server_ids(self, servers: Servers) -> list[int]:
         """The ids of the servers; those of the account for `ALL_SERVERS`."""
@@ -100,3 +103,14 @@ class WorkerClient(BackupsClient):
                 return None
             raise
         return account.email or None
+
+
+class _ToldLooks(Looks):
+    """Looks that are told to `saw`."""
+
+    saw: Saw
+
+    async def look(self, server_id: int, kind: BackupType | None = BackupType.MANUAL) -> Look:
+        look = await super().look(server_id, kind)
+        self.saw(look)
+        return look

@@ -73,8 +73,8 @@ class Item:
     Times are in seconds by the clock of the database. `posts` counts the creates of this retry that
     may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`, and
     no longer than `window` seconds after it was intended, whatever the clock tells.
-    `deleted` are the backups that its rotation deleted, and `in_doubt` those whose deletion may
-    have been sent, and was neither answered nor refused.
+    `deleted` are the backups that its rotation deleted, in former retries too, and `in_doubt` those
+    that it may have deleted, or that may still be deleted.
     """
 
     run: Run
@@ -131,7 +131,7 @@ UPDATE {items} SET owner = :owner, state = 'running'
 WHERE {key} AND (state = 'running' OR state = 'waiting' AND
     (SELECT count(*) FROM {items} WHERE state = 'running') <
     (SELECT CAST(value AS INTEGER) FROM {facts} WHERE name = 'concurrency'))
-RETURNING posts, sent_at, not_after, sending_window, may_repeat, unknown_since, backup, outcome
+RETURNING posts, sent_at, not_after, sending_window, may_repeat, unknown_since, backup, deletions
 """
 _WAITS: Final = "SELECT 1 FROM {items} WHERE {key} AND state = 'waiting'"
 _TAKE_TURN: Final = """
@@ -156,14 +156,15 @@ RETURNING sent_at
 """
 _MAY_REPEAT: Final = "SELECT may_repeat FROM {items} WHERE {owned}"
 _NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
-_NOTE_DELETIONS: Final = "UPDATE {items} SET outcome = :outcome WHERE {owned}"
+_NOTE_DELETIONS: Final = "UPDATE {items} SET deletions = :deletions WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
 _NOTE_AT_WORK: Final = """
 UPDATE {items} SET may_repeat = FALSE WHERE run = :run AND server = :server RETURNING owner
 """
 """Whoever owns it by now: the answer may come after another execution has taken the server over."""
 _END: Final = """
-UPDATE {items} SET state = :state, outcome = :outcome, error = :error WHERE {owned}
+UPDATE {items} SET state = :state, outcome = :outcome, error = :error, deletions = :deletions
+WHERE {owned}
 """
 _TOLD: Final = frozenset({"backup", "detail"})
 """The fields of an outcome that have texts of the API's."""
@@ -267,11 +268,17 @@ class Items:
         await self._write(item, _NOTE_BACKUP, backup=backup_id)
         item.backup_id = backup_id
 
-    async def note_deletions(self, item: Item, *, in_doubt: frozenset[int]) -> None:
-        """Note the backups that a rotation deletes, each before that is sent."""
-        noted = {"deleted": sorted(item.deleted), "in_doubt": sorted(in_doubt)}
-        await self._write(item, _NOTE_DELETIONS, outcome=json.dumps(noted))
+    async def begin_deletion(self, item: Item, backup_id: int) -> None:
+        """Note a backup that a rotation is about to delete."""
+        in_doubt = item.in_doubt | {backup_id}
+        text = _deletions_text(item.deleted, in_doubt)
+        await self._write(item, _NOTE_DELETIONS, deletions=text)
         item.in_doubt = in_doubt
+
+    async def note_deletions(self, item: Item) -> None:
+        """Note which backups the rotation of the item deleted, and which are in doubt."""
+        text = _deletions_text(item.deleted, item.in_doubt)
+        await self._write(item, _NOTE_DELETIONS, deletions=text)
 
     async def note_not_made(self, item: Item, posts: int) -> None:
         """Note that the creates beyond so many were refused, or never sent."""
@@ -289,12 +296,13 @@ class Items:
         return owner == item.owner
 
     async def end(self, item: Item, outcome: RunOutcome) -> None:
-        """Note how the item ended."""
+        """Note how the item ended; its deletions are those that the item has."""
         fields = outcome.to_dict() | {"ended_at": datetime.now(UTC).isoformat()}
         fields |= {name: _masked(fields[name], self._mask) for name in _TOLD & fields.keys()}
         text = json.dumps(fields)
-        state = str(outcome.state)
-        await self._write(item, _END, state=state, outcome=text, error=outcome.error)
+        values = {"state": str(outcome.state), "outcome": text, "error": outcome.error}
+        deletions = _deletions_text(item.deleted, item.in_doubt)
+        await self._write(item, _END, deletions=deletions, **values)
 
     async def _write(self, item: Item, statement: str, **more: object) -> None:
         update, values = self._text(statement), {**_owned(item), **more}
@@ -378,6 +386,12 @@ def _masked(value: Any, mask: Mask) -> Any:
             return {mask(name): _masked(one, mask) for name, one in value.items()}
         case _:
             return value
+
+
+def _deletions_text(deleted: frozenset[int], in_doubt: frozenset[int]) -> str | None:
+    if not (deleted or in_doubt):
+        return None
+    return json.dumps({"deleted": sorted(deleted), "in_doubt": sorted(in_doubt)})
 
 
 def _key(entry: Entry) -> dict[str, object]:

@@ -92,6 +92,8 @@ items: sa.Table = sa.Table(
     # The first retry whose create may have made a backup.
     sa.Column("unknown_since", sa.Integer, nullable=False, server_default="0"),
     sa.Column("backup", sa.BigInteger),
+    # What its rotation deleted or may have, over all retries; set before the first one is sent.
+    sa.Column("deletions", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("outcome", sa.Text),
 )

@@ -411,6 +411,7 @@ class Store:
         return [
             RunOutcome.from_dict(
                 json.loads(row.outcome or "{}")
+                | json.loads(row.deletions or "{}")
                 | {
                     "run": run.name,
                     "server_id": row.server,

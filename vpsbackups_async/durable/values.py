@@ -271,8 +271,10 @@ class RunOutcome:
     whether it was there before. `error` is the name of the error's class and `detail` its text,
     with what to do about it in a run. `candidates` are ids of backups that an unknown create may
     have made, `twins` those of backups with the marker of the same create beside `backup`,
-    `deleted` those that a rotation deleted, and `in_doubt` those that it may have deleted, or that
-    may still be deleted. `retry` counts the times that the server was submitted again by `retry`.
+    `deleted` those that a rotation deleted, in former retries too, and `in_doubt` those that it may
+    have deleted, or that may still be deleted. One is `deleted` if the API said so, and the worker
+    did not see it listed after that; or if it saw it gone after another answer, or none. `retry`
+    counts the times that the server was submitted again by `retry`.
     """
 
     run: str

@@ -5,16 +5,15 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Final
 
 from attrs import evolve
 
 from vpsbackups_async._creating.ensuring import Need
 from vpsbackups_async._pruning.plan import ServerPlan
-from vpsbackups_async._pruning.pruner import Delete
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
 from vpsbackups_async.durable.api import WorkerClient
+from vpsbackups_async.durable.deletions import Deletions
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.failures import failed
 from vpsbackups_async.durable.guard import Guard
@@ -37,7 +36,6 @@ from vpsbackups_async.durable.values import (
 from vpsbackups_async.errors import (
     AuthenticationError,
     BackupNeverAppearedError,
-    NotFoundError,
     PaginationError,
     VPSBackupsError,
 )
@@ -206,6 +204,7 @@ class Work:
         try:
             return evolve(await self._completed(item, ended), ended_at=datetime.now(UTC))
         except RunCancelledError:
+            await self._look_at_deletions(item)
             return evolve(ended, state=ItemState.CANCELLED)
         except (VPSBackupsError, ValueError, OSError) as error:
             if self._stopped.is_set():
@@ -213,19 +212,14 @@ class Work:
             if isinstance(error, AuthenticationError):
                 self._fail(error)
                 raise asyncio.CancelledError from error
-            return await self._failed(item, ended, error)
+            await self._look_at_deletions(item)
+            return failed(ended, error)
 
-    async def _failed(self, item: Item, ended: RunOutcome, error: Exception) -> RunOutcome:
-        """The outcome of a server that failed, with what its rotation deleted before."""
-        deleted, in_doubt = item.deleted, item.in_doubt
-        if in_doubt:
+    async def _look_at_deletions(self, item: Item) -> None:
+        """Look once more at what was deleted, or may have been, before that is told."""
+        if item.deleted or item.in_doubt:
             with suppress(VPSBackupsError):
-                look = await self._client.look(item.server_id)
-                if look.complete:
-                    in_doubt &= {one.id for one in look.backups}
-                    deleted |= item.in_doubt - in_doubt
-        told = failed(ended, error)
-        return evolve(told, deleted=tuple(sorted(deleted)), in_doubt=tuple(sorted(in_doubt)))
+                Deletions(self._items, item).saw(await self._client.look(item.server_id))
 
     async def _completed(self, item: Item, ended: RunOutcome) -> RunOutcome:
         match item.run.task:
@@ -310,7 +304,8 @@ class Work:
             backoff=self._limits.backoff,
         )
         create = _GuardedCreate(self._guard, item)
-        rotator = self._client.rotator(options, create, partial(self._noting, item))
+        deletions = Deletions(self._items, item)
+        rotator = self._client.rotator(options, create, noting=deletions.noted, saw=deletions.saw)
         begun = await self._begun(item, options.labelled)
         rotation = (
             await rotator.begin(item.server_id)
@@ -324,27 +319,8 @@ class Work:
         return evolve(
             ended,
             backup=rotation.backup,
-            deleted=_deleted(item, rotation),
             twins=twins or await self._twins(item, rotation.backup),
         )
-
-    def _noting(self, item: Item, delete: Delete) -> Delete:
-        """Deletes a backup; that is noted before, for a worker that goes on from here."""
-
-        async def noted(backup_id: int) -> None:
-            await self._items.note_deletions(item, in_doubt=item.in_doubt | {backup_id})
-            try:
-                await delete(backup_id)
-            except NotFoundError:
-                item.has_deleted(backup_id)
-                raise
-            except VPSBackupsError as error:
-                if not error.in_doubt:
-                    await self._items.note_deletions(item, in_doubt=item.in_doubt - {backup_id})
-                raise
-            item.has_deleted(backup_id)
-
-        return noted
 
     async def _begun(self, item: Item, labelled: str) -> Found | None:
         """The backup that this rotation, or its worker before, made; None if there is none."""
@@ -376,10 +352,3 @@ class _GuardedCreate:
         found = await self._guard.create(self._item, description, is_searched=True)
         self.twins = found.twins
         return found.backup
-
-
-def _deleted(item: Item, rotation: Rotation) -> tuple[int, ...]:
-    """All that was deleted, also by a worker before; what it did not come to is still there."""
-    there = {one.id for one in rotation.plan.kept}
-    asked = item.deleted | item.in_doubt | {one.id for one in rotation.deleted}
-    return tuple(sorted(asked - there))

@@ -1,0 +1,236 @@
+"""What the outcomes of durable rotations tell of their deletions: what is gone, and what may go."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from helpers_durable import until
+
+from vpsbackups_async import Retention, RetryPolicy
+from vpsbackups_async._pruning import pruner, watched
+from vpsbackups_async.backoff import ConstantBackoff
+from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
+from vpsbackups_async.testing import Drop, FakeVPS, Fault, Latency, NotJSON, Reply, SeenRequest
+
+LIMITS = Limits(
+    backoff=ConstantBackoff(0.05), start_within=0.3, create_again_after=0.2, unknown_for=0.6
+)
+RUN = "nightly"
+LABEL = "[job:nightly]"
+LAST = Retention(last=1, job="nightly")
+THREE = Retention(last=3, job="nightly")
+GONE = Reply(404, b'{"detail": "Not found."}', method="DELETE")
+DONE = Reply(204, method="DELETE")
+REFUSED = Reply(400, b'{"detail": "no"}', method="POST", times=1)
+
+
+@pytest.fixture
+async def real_fake() -> AsyncIterator[FakeVPS]:
+    """A server in real time, as the clock of the database is."""
+    async with FakeVPS(servers=2, backups=0, backup_seconds=0.05, clock=time.time) as fake:
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruner, "_GONE_WITHIN", 0.3)
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path, real_fake: FakeVPS) -> AsyncIterator[DurableFleet]:
+    client = {
+        "token": real_fake.token,
+        "base_url": real_fake.url,
+        "retry": RetryPolicy(create_grace=0.1, backoff=ConstantBackoff(1.0)),
+    }
+    url = f"sqlite:///{tmp_path / 'runs.sqlite'}"
+    async with DurableFleet(url, client_options=client, limits=LIMITS) as fleet:
+        yield fleet
+
+
+def add(
+    fake: FakeVPS,
+    days: int,
+    *,
+    status: str = "completed",
+    description: str = LABEL,
+    server: int = 1,
+) -> int:
+    """A manual backup that was made so many days ago."""
+    backup = fake.add_backup(
+        server,
+        description=description,
+        backup_type="manual",
+        status=status,
+        size_mb=4000,
+        created_at=datetime.fromtimestamp(time.time()).astimezone() - timedelta(days=days),
+    )
+    return int(backup["id"])
+
+
+def fill(fake: FakeVPS, *, failed: bool, server: int = 1) -> int:
+    """Fill the server up; the backup that goes for a place: one that failed, or the oldest."""
+    for _ in range(6):
+        add(fake, 40, description="by hand", server=server)
+    old = [add(fake, days, server=server) for days in (6, 5, 4)]
+    last = add(fake, 3, status="failed" if failed else "completed", server=server)
+    return last if failed else old[0]
+
+
+async def worked(fleet: DurableFleet) -> RunOutcome:
+    """The outcome of server 1, once a worker has done all that there was to do."""
+    await asyncio.wait_for(fleet.work(until_done=True), 30)
+    return await outcome_of(fleet)
+
+
+async def outcome_of(fleet: DurableFleet) -> RunOutcome:
+    return next(iter([one async for one in fleet.results(RUN)]))
+
+
+@asynccontextmanager
+async def working(fleet: DurableFleet) -> AsyncIterator[None]:
+    """A worker during the block."""
+    work = asyncio.create_task(fleet.work())
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+def there(fake: FakeVPS) -> set[int]:
+    return {backup["id"] for backup in fake.backups}
+
+
+def told(outcome: RunOutcome) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    return outcome.state, outcome.deleted, outcome.in_doubt
+
+
+# --- What is deleted, and what is in doubt -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(DONE, id="204"),
+        pytest.param(GONE, id="404"),
+        pytest.param(NotJSON(404, method="DELETE"), id="a 404 that may not be the API's"),
+        pytest.param(NotJSON(409, method="DELETE"), id="a 409 that may not be the API's"),
+    ],
+)
+async def test_what_is_still_listed_after_it_was_said_to_be_gone_is_in_doubt(
+    fleet: DurableFleet, real_fake: FakeVPS, answer: Fault
+) -> None:
+    old = add(real_fake, 3)
+    real_fake.inject(answer)
+    await fleet.submit(RUN, [1], rotate=LAST)
+    assert told(await worked(fleet)) == ("failed", (), (old,))
+
+
+async def test_what_is_gone_after_a_404_that_may_not_be_the_apis_is_deleted(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = add(real_fake, 3)
+    real_fake.inject(NotJSON(404, method="DELETE", when="after"))
+    await fleet.submit(RUN, [1], rotate=LAST)
+    assert told(await worked(fleet)) == ("failed", (old,), ())
+
+
+async def test_what_is_deleted_after_all_by_a_retry_is_no_longer_in_doubt(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = add(real_fake, 3)
+    real_fake.inject(DONE)
+    await fleet.submit(RUN, [1], rotate=LAST)
+    await worked(fleet)
+    real_fake.clear_faults()
+    await fleet.retry(RUN)
+    assert told(await worked(fleet)) == ("completed", (old,), ())
+
+
+async def test_a_deletion_in_doubt_stays_so_though_it_is_refused_later(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = add(real_fake, 3)
+    real_fake.inject(Drop(method="DELETE"))
+    await fleet.submit(RUN, [1], rotate=LAST)
+    await worked(fleet)
+    real_fake.clear_faults()
+    real_fake.inject(Reply(403, b'{"detail": "no"}', method="DELETE"))
+    await fleet.retry(RUN)
+    assert told(await worked(fleet)) == ("failed", (), (old,))
+
+
+async def test_what_somebody_else_deleted_is_not_named(
+    fleet: DurableFleet, real_fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "_FRESH_FOR", 0.0)
+    old = [add(real_fake, days) for days in (6, 5, 4, 3)]
+
+    def meddle(_: SeenRequest) -> float:
+        real_fake.remove_backup(old[1])
+        return 0.0
+
+    real_fake.inject(Latency(meddle, method="DELETE"))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    assert told(await worked(fleet)) == ("completed", (old[0],), ())
+
+
+# --- Over takeovers and retries ------------------------------------------------------------------
+
+
+async def test_a_deletion_on_the_wire_is_in_doubt_though_the_next_worker_keeps_that_backup(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = [add(real_fake, days) for days in (5, 4, 3)]
+    real_fake.inject(Latency(3600.0, method="DELETE", times=1))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    async with working(fleet):
+        await until(lambda: real_fake.count("DELETE") == 1)
+    for backup_id in old[1:]:
+        real_fake.remove_backup(backup_id)
+    assert told(await worked(fleet)) == ("completed", (), (old[0],))
+    assert old[0] in there(real_fake)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_what_was_deleted_for_a_place_is_named_after_a_retry(
+    fleet: DurableFleet, real_fake: FakeVPS, failed: bool
+) -> None:
+    freed = fill(real_fake, failed=failed)
+    real_fake.inject(REFUSED)
+    await fleet.submit(RUN, [1], rotate=THREE, make_room=not failed)
+    assert told(await worked(fleet)) == ("failed", (freed,), ())
+    await fleet.retry(RUN)
+    outcome = await worked(fleet)
+    assert outcome.ok
+    assert freed in outcome.deleted
+    assert outcome.in_doubt == ()
+
+
+async def test_what_was_deleted_for_a_place_is_named_though_the_retry_is_cancelled(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    freed = fill(real_fake, failed=True)
+    real_fake.inject(REFUSED)
+    await fleet.submit(RUN, [1], rotate=THREE)
+    await worked(fleet)
+    await fleet.retry(RUN)
+    assert await fleet.cancel(RUN) == 1
+    assert told(await outcome_of(fleet)) == ("cancelled", (freed,), ())
+
+
+async def test_a_deletion_for_a_place_that_is_in_doubt_is_named_though_the_retry_is_cancelled(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    freed = fill(real_fake, failed=True)
+    real_fake.inject(Drop(method="DELETE"))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    await worked(fleet)
+    await fleet.retry(RUN)
+    await fleet.cancel(RUN)
+    assert told(await outcome_of(fleet)) == ("cancelled", (), (freed,))
