@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from helpers_durable import until
+from helpers_durable import posts, until
 
 from vpsbackups_async import Retention, RetryPolicy
 from vpsbackups_async._pruning import pruner, watched
@@ -234,3 +234,72 @@ async def test_a_deletion_for_a_place_that_is_in_doubt_is_named_though_the_retry
     await fleet.retry(RUN)
     await fleet.cancel(RUN)
     assert told(await outcome_of(fleet)) == ("cancelled", (), (freed,))
+
+
+# --- Cancelled -----------------------------------------------------------------------------------
+
+
+async def cancelled_while(fleet: DurableFleet, fake: FakeVPS) -> RunOutcome:
+    """The outcome of a server whose run is cancelled once its first DELETE is on the wire."""
+    async with working(fleet):
+        await until(lambda: fake.count("DELETE") == 1)
+        await fleet.cancel(RUN)
+        async with asyncio.timeout(20):
+            while not (await fleet.progress(RUN)).is_over:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    return await outcome_of(fleet)
+
+
+async def test_a_cancelled_server_names_what_was_deleted_for_its_place(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    freed = fill(real_fake, failed=True)
+    real_fake.inject(Latency(2.0, method="DELETE", when="after"))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    assert told(await cancelled_while(fleet, real_fake)) == ("cancelled", (freed,), ())
+    assert posts(real_fake) == []
+
+
+async def test_a_deletion_that_failed_is_not_tried_again_after_a_cancel(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    freed = fill(real_fake, failed=True)
+    real_fake.inject(Drop(method="DELETE"))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    assert told(await cancelled_while(fleet, real_fake)) == ("cancelled", (), (freed,))
+    assert real_fake.count("DELETE") == 1
+
+
+@pytest.mark.parametrize("make_room", [False, True])
+async def test_a_rotation_whose_backup_is_there_deletes_nothing_more_after_a_cancel(
+    fleet: DurableFleet, real_fake: FakeVPS, make_room: bool
+) -> None:
+    old = [add(real_fake, days) for days in (6, 5, 4, 3)]
+    real_fake.inject(Latency(2.0, method="DELETE", when="after", times=1))
+    await fleet.submit(RUN, [1], rotate=THREE, make_room=make_room)
+    outcome = await cancelled_while(fleet, real_fake)
+    assert told(outcome) == ("cancelled", (old[0],), ())
+    assert real_fake.count("DELETE") == 1
+    assert outcome.backup_id is not None
+    assert outcome.detail is not None
+    # A retry goes on from there, and where that is cancelled, it ends as it had.
+    await fleet.retry(RUN, "cancelled")
+    await fleet.cancel(RUN)
+    again = await outcome_of(fleet)
+    assert (told(again), again.backup_id) == (told(outcome), outcome.backup_id)
+    assert again.detail == outcome.detail
+    await fleet.retry(RUN, "cancelled")
+    assert told(await worked(fleet)) == ("completed", tuple(old[:2]), ())
+    assert posts(real_fake) == [1]
+
+
+async def test_a_rotation_that_made_room_before_a_cancel_makes_its_backup(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    freed = fill(real_fake, failed=False)
+    real_fake.inject(Latency(2.0, method="DELETE", when="after", times=1))
+    await fleet.submit(RUN, [1], rotate=THREE, make_room=True)
+    outcome = await cancelled_while(fleet, real_fake)
+    assert told(outcome) == ("cancelled", (freed,), ())
+    assert outcome.backup_id is not None
+    assert posts(real_fake) == [1]

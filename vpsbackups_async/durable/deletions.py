@@ -1,4 +1,6 @@
-"""The deletions of a rotation, each noted before it is sent, and what looks tell of them."""
+"""The deletions of a rotation: noted before they are sent, and none once the run is cancelled."""
+
+from typing import Final
 
 from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._pruning.pruner import Delete, Deleting
@@ -9,19 +11,29 @@ from vpsbackups_async.errors import ApiError, VPSBackupsError
 
 __all__ = ["Deletions"]
 
+_NO_MORE: Final = "no further attempt: the run was cancelled"
+
 
 class Deletions:
-    """Notes the deletions of an item, and by looks at its server which of them are carried out."""
+    """Notes the deletions of an item, and by looks at its server which of them are carried out.
+
+    `were_stopped` is whether one that failed was not tried again as the run was cancelled.
+    """
 
     def __init__(self, items: Items, item: Item) -> None:
         self._items = items
         self._item = item
+        self.were_stopped = False
 
     def noted(self, deleting: Deleting) -> Deleting:
         """What deletes like `deleting`, and notes each deletion before, for the next worker."""
 
         def noting(before_again: BeforeAgain) -> Delete:
-            delete = deleting(before_again)
+            async def check(error: VPSBackupsError) -> None:
+                await self._check_cancelled(error)
+                await before_again(error)
+
+            delete = deleting(check)
 
             async def noted(backup_id: int) -> None:
                 await self._delete(delete, backup_id)
@@ -31,7 +43,7 @@ class Deletions:
         return noting
 
     async def _delete(self, delete: Delete, backup_id: int) -> None:
-        """Delete the backup; raises what `delete` raises."""
+        """Delete the backup; raises `RunCancelledError` and what `delete` raises."""
         item = self._item
         was_in_doubt = backup_id in item.in_doubt
         await self._items.begin_deletion(item, backup_id)
@@ -45,6 +57,13 @@ class Deletions:
                 await self._items.note_deletions(item)
             raise
         item.has_deleted(backup_id)
+
+    async def _check_cancelled(self, error: VPSBackupsError) -> None:
+        """Raise the error, with a note, if the run was cancelled."""
+        if self._item.run.nonce in await self._items.cancelled_runs():
+            self.were_stopped = True
+            error.add_note(_NO_MORE)
+            raise error
 
     def saw(self, look: Look) -> None:
         """Go by this look at the item's server, if it is complete.

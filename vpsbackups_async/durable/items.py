@@ -51,7 +51,7 @@ class NoPlaceError(Exception):
 
 
 class RunCancelledError(Exception):
-    """The run was cancelled, so that no create of it may be sent any more."""
+    """The run was cancelled, so that no create or deletion of it may be sent any more."""
 
 
 class AnsweredError(Exception):
@@ -157,6 +157,11 @@ RETURNING sent_at
 _MAY_REPEAT: Final = "SELECT may_repeat FROM {items} WHERE {owned}"
 _NOTE_BACKUP: Final = "UPDATE {items} SET backup = :backup WHERE {owned}"
 _NOTE_DELETIONS: Final = "UPDATE {items} SET deletions = :deletions WHERE {owned}"
+_BEGIN_DELETION: Final = """
+UPDATE {items} SET deletions = :deletions WHERE {owned}
+    AND NOT EXISTS (SELECT 1 FROM {runs} WHERE nonce = :run AND cancelled)
+"""
+_IS_OWNED: Final = "SELECT 1 FROM {items} WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
 _NOTE_AT_WORK: Final = """
 UPDATE {items} SET may_repeat = FALSE WHERE run = :run AND server = :server RETURNING owner
@@ -269,10 +274,20 @@ class Items:
         item.backup_id = backup_id
 
     async def begin_deletion(self, item: Item, backup_id: int) -> None:
-        """Note a backup that a rotation is about to delete."""
-        in_doubt = item.in_doubt | {backup_id}
-        text = _deletions_text(item.deleted, in_doubt)
-        await self._write(item, _NOTE_DELETIONS, deletions=text)
+        """Note a backup that a rotation is about to delete.
+
+        Raises `RunCancelledError`: then it must not be deleted.
+        """
+        begin, is_owned = self._text(_BEGIN_DELETION), self._text(_IS_OWNED)
+        owned, in_doubt = _owned(item), item.in_doubt | {backup_id}
+        values = {**owned, "deletions": _deletions_text(item.deleted, in_doubt)}
+
+        def work(connection: sa.Connection) -> None:
+            if connection.execute(begin, values).rowcount == 0:
+                is_ours = connection.execute(is_owned, owned).first() is not None
+                raise RunCancelledError if is_ours else SupersededError
+
+        await self._run(work)
         item.in_doubt = in_doubt
 
     async def note_deletions(self, item: Item) -> None:

@@ -368,9 +368,10 @@ class DurableFleet:
 
         A backup that was started goes on, for the API has no way to stop one, and is waited for. A
         create whose turn was given is not counted: its worker cancels it, and may still send it if
-        that turn comes within about a fifth of a second. A rotation with `make_room` that was begun
-        goes on. What waits for a retry and may have a backup ends again as it had: `UNKNOWN`, or as
-        a timeout.
+        that turn comes within about a fifth of a second. A rotation begins no further deletion: it
+        is `CANCELLED` where there was one to be made, also after its backup, with what it deleted
+        before; one with `make_room` that was begun still makes its backup. What waits for a retry
+        and may have a backup ends again as it had: `UNKNOWN`, or as a timeout.
 
         Raises `RunError` if there is no such run; `ConfigurationError` as `submit` does.
         """

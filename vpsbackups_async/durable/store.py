@@ -281,7 +281,8 @@ class Store:
             .limit(_BATCH)
         )
         # What is known counts again if the retry is cancelled.
-        known = ~_made_nothing() & (items.c.state != str(ItemState.CANCELLED))
+        known = ~_made_nothing()
+        known &= (items.c.state != str(ItemState.CANCELLED)) | items.c.backup.is_not(None)
         update = (
             sa.update(items)
             .where(items.c.run == run.nonce, items.c.server.in_(chosen))
@@ -317,6 +318,7 @@ class Store:
             .where(_waits(run))
             .values(
                 state=sa.case(
+                    (_was_cut_short(), str(ItemState.CANCELLED)),
                     (items.c.backup.is_not(None), str(ItemState.FAILED)),
                     (items.c.posts > 0, str(ItemState.UNKNOWN)),
                     else_=str(ItemState.CANCELLED),
@@ -456,13 +458,20 @@ def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue
 def _waits(run: Run) -> sa.ColumnElement[bool]:
     """Whether nothing was begun for a server of the run, also if a worker has taken it.
 
-    Of a rotation with `make_room`, only what no worker has taken: it deletes before it creates.
+    Of a rotation with `make_room`, only what no worker has taken: it deletes before it creates. Any
+    other one that has begun to delete is ended by its worker, which learns what that came to.
     """
     waits = items.c.state == str(ItemState.WAITING)
     if acts_before_create(run.task):
         return waits
     taken = items.c.state == str(ItemState.RUNNING)
-    return sa.or_(waits, sa.and_(taken, items.c.posts == 0, items.c.backup.is_(None)))
+    begun = (items.c.posts == 0, items.c.backup.is_(None), items.c.deletions.is_(None))
+    return sa.or_(waits, sa.and_(taken, *begun))
+
+
+def _was_cut_short() -> sa.ColumnElement[bool]:
+    """Whether an item has a backup, and ended before as cancelled: there was more to delete."""
+    return items.c.backup.is_not(None) & items.c.error.is_(None)
 
 
 def _made_nothing() -> sa.ColumnElement[bool]:

@@ -46,7 +46,8 @@ class ItemState(StrEnum):
 
     `COMPLETED`: its backup is completed, and for a rotation what the policy lets go is deleted.
     `FAILED`: the API, or the rotation's own checks, refused. `UNKNOWN`: it is not known whether a
-    backup was made. `CANCELLED`: nothing was started.
+    backup was made. `CANCELLED`: the run was cancelled before a backup was started, or before all
+    was deleted that the policy lets go; `RunOutcome.backup_id` tells which.
     """
 
     WAITING = "waiting"

@@ -55,6 +55,7 @@ _UNANSWERED_WITHIN: Final = 60.0
 """Seconds in which a worker that ends must have noted which creates must not be sent again."""
 _LEFT_WITHIN: Final = 0.5
 """Seconds in which creates must end whose connections were closed."""
+_CUT_SHORT: Final = "the run was cancelled before all was deleted that the policy keeps no longer"
 _PLACE_PAUSE: Final = 0.5
 """Seconds between two looks whether there is a place for another server."""
 
@@ -205,7 +206,8 @@ class Work:
             return evolve(await self._completed(item, ended), ended_at=datetime.now(UTC))
         except RunCancelledError:
             await self._look_at_deletions(item)
-            return evolve(ended, state=ItemState.CANCELLED)
+            detail = None if item.backup_id is None else _CUT_SHORT
+            return evolve(ended, state=ItemState.CANCELLED, detail=detail)
         except (VPSBackupsError, ValueError, OSError) as error:
             if self._stopped.is_set():
                 raise asyncio.CancelledError from error
@@ -307,14 +309,19 @@ class Work:
         deletions = Deletions(self._items, item)
         rotator = self._client.rotator(options, create, noting=deletions.noted, saw=deletions.saw)
         begun = await self._begun(item, options.labelled)
-        rotation = (
-            await rotator.begin(item.server_id)
-            if begun is None
-            else Rotation(item.server_id, ServerPlan(item.server_id), begun.backup)
-        )
-        if self._stopped.is_set():
-            raise asyncio.CancelledError
-        rotation = await rotator.finish(rotation)
+        try:
+            rotation = (
+                await rotator.begin(item.server_id)
+                if begun is None
+                else Rotation(item.server_id, ServerPlan(item.server_id), begun.backup)
+            )
+            if self._stopped.is_set():
+                raise asyncio.CancelledError
+            rotation = await rotator.finish(rotation)
+        except VPSBackupsError as error:
+            if deletions.were_stopped:
+                raise RunCancelledError from error
+            raise
         twins = create.twins if begun is None else begun.twins
         return evolve(
             ended,

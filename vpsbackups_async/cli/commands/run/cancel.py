@@ -1,4 +1,4 @@
-"""Cancel what still waits; backups that were started go on.
+"""Cancel what still waits; backups that were started go on, and rotations delete no more.
 
 Usage: vpsbackups run cancel [OPTIONS] NAME
 
