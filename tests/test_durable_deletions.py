@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 from helpers_durable import posts, until
+from helpers_guard import setting
 
 from vpsbackups_async import Retention, RetryPolicy
+from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._pruning import pruner, watched
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
+from vpsbackups_async.durable.deletions import Deletions
 from vpsbackups_async.testing import Drop, FakeVPS, Fault, Latency, NotJSON, Reply, SeenRequest
 
 LIMITS = Limits(
@@ -138,6 +141,36 @@ async def test_what_is_gone_after_a_404_that_may_not_be_the_apis_is_deleted(
     real_fake.inject(NotJSON(404, method="DELETE", when="after"))
     await fleet.submit(RUN, [1], rotate=LAST)
     assert told(await worked(fleet)) == ("failed", (old,), ())
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_said"), [(DONE, True), (GONE, True), (NotJSON(404, method="DELETE"), False)]
+)
+async def test_without_a_look_after_it_a_deletion_is_what_the_api_said_and_else_in_doubt(
+    fleet: DurableFleet, real_fake: FakeVPS, answer: Fault, is_said: bool
+) -> None:
+    old = add(real_fake, 3)
+
+    def blind(_: SeenRequest) -> float:
+        real_fake.inject(Reply(403, b'{"detail": "no"}', method="GET"))
+        return 0.0
+
+    real_fake.inject(Latency(blind, method="DELETE"), answer)
+    await fleet.submit(RUN, [1], rotate=LAST)
+    assert told(await worked(fleet))[1:] == (((old,), ()) if is_said else ((), (old,)))
+
+
+async def test_a_look_that_is_not_complete_tells_nothing_of_deletions(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item = await made.claimed()
+        await made.items.begin_deletion(item, 7)
+        deletions = Deletions(made.items, item)
+        deletions.saw(Look((), None, 0.0, complete=False))
+        assert (item.deleted, item.in_doubt) == (frozenset(), {7})
+        deletions.saw(Look((), None, 0.0))
+        assert (item.deleted, item.in_doubt) == ({7}, frozenset())
 
 
 async def test_what_is_deleted_after_all_by_a_retry_is_no_longer_in_doubt(
