@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from helpers_durable import posts, until
@@ -185,6 +186,18 @@ async def test_what_is_deleted_after_all_by_a_retry_is_no_longer_in_doubt(
     assert told(await worked(fleet)) == ("completed", (old,), ())
 
 
+async def test_a_deletion_in_doubt_that_took_its_time_is_deleted_once_a_retry_sees_that(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = add(real_fake, 3)
+    real_fake.inject(Drop(method="DELETE"))
+    await fleet.submit(RUN, [1], rotate=LAST)
+    assert told(await worked(fleet)) == ("failed", (), (old,))
+    real_fake.remove_backup(old)
+    await fleet.retry(RUN)
+    assert told(await worked(fleet)) == ("completed", (old,), ())
+
+
 async def test_a_deletion_in_doubt_stays_so_though_it_is_refused_later(
     fleet: DurableFleet, real_fake: FakeVPS
 ) -> None:
@@ -293,13 +306,15 @@ async def test_a_cancelled_server_names_what_was_deleted_for_its_place(
     assert posts(real_fake) == []
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_deletion_that_failed_is_not_tried_again_after_a_cancel(
-    fleet: DurableFleet, real_fake: FakeVPS
+    fleet: DurableFleet, real_fake: FakeVPS, when: Literal["before", "after"]
 ) -> None:
     freed = fill(real_fake, failed=True)
-    real_fake.inject(Drop(method="DELETE"))
+    real_fake.inject(Drop(method="DELETE", when=when))
     await fleet.submit(RUN, [1], rotate=THREE)
-    assert told(await cancelled_while(fleet, real_fake)) == ("cancelled", (), (freed,))
+    seen = ((freed,), ()) if when == "after" else ((), (freed,))
+    assert told(await cancelled_while(fleet, real_fake)) == ("cancelled", *seen)
     assert real_fake.count("DELETE") == 1
 
 
