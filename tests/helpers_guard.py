@@ -65,10 +65,10 @@ class Setting:
         made = await self.client.begin(SERVER, "Nightly", item.marker, is_too_late=lambda: False)
         return item, made
 
-    async def retried(self, state: ItemState) -> Item:
+    async def retried(self, state: ItemState, error: str | None = None) -> Item:
         """The item after it ended so and was submitted again."""
         item = await self.claimed()
-        await self.items.end(item, RunOutcome(self.run.name, SERVER, state))
+        await self.items.end(item, RunOutcome(self.run.name, SERVER, state, error=error))
         await self.store.retry(self.run, state, -1, lambda _, __: None)
         return await self.claimed(1)
 

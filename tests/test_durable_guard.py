@@ -257,8 +257,9 @@ async def test_a_retry_of_a_failure_never_adopts_the_backup_of_the_first_try(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
     async with setting(tmp_path, real_fake) as made:
-        _, backup = await made.begun()
-        item = await made.retried(ItemState.FAILED)
+        item, backup = await made.begun()
+        await made.items.note_started(item, backup.id)
+        item = await made.retried(ItemState.FAILED, "BackupFailedError")
         found = await made.guard().create(item, "Nightly")
     assert found.backup.id != backup.id
 
@@ -269,8 +270,10 @@ async def test_a_second_try_that_was_cut_off_never_adopts_the_backup_of_the_firs
 ) -> None:
     async with setting(tmp_path, real_fake, PATIENT) as made:
         await made.items.note_markers()
-        _, backup = await made.begun()
-        await made.items.intend(await made.retried(ItemState.FAILED), LIMITS.start_within, 1)
+        item, backup = await made.begun()
+        await made.items.note_started(item, backup.id)
+        item = await made.retried(ItemState.FAILED, "BackupFailedError")
+        await made.items.intend(item, LIMITS.start_within, 1)
         found = await made.guard().create(await made.claimed(1), "Nightly")
     assert found.backup.id != backup.id
 

@@ -48,6 +48,7 @@ from vpsbackups_async.errors import (
     NotFoundError,
     RequestTimeoutError,
     RunError,
+    ServerError,
     TransportError,
     UnexpectedRedirectError,
     VPSBackupsError,
@@ -497,16 +498,33 @@ async def test_an_outcome_says_what_to_do(url: str, real_fake: FakeVPS) -> None:
         (WaitTimeoutError(BackupRef(7, 1)), "goes on waiting for the same backup"),
         (CreateOutcomeUnknownError((), 1), "Create none by hand before you have looked"),
         (RequestTimeoutError("no answer", "timeout"), "Retry the run's failed servers later"),
+        (ServerError(503, "no", None, None, "POST"), "later: that looks for its backup before"),
         (TransportError("no route"), "Check the network and the URL"),
         (UnexpectedRedirectError("moved"), "Check base_url (https, the right host"),
         (NotFoundError(404, "no"), "List the backups"),
     ],
-    ids=["failed", "wait", "unknown", "timeout", "transport", "redirect", "not found"],
+    ids=[
+        "failed",
+        "wait",
+        "unknown",
+        "timeout",
+        "503",
+        "transport",
+        "redirect",
+        "not found",
+    ],
 )
 def test_the_advice_of_an_outcome_is_about_its_run(error: VPSBackupsError, advice: str) -> None:
     outcome = failed(RunOutcome("nightly", 1, ItemState.COMPLETED), error)
     assert outcome.detail is not None
     assert advice in outcome.detail
+
+
+def test_the_advice_after_a_deletion_tells_of_no_create() -> None:
+    error = ServerError(503, "no", None, None, "DELETE")
+    detail = failed(RunOutcome("nightly", 1, ItemState.COMPLETED), error).detail
+    assert detail is not None
+    assert detail.endswith("Retry the run's failed servers later")
 
 
 # --- Cancel and forget ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
@@ -42,13 +42,13 @@ class Creation:
     the server's clock. `doubt` is the last failure after which the server may have carried out the
     request all the same. `unanswered` is whether it may be doing so after one of the `posts`
     requests, which the words of a 503 deny, and `looks_after` whether its backup is looked for
-    then; `made` whether its backup is known and is being given
-    to the caller; `pause` is the last pause before one, in seconds. `paced` counts the refusals for
-    pace, which cost no attempt; `accepted` is the session's count of creates without overload when
-    the last request was sent. The call waits for other backups until `wait_until`; a try of it
-    begins at `began` and ends by `end`, in loop time. `longest` is how many seconds the client
-    waits for it when it is closed. `preparing` is the timeout of what precedes a request, while
-    that runs.
+    then; `before_again` is awaited before a request that follows another one. `made` is whether its
+    backup is known and is being given to the caller; `pause` is the last pause before a request, in
+    seconds. `paced` counts the refusals for pace, which cost no attempt; `accepted` is the
+    session's count of creates without overload when the last request was sent. The call waits for
+    other backups until `wait_until`; a try of it begins at `began` and ends by `end`, in loop time.
+    `longest` is how many seconds the client waits for it when it is closed. `preparing` is the
+    timeout of what precedes a request, while that runs.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Creation:
         self.doubt: VPSBackupsError | None = None
         self.unanswered = False
         self.looks_after = True
+        self.before_again: Callable[[], Awaitable[object]] | None = None
         self.made = False
         self.posts = self.paced = self.accepted = 0
         self.pause: float | None = None

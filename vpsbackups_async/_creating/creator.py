@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Final
@@ -75,6 +75,7 @@ class Creator:
         is_new: bool = False,
         looks_after: bool = True,
         is_too_late: Callable[[], bool] | None = None,
+        before_again: Callable[[], Awaitable[object]] | None = None,
     ) -> Backup:
         """The backup; see `BackupsClient.create`.
 
@@ -82,12 +83,14 @@ class Creator:
         answer is settled with certainty. `is_new` says of the caller's own marker that no backup
         can have it yet. Without `looks_after` nothing is looked for where there is no answer, and
         `CreateOutcomeUnknownError` is raised at once. `is_too_late` is asked before each attempt;
-        if it says so, nothing more is sent, and `DeadlineExceededError` is raised.
+        if it says so, nothing more is sent, and `DeadlineExceededError` is raised. `before_again`
+        is awaited before each request but the first, as after a 503.
         """
         creation = Creation(server_id, description, if_running)
         creation.reads = read_before
         creation.looks_after = looks_after
         creation.sending.is_too_late = is_too_late
+        creation.before_again = before_again
         creation.label(keep, job)
         if not isinstance(marker, bool):
             creation.sought = not is_new

@@ -75,6 +75,8 @@ class Maker:
                     if not creation.sought:  # that may be another caller's, with its own labels
                         warn_of_lost_tags(creation, found)
                     return await self._given(creation, found)
+                if creation.before_again is not None:
+                    await creation.before_again()
                 self._transport.note_retry(creation.request, creation.attempts, failure, 0.0)
             else:
                 self._known.asked.note(made, creation.description)

@@ -3,10 +3,11 @@
 The API does not document how it words a full or a busy server, so the words are only a hint.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from vpsbackups_async.errors import (
+    ApiError,
     BackupInProgressError,
     BadRequestError,
     ConflictError,
@@ -31,7 +32,13 @@ def may_be_recognised(refusal: VPSBackupsError) -> bool:
 
 def recognised(refusal: VPSBackupsError, backups: Iterable[Backup]) -> VPSBackupsError:
     """The refusal as the error that says why, by all backups of the server."""
-    backups = list(backups)
+    known = _recognised(refusal, list(backups))
+    if isinstance(refusal, ApiError) and isinstance(known, ApiError):
+        known.from_api = refusal.from_api
+    return known
+
+
+def _recognised(refusal: VPSBackupsError, backups: Sequence[Backup]) -> VPSBackupsError:
     full = sum(backup.is_manual for backup in backups) >= MANUAL_BACKUP_LIMIT
     busy = any(map(is_running, backups))
     if busy and (not full or _has_busy_words(refusal)):

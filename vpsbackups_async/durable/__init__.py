@@ -33,11 +33,17 @@ takes a backup of the old one for its own.
   is noted as soon as it is seen. A worker that ends while the database is away waits a minute for
   it to note that, and otherwise logs the servers as an error; one that is killed just then cannot.
   What stays unknown is looked for during an hour (`unknown_for`), and then is an outcome:
-  `unknown`, with the ids that may be it. Two windows are left: a process that is frozen after it
-  checked whether its create may still be sent, and before the socket takes it; and an API that
-  carries out a create later than those 210 s, which it answered by a 500, 502 or 503 or by a cut
-  connection, or whose process was killed while it was on the wire. A twin made so would be named in
-  the outcome, if it is there when the server is looked at.
+  `unknown`, with the ids that may be it. A redirect, or a page in place of an answer of the API,
+  tells as little as a cut connection. By a 503 nothing was done (RFC 9110, 15.6.4): such a create
+  is sent again after a pause and one complete look that shows nothing that may be it, or it fails,
+  and a retry first looks for it over `create_again_after`. A 400 or 409 after any of these may be
+  because of the backup that was made all the same: that is looked for, too, before the server
+  fails. Three windows are left: a process that is frozen after it checked whether its create may
+  still be sent, and before the socket takes it; an API that carries out a create later than those
+  210 s, which it answered by a 500 or 502 or by a cut connection, or whose process was killed while
+  it was on the wire; and one whose 503 is wrong, if it carries the create out, or lists it, only
+  after that one look. A twin made so is named in the outcome, if it is listed when the server is
+  looked at once the backup is completed.
 - **Dead workers.** A worker holds a lock while it lives, and up to 15 connections to PostgreSQL.
   Started again it takes the lock of the dead one; otherwise another worker takes over within
   seconds. A worker that holds its lock and gives no sign of life for half a minute (it is frozen,

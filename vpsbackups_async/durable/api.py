@@ -1,6 +1,6 @@
 """The client of a worker: one for all that it works on, with one hub for all of its waits."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from attrs import evolve
@@ -50,12 +50,14 @@ class WorkerClient(BackupsClient):
         marker: str,
         *,
         is_too_late: Callable[[], bool],
+        before_again: Callable[[], Awaitable[object]] | None = None,
     ) -> Backup:
         """The new backup, as `create` gives it; with a marker that no backup can have yet.
 
-        Raises `DeadlineExceededError` if `is_too_late` stops it before anything is sent, and what
-        `create` raises; `CreateOutcomeUnknownError` as soon as there is no answer, or one that
-        leaves the outcome open: the caller looks for the backup, once it has noted that.
+        `before_again` is awaited before it is sent again after a 503. Raises
+        `DeadlineExceededError` if `is_too_late` stops it, and what `create` raises;
+        `CreateOutcomeUnknownError` as soon as there is no answer, or one that leaves the outcome
+        open: the caller looks for the backup, once it has noted that.
         """
         return await self._creator.create(
             server_id,
@@ -64,6 +66,7 @@ class WorkerClient(BackupsClient):
             is_new=True,
             looks_after=False,
             is_too_late=is_too_late,
+            before_again=before_again,
         )
 
     async def look(self, server_id: int) -> Look:

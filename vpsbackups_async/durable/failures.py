@@ -25,6 +25,7 @@ __all__ = ["failed"]
 
 _LONGEST_DETAIL: Final = 2000
 _LATER: Final = "Retry the run's failed servers later"
+_LOOKS_FIRST: Final = ": that looks for its backup before another one is made"
 _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     BackupDisappearedError: "Somebody or something deleted it, or the list was wrong: retry the "
     "run's failed servers, which looks for it again before another one is made",
@@ -69,7 +70,10 @@ def _hint_of(error: Exception) -> str:
         return ""
     for kind in type(error).__mro__:
         if kind in _HINTS:
-            return _HINTS[kind]
+            hint = _HINTS[kind]
+            if hint == _LATER and error.in_doubt and getattr(error, "method", "") == "POST":
+                hint += _LOOKS_FIRST
+            return hint
         if "hint" in vars(kind):  # more to the point than that of a class above it
             break
     return error.hint

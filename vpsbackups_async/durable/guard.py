@@ -26,10 +26,15 @@ from vpsbackups_async.durable.items import (
 from vpsbackups_async.durable.search import Found, Search, is_of
 from vpsbackups_async.durable.values import Limits, acts_before_create
 from vpsbackups_async.errors import (
+    ApiError,
     AuthenticationError,
+    BadRequestError,
     ConfigurationError,
+    ConflictError,
     CreateOutcomeUnknownError,
     DeadlineExceededError,
+    ServerError,
+    UnexpectedRedirectError,
     VPSBackupsError,
 )
 from vpsbackups_async.models import Backup
@@ -97,19 +102,25 @@ class Guard:
         labelled = with_labels(description, job=job)
         found = None if is_searched else await self.find(item, labelled)
         while found is None:
+            before = item.posts
             try:
                 return await self._make(item, labelled)
             except (CreateOutcomeUnknownError, AnsweredError):
                 found = await self.find(item, labelled)
+            except (BadRequestError, ConflictError):
+                # The server may be busy, or full, with the backup of an earlier create.
+                found = await self.find(item, labelled, is_answered=not before)
+                if found is None:
+                    raise
         await self._items.note_started(item, found.backup.id)
         return found
 
     async def twins(self, item: Item, backup_id: int) -> tuple[int, ...]:
-        """The ids of other backups with a marker of the item, where it had more than one create.
+        """The ids of other backups with a marker of the item, where several creates may have been.
 
         Empty where the server cannot be looked at: they are only to be told of.
         """
-        if item.posts < 2:
+        if item.posts < 2 and len(item.markers) < 2:
             return ()
         try:
             look = await self._client.look(item.server_id)
@@ -130,28 +141,48 @@ class Guard:
         try:
             made = await self._send(item, labelled, before + 1)
             await self._items.note_started(item, made.id)
-        except CreateOutcomeUnknownError as error:
-            await self._note_answer(item, error.__cause__)
-            if self._stopped.is_set():
+        except (VPSBackupsError, RunCancelledError, _StoppedError) as error:
+            told = await self._told(item, error)
+            if isinstance(told, CreateOutcomeUnknownError):
+                await self._note_answer(item, told.__cause__)
+            elif item.posts == before + 1 and not _was_not_handled(error):  # refused, or not sent
+                await self._items.note_posts(item, before)
+            is_left = isinstance(told, CreateOutcomeUnknownError) and self._stopped.is_set()
+            if is_left or isinstance(error, _StoppedError):
                 raise asyncio.CancelledError from error
-            raise
-        except (VPSBackupsError, RunCancelledError):  # refused, or not sent
-            await self._items.note_not_made(item, before)
-            raise
-        except _StoppedError:
-            await self._items.note_not_made(item, before)
-            raise asyncio.CancelledError from None
+            if told is error:
+                raise
+            raise told from error
         finally:
             self._sending.discard(task)
         await self._learn(item, made)
         return Found(made)
+
+    async def _told(self, item: Item, error: Exception) -> Exception:
+        """What the error of a create tells: an answer that need not be the API's tells nothing.
+
+        Unless a look is answered so, too, and the API has never been seen: the URL is wrong then.
+        """
+        if not _is_of_another(error):
+            return error
+        if not await self._are_markers_kept():
+            try:
+                await self._client.look(item.server_id)
+            except VPSBackupsError as failure:
+                if _is_of_another(failure):
+                    return error
+        unknown = CreateOutcomeUnknownError((), item.server_id, marker=item.marker)
+        unknown.__cause__ = error
+        return unknown
 
     async def _note_answer(self, item: Item, answer: BaseException | None) -> None:
         """Note if the server may still work on a create that ended so, before it is looked for.
 
         This process may be killed at any time, and who takes over would send it again.
         """
-        if isinstance(answer, VPSBackupsError) and may_create_again(answer):
+        if isinstance(answer, VPSBackupsError) and (
+            may_create_again(answer) or _is_of_another(answer)
+        ):
             return
         self._unnoted.add(item)
         is_ours = await self._items.note_at_work(item)
@@ -175,16 +206,18 @@ class Guard:
                 logger.debug("server %s cannot be noted: %s", item.server_id, error)
                 await asyncio.sleep(_NOTE_PAUSE)
 
-    async def find(self, item: Item, labelled: str) -> Found | None:
+    async def find(self, item: Item, labelled: str, *, is_answered: bool = False) -> Found | None:
         """The backup that earlier creates of the item made; None if one may be sent now.
 
-        Raises `CreateOutcomeUnknownError` if it is not known after `Limits.unknown_for` seconds
-        whether they made one.
+        `is_answered` says that each was refused or answered by a 503, as is known of those of a
+        retry before. Raises `CreateOutcomeUnknownError` if it is not known after
+        `Limits.unknown_for` seconds whether they made one.
         """
-        if not item.posts:
+        if not item.is_open:
             return None
-        now = await self._items.now()
-        search = Search(item, labelled, self._limits, self._client.attempt_seconds, now)
+        is_answered = is_answered or not item.posts
+        attempt, now = self._client.attempt_seconds, await self._items.now()
+        search = Search(item, labelled, self._limits, attempt, now, is_answered=is_answered)
         pause, failure = _FIRST_PAUSE, None
         while True:
             try:
@@ -197,8 +230,10 @@ class Guard:
                 if (found := search.take(look, self._client.is_given)) is not None:
                     await self._learn(item, found.backup)
                     self._client.adopt(found.backup)
+                    if not item.posts:
+                        await self._items.note_posts(item, 1)
                     return found
-                if search.is_over and await self._are_markers_kept():
+                if search.is_over and (is_answered or await self._are_markers_kept()):
                     return None
             if search.seconds >= search.ends_after:
                 raise search.error() from failure
@@ -212,14 +247,20 @@ class Guard:
 
         Raises `_StoppedError` if the worker is stopped before it is sent.
         """
+
+        async def before_again() -> None:  # a 503 does not prove that nothing was done
+            await self._items.note_posts(item, posts + 1)
+
         for turn in range(1, _MOST_TURNS + 1):
-            window = await self._window(item, posts, in_time=turn <= _TURNS_IN_TIME)
+            sent = max(posts, item.posts)
+            window = await self._window(item, sent, in_time=turn <= _TURNS_IN_TIME)
             try:
                 return await self._client.begin(
                     item.server_id,
                     labelled,
                     item.marker,
                     is_too_late=window.is_over,
+                    before_again=before_again,
                 )
             except DeadlineExceededError:
                 if not window.was_over or turn == _MOST_TURNS:
@@ -281,6 +322,19 @@ class Guard:
         if not self._keeps_markers:
             self._keeps_markers = await self._items.keeps_markers()
         return self._keeps_markers
+
+
+def _is_of_another(answer: BaseException | None) -> bool:
+    """Whether the answer may be of a gateway, say, behind which the create was carried out."""
+    if isinstance(answer, ApiError):
+        is_refused = answer.from_api or answer.status == 429 or answer.attempts == 0
+        return answer.status < 500 and not is_refused
+    return isinstance(answer, UnexpectedRedirectError)
+
+
+def _was_not_handled(answer: Exception) -> bool:
+    """Whether it is a 503, by which nothing was done: that is no proof, if it is a gateway's."""
+    return isinstance(answer, ServerError) and answer.in_doubt
 
 
 class _StoppedError(Exception):

@@ -72,7 +72,9 @@ class Item:
 
     Times are in seconds by the clock of the database. `posts` counts the creates of this retry that
     may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`, and
-    no longer than `window` seconds after it was intended, whatever the clock tells.
+    no longer than `window` seconds after it was intended, whatever the clock tells. Where there are
+    none, those of retries since `unknown_since` were refused or answered by a 503, which says that
+    nothing was done.
     `deleted` are the backups that its rotation deleted, in former retries too, and `in_doubt` those
     that it may have deleted, or that may still be deleted.
     """
@@ -105,6 +107,11 @@ class Item:
     def markers(self) -> tuple[str, ...]:
         """The markers of all creates that may have made the backup that is asked for."""
         return tuple(self._marker(retry) for retry in range(self.unknown_since, self.retry + 1))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a create of it may have been carried out, be it that a 503 denied it."""
+        return self.posts > 0 or self.unknown_since < self.retry
 
     def _marker(self, retry: int) -> str:
         return f"{self.run.nonce}.{self.server_id}.{retry}"
@@ -295,8 +302,8 @@ class Items:
         text = _deletions_text(item.deleted, item.in_doubt)
         await self._write(item, _NOTE_DELETIONS, deletions=text)
 
-    async def note_not_made(self, item: Item, posts: int) -> None:
-        """Note that the creates beyond so many were refused, or never sent."""
+    async def note_posts(self, item: Item, posts: int) -> None:
+        """Note how many creates may have been carried out, once others were refused or not sent."""
         await self._write(item, _NOTE_POSTS, posts=posts)
         item.posts = posts
 

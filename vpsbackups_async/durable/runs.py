@@ -346,9 +346,9 @@ class DurableFleet:
         or that a rotation deleted nothing after it; and where it is unknown whether there is a
         backup, the server is looked at for that one. A create that may have been carried out is not
         sent again by a retry either: after a timeout or a 504 a retry only looks, and what stays
-        unknown ends so again, with `candidates`. After a cut connection, and where lists do not
-        show a backup that was started for another minute, another create is sent once looks over
-        `Limits.create_again_after` have shown nothing.
+        unknown ends so again, with `candidates`. After a cut connection or a 503, and where lists
+        do not show a backup that was started for another minute, another create is sent once looks
+        over `Limits.create_again_after` have shown nothing.
 
         Raises `RunError` if there is no such run, `ValueError` for another word;
         `ConfigurationError` as `submit` does.

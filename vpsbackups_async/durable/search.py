@@ -36,23 +36,32 @@ class Search:
     Its times are `seconds` since it began, by the database's clock and by this process's steady one
     at once: of each step, the shorter time counts. So a clock that is set in the middle decides
     nothing; nor does one that was set before, as all that was intended then is waited out anew.
+    `is_answered` is whether all creates had an answer by which nothing was done: then none is on
+    the wire, and another one may be sent in any case once enough looks have shown nothing.
     """
 
     def __init__(
-        self, item: Item, labelled: str, limits: Limits, attempt: float, now: float
+        self,
+        item: Item,
+        labelled: str,
+        limits: Limits,
+        attempt: float,
+        now: float,
+        *,
+        is_answered: bool = False,
     ) -> None:
         self._item = item
         self._description = with_marker(labelled, item.marker)
         self._again_after = limits.create_again_after or 0.0
-        self._may_repeat = (
-            limits.create_again_after is not None and item.may_repeat and item.posts < _MOST_POSTS
+        self._may_repeat = item.may_repeat and (
+            is_answered or (limits.create_again_after is not None and item.posts < _MOST_POSTS)
         )
         self._now, self._steady = now, time.monotonic()
         self.seconds: float = 0.0
         # Another process may have begun it just now, and let it through at the last moment; then it
         # may be on the wire for as long as an attempt.
         window = max(item.window, 0.0)
-        self._quiet_after = window + attempt
+        self._quiet_after = 0.0 if is_answered else window + attempt
         left = (item.not_after or now) + limits.unknown_for - now
         # A worker that takes it over much later looks for long enough, too.
         enough = min(limits.unknown_for, 2 * self._again_after)

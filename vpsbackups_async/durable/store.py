@@ -27,7 +27,12 @@ from vpsbackups_async.durable.values import (
     task_from_json,
     task_to_json,
 )
-from vpsbackups_async.errors import BackupFailedError, DatabaseError, RunError
+from vpsbackups_async.errors import (
+    BackupFailedError,
+    CreateOutcomeUnknownError,
+    DatabaseError,
+    RunError,
+)
 
 __all__ = ["CancelledRunError", "Store"]
 
@@ -36,6 +41,7 @@ T = TypeVar("T")
 Enqueue: TypeAlias = Callable[[sa.Connection, Iterable[Entry]], None]
 """Queues entries within a transaction."""
 
+_UNKNOWN: Final = CreateOutcomeUnknownError.__name__
 _BATCH: Final = 500
 _NONCE_BYTES: Final = 6
 _UNDER_WAY: Final = [str(state) for state in UNDER_WAY]
@@ -321,6 +327,8 @@ class Store:
                     (_was_cut_short(), str(ItemState.CANCELLED)),
                     (items.c.backup.is_not(None), str(ItemState.FAILED)),
                     (items.c.posts > 0, str(ItemState.UNKNOWN)),
+                    (items.c.error == _UNKNOWN, str(ItemState.UNKNOWN)),
+                    (items.c.error.is_not(None), str(ItemState.FAILED)),
                     else_=str(ItemState.CANCELLED),
                 )
             )
@@ -477,7 +485,15 @@ def _was_cut_short() -> sa.ColumnElement[bool]:
 def _made_nothing() -> sa.ColumnElement[bool]:
     """Whether an item that has ended is known to have no backup that may still be completed."""
     has_failed = items.c.state == str(ItemState.FAILED)
-    return has_failed & (items.c.backup.is_(None) | (items.c.error == BackupFailedError.__name__))
+    was_cancelled = items.c.state == str(ItemState.CANCELLED)
+    nothing_sent = items.c.backup.is_(None) & ~_is_open()
+    backup_failed = items.c.error == BackupFailedError.__name__
+    return (has_failed | was_cancelled) & nothing_sent | has_failed & backup_failed
+
+
+def _is_open() -> sa.ColumnElement[bool]:
+    """Whether a create of the item may have been carried out; see `Item.is_open`."""
+    return (items.c.posts > 0) | (items.c.unknown_since < items.c.retry)
 
 
 def _fresh() -> dict[str, Any]:
@@ -487,14 +503,18 @@ def _fresh() -> dict[str, Any]:
     looked for, and sent again only as after any other takeover.
     """
     is_over = _made_nothing()
+    # Where a create failed that may have been carried out, it was answered, so that none of it is
+    # on the wire. It is looked for by its marker before another one is sent.
+    is_answered = (items.c.state == str(ItemState.FAILED)) & items.c.backup.is_(None)
+    answered = sa.case((is_answered & items.c.may_repeat, 0), else_=items.c.posts)
     values = {
         items.c.backup: sa.null(),
         items.c.unknown_since: items.c.retry + 1,
-        items.c.posts: 0,
         items.c.sent_at: sa.null(),
         items.c.not_after: sa.null(),
         items.c.may_repeat: sa.true(),
     }
-    return {
+    fresh = {
         column.name: sa.case((is_over, value), else_=column) for column, value in values.items()
     }
+    return fresh | {items.c.posts.name: sa.case((is_over, 0), else_=answered)}
