@@ -113,6 +113,11 @@ class Item:
         """Whether a create of it may have been carried out, be it that a 503 denied it."""
         return self.posts > 0 or self.unknown_since < self.retry
 
+    @property
+    def was_adopted(self) -> bool:
+        """Whether its backup was there before, as no create of it can have made that."""
+        return self.backup_id is not None and not self.posts
+
     def _marker(self, retry: int) -> str:
         return f"{self.run.nonce}.{self.server_id}.{retry}"
 

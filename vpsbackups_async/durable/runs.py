@@ -348,7 +348,8 @@ class DurableFleet:
         sent again by a retry either: after a timeout or a 504 a retry only looks, and what stays
         unknown ends so again, with `candidates`. After a cut connection or a 503, and where lists
         do not show a backup that was started for another minute, another create is sent once looks
-        over `Limits.create_again_after` have shown nothing.
+        over `Limits.create_again_after` have shown nothing. So it is where `ensure` found a backup
+        that is gone since, unless another recent one is there.
 
         Raises `RunError` if there is no such run, `ValueError` for another word;
         `ConfigurationError` as `submit` does.

@@ -509,7 +509,6 @@ def _fresh() -> dict[str, Any]:
     answered = sa.case((is_answered & items.c.may_repeat, 0), else_=items.c.posts)
     values = {
         items.c.backup: sa.null(),
-        items.c.unknown_since: items.c.retry + 1,
         items.c.sent_at: sa.null(),
         items.c.not_after: sa.null(),
         items.c.may_repeat: sa.true(),
@@ -517,4 +516,6 @@ def _fresh() -> dict[str, Any]:
     fresh = {
         column.name: sa.case((is_over, value), else_=column) for column, value in values.items()
     }
-    return fresh | {items.c.posts.name: sa.case((is_over, 0), else_=answered)}
+    own = sa.case((is_over | ~_is_open(), items.c.retry + 1), else_=items.c.unknown_since)
+    posts = sa.case((is_over, 0), else_=answered)
+    return fresh | {items.c.unknown_since.name: own, items.c.posts.name: posts}

@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from attrs import evolve
 
 from vpsbackups_async._creating.ensuring import Need
+from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._pruning.plan import ServerPlan
 from vpsbackups_async._pruning.rotation import RotateOptions, Rotation
+from vpsbackups_async._tags import with_labels
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.deletions import Deletions
 from vpsbackups_async.durable.engine import Entry
@@ -43,6 +46,8 @@ from vpsbackups_async.models import Backup, BackupRef
 
 __all__ = ["Work"]
 
+T = TypeVar("T")
+
 logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
 _RUNNING_WITHIN: Final = timedelta(hours=6)
@@ -55,6 +60,10 @@ _UNANSWERED_WITHIN: Final = 60.0
 """Seconds in which a worker that ends must have noted which creates must not be sent again."""
 _LEFT_WITHIN: Final = 0.5
 """Seconds in which creates must end whose connections were closed."""
+_FIRST_PAUSE: Final = 0.5
+_MAX_PAUSE: Final = 16.0
+_REREAD_PAUSES: Final = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before a list is read again that could not be read completely; it moves, or is wrong."""
 _CUT_SHORT: Final = "the run was cancelled before all was deleted that the policy keeps no longer"
 _PLACE_PAUSE: Final = 0.5
 """Seconds between two looks whether there is a place for another server."""
@@ -215,7 +224,13 @@ class Work:
                 self._fail(error)
                 raise asyncio.CancelledError from error
             await self._look_at_deletions(item)
-            return failed(ended, error)
+            return evolve(
+                failed(ended, error),
+                existing=isinstance(item.run.task, EnsureTask) and item.was_adopted,
+                twins=()
+                if item.backup_id is None
+                else await self._guard.twins(item, item.backup_id),
+            )
 
     async def _look_at_deletions(self, item: Item) -> None:
         """Look once more at what was deleted, or may have been, before that is told."""
@@ -274,25 +289,67 @@ class Work:
     # --- ensure ----------------------------------------------------------------------------------
 
     async def _ensured(self, item: Item, task: EnsureTask, ended: RunOutcome) -> RunOutcome:
-        """Find a recent backup, or create one; a create that was begun is looked for first."""
-        if item.backup_id is None and not item.posts:
-            recent = await self._recent(item, task)
+        """Find a recent backup, or create one; a create that was begun is looked for first.
+
+        In a retry, one that was found before and is gone since is looked for, too.
+        """
+        is_gone = item.was_adopted and item.retry > 0
+        backup = None if is_gone else await self._known(item)
+        if backup is not None:
+            existing, twins = item.was_adopted, await self._twins(item, backup)
+            return evolve(ended, backup=backup, existing=existing, twins=twins)
+        description = task.description
+        found = await self._guard.find(item, with_labels(description))
+        if found is None:
+            seconds = (self._limits.create_again_after or 0.0) if is_gone else 0.0
+            recent = await self._recent(item, task, seconds)
             if recent is not None:
                 await self._items.note_started(item, recent.id)
                 return evolve(ended, backup=await self._wait(recent), existing=True)
-        outcome = await self._backed_up(item, task.description, None, ended)
-        # One that was found, by this worker or the one before, took no create.
-        return evolve(outcome, existing=not item.posts)
+            found = await self._guard.create(item, description, is_searched=True)
+        else:
+            await self._items.note_started(item, found.backup.id)
+        backup = await self._wait(found.backup)
+        return evolve(ended, backup=backup, twins=found.twins or await self._twins(item, backup))
 
-    async def _recent(self, item: Item, task: EnsureTask) -> Backup | None:
-        look = await self._client.look(item.server_id)
+    async def _recent(self, item: Item, task: EnsureTask, seconds: float) -> Backup | None:
+        """A recent backup, or the one that was found before, by looks over so many seconds."""
+        need = Need(item.server_id, task.description or "", task.within, _RUNNING_WITHIN)
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + seconds, _FIRST_PAUSE
+        while True:
+            look = await self._reread(item, partial(self._whole, item.server_id))
+            there = [one for one in look.backups if one.id == item.backup_id]
+            if there:
+                return there[0]
+            recent = need.newest(look.backups, look.server_time or datetime.now(UTC))
+            left = end - loop.time()
+            if recent is not None or left <= 0:
+                return recent
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, _MAX_PAUSE)
+
+    async def _whole(self, server_id: int) -> Look:
+        look = await self._client.look(server_id)
         if not look.complete:
             raise PaginationError(
-                f"the list of server {item.server_id} could not be read completely, so that it "
+                f"the list of server {server_id} could not be read completely, so that it "
                 "does not tell what is there: nothing was sent"
             )
-        need = Need(item.server_id, task.description or "", task.within, _RUNNING_WITHIN)
-        return need.newest(look.backups, look.server_time or datetime.now(UTC))
+        return look
+
+    async def _reread(self, item: Item, work: Callable[[], Awaitable[T]]) -> T:
+        """What this gives; once more where a list cannot be read, and nothing was sent before."""
+        before = item.posts, item.deleted, item.in_doubt
+        for pause in _REREAD_PAUSES:
+            try:
+                return await work()
+            except PaginationError as error:
+                if (item.posts, item.deleted, item.in_doubt) != before:
+                    raise
+                logger.debug("server %s is looked at again: %s", item.server_id, error)
+            await asyncio.sleep(pause)
+        return await work()
 
     # --- rotate ----------------------------------------------------------------------------------
 
@@ -311,7 +368,7 @@ class Work:
         begun = await self._begun(item, options.labelled)
         try:
             rotation = (
-                await rotator.begin(item.server_id)
+                await self._reread(item, partial(rotator.begin, item.server_id))
                 if begun is None
                 else Rotation(item.server_id, ServerPlan(item.server_id), begun.backup)
             )
