@@ -247,7 +247,9 @@ class DurableFleet:
         worker's slot.
 
         There is one worker in a process at a time, and the process should be its own: the engine is
-        global, and takes the event loop's default executor.
+        global, and takes the event loop's default executor. Handlers that the application gave to
+        the event loop (`add_signal_handler`) are called as well; those of `signal.signal` are put
+        back at the end.
 
         Raises `AuthenticationError` if the token is refused; `WorkerStoppedError` if the worker
         lost its slot; `DatabaseError` if the database fails, as where its disk is full;

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Final, TypeAlias, TypeVar
 
 from sqlalchemy import exc
@@ -288,16 +289,27 @@ class Worker:
 
 @contextmanager
 def _signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Call the function on SIGTERM and SIGINT in the block, where that can be done."""
+    """Call the function on SIGTERM and SIGINT in the block, where that can be done.
+
+    Not by `loop.add_signal_handler`: that would take the place of the application's own handler in
+    the loop, which nothing can read and put back. So that one is called, too.
+    """
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGTERM, signal.SIGINT) if in_main and sys.platform != "win32" else ()
     loop = asyncio.get_running_loop()
+
+    def come(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # part of the protocol
+        loop.call_soon_threadsafe(stop, signal.Signals(number))  # wakes the loop as well
+
     before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        loop.add_signal_handler(number, stop, number)
+    # None is a handler that was set in C, which could not be put back.
+    taken = {number: handler for number, handler in before.items() if handler is not None}
+    for number in taken:
+        signal.signal(number, come)
+        signal.siginterrupt(number, False)  # calls to the system go on after it
     try:
         yield
     finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        for number, handler in taken.items():
+            if signal.getsignal(number) is come:  # else somebody set another one meanwhile
+                signal.signal(number, handler)
