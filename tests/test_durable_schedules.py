@@ -399,6 +399,10 @@ async def test_a_schedule_is_kept_as_it_was_given_until_it_is_deleted(file: Path
     "wrong",
     [
         pytest.param({"cron": "every night"}, id="no cron"),
+        pytest.param({"cron": "R 3 * * *"}, id="a minute at random"),
+        pytest.param({"cron": "r(0-4) 15 * * *"}, id="a minute at random within a range"),
+        pytest.param({"cron": "0 1,R/2 * * *"}, id="hours at random"),
+        pytest.param({"cron": "H 3 * * *"}, id="a minute by a hash"),
         pytest.param({"tz": "Mars/North"}, id="no zone"),
         pytest.param({"tz": "Europe"}, id="a folder of zones"),
         pytest.param({"servers": [0]}, id="no server"),
@@ -417,3 +421,10 @@ async def test_a_schedule_that_cannot_be_is_refused(file: Path, wrong: dict[str,
         with pytest.raises(ValueError, match=r"."):
             await fleet.schedule(**given)
         assert await fleet.schedules() == []
+
+
+@pytest.mark.parametrize("cron", ["@hourly", "0 3 * MAR THU", "0 3 L * *", "0 3 * * fri#2"])
+async def test_a_line_of_cron_may_have_names(file: Path, cron: str) -> None:
+    async with DurableFleet(f"sqlite:///{file}") as fleet:
+        await fleet.schedule("nightly", cron, [1])
+        assert [one.cron for one in await fleet.schedules()] == [cron]

@@ -7,6 +7,7 @@ start, and hands out again what a worker left behind. What was done is in our ow
 import asyncio
 import logging
 import math
+import re
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ __all__ = [
     "EngineWorker",
     "Entry",
     "Night",
+    "check_due",
     "is_repeated",
     "is_superseded",
     "migrate",
@@ -48,6 +50,8 @@ _BATCH: Final = 1000
 _HOURS: Final = 24
 _FIELDS: Final = 5
 """Of a line of cron. The engine takes more, seconds first, and a run is named by its minute."""
+_RANDOM: Final = re.compile(r"(?<![a-z])[rh](?![a-z])", re.IGNORECASE)
+"""A field of cron that croniter draws at random (R), or by a hash (H)."""
 _STOP_WITHIN: Final = 15.0
 _AHEAD_BY: Final = 2.0
 """Seconds by which a start lies in the future if the clock was set back since."""
@@ -179,24 +183,14 @@ class EngineClient:
     def add_schedule(self, name: str, cron: str, tz: str, context: Mapping[str, Any]) -> None:
         """Have workers handed the context whenever this line of cron is due in the time zone.
 
-        Raises `ValueError` for a line or a zone that is none, for a line that is never due, and for
-        a name that is taken.
+        Raises `ValueError` as `check_due` does, and for a name that is taken.
         """
-        if not cron.strip().startswith("@") and (fields := len(cron.split())) > _FIELDS:
-            raise ValueError(
-                f"{cron!r} has {fields} fields, and a line of cron {_FIELDS}: minute, hour, day, "
-                "month and weekday"
-            )
+        check_due(cron, tz)
         if any(one["schedule_name"] == name for one in self._client.list_schedules()):
             raise ValueError(
                 f"a schedule is called {name!r} already: delete that one, or take another name"
             )
         try:
-            ZoneInfo(tz)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"{tz!r} is no time zone, as 'Europe/Berlin' is one") from None
-        try:
-            _due(cron, tz, datetime.now(UTC), 1)
             self._client.create_schedule(
                 schedule_name=name,
                 workflow_name=_NIGHT,
@@ -205,10 +199,8 @@ class EngineClient:
                 cron_timezone=tz,
                 queue_name=_RESUMED,
             )
-        except CroniterBadDateError:
-            raise ValueError(f"{cron!r} is never due") from None
-        except (engine_error.DBOSException, CroniterError):
-            raise ValueError(f"{cron!r} is no line of cron, as '0 3 * * *' is one") from None
+        except engine_error.DBOSException:
+            raise _no_cron(cron) from None
 
     def schedules(self) -> list[Mapping[str, Any]]:
         """The contexts of all schedules, by their names."""
@@ -341,6 +333,37 @@ class EngineWorker:
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), _STOP_WITHIN)
         loop.set_default_executor(ThreadPoolExecutor())  # the engine's own one is shut down
+
+
+def check_due(cron: str, tz: str) -> None:
+    """Raise `ValueError` for a line of cron or a zone that is none, or a line that is never due.
+
+    A line that is due at random is refused: it would be drawn anew each time that it is read, and
+    one night would have several runs.
+    """
+    if not cron.strip().startswith("@") and (fields := len(cron.split())) > _FIELDS:
+        raise ValueError(
+            f"{cron!r} has {fields} fields, and a line of cron {_FIELDS}: minute, hour, day, "
+            "month and weekday"
+        )
+    if _RANDOM.search(cron):
+        raise ValueError(
+            f"{cron!r} is due at random: give numbers instead of R and H, as '0 3 * * *' has them"
+        )
+    try:
+        ZoneInfo(tz)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{tz!r} is no time zone, as 'Europe/Berlin' is one") from None
+    try:
+        _due(cron, tz, datetime.now(UTC), 1)
+    except CroniterBadDateError:
+        raise ValueError(f"{cron!r} is never due") from None
+    except CroniterError:
+        raise _no_cron(cron) from None
+
+
+def _no_cron(cron: str) -> ValueError:
+    return ValueError(f"{cron!r} is no line of cron, as '0 3 * * *' is one")
 
 
 def is_superseded(night: Night) -> bool:
