@@ -5,13 +5,14 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from helpers_cli import Here, run, start
-from helpers_postgres import Postgres
+from helpers_cli import Ended, Here, run, start
+from helpers_postgres import PASSWORD, Postgres
 
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.slots import open_slots
@@ -117,6 +118,51 @@ async def test_a_worker_tells_of_no_run_that_was_over_before(
     assert (await here("run", "submit", "good", "-s", "1", **place)).code == 0
     said = await run(*work, **place)
     assert (said.code, said.err.splitlines()[-1]) == (0, "1 completed")
+
+
+@pytest.mark.parametrize(
+    "names", [["two words"], ["two  spaces", "-hyphen", "it's", "a", "b", "c", "d"]]
+)
+async def test_what_a_worker_says_of_failures_are_commands_that_can_be_pasted(
+    here: Here, real_fake: FakeVPS, database: str, names: list[str]
+) -> None:
+    for name in names:
+        words = ("-s", "99", "--database", database, "--", name)
+        assert (await here("run", "submit", *words, fake=real_fake)).code == 0
+    assert [line[:20].rstrip() for line in (await listed(here, database)).lines] == names
+    said = await run("run", "work", "--until-done", "--database", database, fake=real_fake)
+    assert said.code == 1
+    told = [shlex.split(line) for line in re.findall("vpsbackups (run results.*)", said.err)]
+    assert [words[-1] for words in told] == names[:5]
+    for words in told:
+        said_of = await here(*words)
+        assert (said_of.code, len(said_of.lines)) == (0, 1)
+    more = f"and of {len(names) - 5} other runs: vpsbackups run list --database {database}"
+    assert (more in said.err.splitlines()) is (len(names) > 5)
+
+
+async def listed(here: Here, database: str) -> Ended:
+    return await here("run", "list", "--database", database)
+
+
+@pytest.mark.durable
+async def test_the_password_of_the_database_is_in_no_command_to_be_pasted(
+    here: Here, real_fake: FakeVPS, postgres: Postgres
+) -> None:
+    url = postgres.new_database()
+    assert (
+        await here("run", "submit", "n", "-s", "99", "--database", url, fake=real_fake)
+    ).code == 0
+    said = await run("run", "work", "--until-done", "--database", url, fake=real_fake)
+    bare = url.replace(f":{PASSWORD}", "")
+    first, second = said.err.splitlines()[-2:]
+    assert first == f"0 completed, 1 failed: vpsbackups run results --database {bare} n"
+    assert second.startswith("(without the password: give the same --database, or PGPASSWORD")
+    assert PASSWORD not in said.err
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": url}
+    assert (await here("run", "retry", "n", **place)).code == 0
+    said = await run("run", "work", "--until-done", **place)
+    assert said.err.splitlines()[-1] == "0 completed, 1 failed: vpsbackups run results n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Durable runs for the commands below `run`: their database, and an event loop."""
 
 import os
+import shlex
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -79,6 +80,18 @@ class Fleets(OwnLoop):
                 f"there is no database {safe(self.fleet.name)}: run submit makes one, "
                 "--database or VPSBACKUPS_DATABASE names another"
             )
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL of the database has a password, which is never shown."""
+        return self._database.name != self._database.bare_name
+
+    def named(self, database: str | None) -> str:
+        """The option that names the database in a command to be pasted, if it was given.
+
+        It comes after a space, and without the password of the database.
+        """
+        return "" if database is None else f" --database {shlex.quote(self._database.bare_name)}"
 
     async def own(self) -> None:
         """Make the database that of the token's account, as a worker does.

@@ -9,7 +9,7 @@ from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
 from vpsbackups_async.cli.text import printable
 
-__all__ = ["AT_MOST", "given", "to_paste"]
+__all__ = ["AT_MOST", "as_argument", "given", "to_paste"]
 
 AT_MOST: Final = 1000
 """Words that are printed to be copied; more are left to a list or a file."""
@@ -25,6 +25,12 @@ def given(common: Common) -> str:
     options = (("--url", common.url), ("--token-file", common.token_file))
     words = [f" {name} {shlex.quote(str(value))}" for name, value in options if value is not None]
     return printable("".join(words))
+
+
+def as_argument(text: str) -> str:
+    """A text as the last argument of a command, which one that begins with a hyphen is, too."""
+    quoted = shlex.quote(printable(text))
+    return f"-- {quoted}" if text.startswith("-") else quoted
 
 
 def to_paste(screen: Screen, command: str, option: str, words: Sequence[str]) -> None:

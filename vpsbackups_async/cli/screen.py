@@ -59,10 +59,10 @@ class Screen:
         with suppress(OSError), self._above():
             self.err.print(Text(text, style), soft_wrap=exact or not self.is_watched)
 
-    def summary(self, text: str) -> None:
-        """Write to standard error, unless the screen is quiet."""
+    def summary(self, text: str, *, exact: bool = False) -> None:
+        """Write to standard error, as `note` does, unless the screen is quiet."""
         if not self.quiet:
-            self.note(text)
+            self.note(text, exact=exact)
 
     def error(self, said: str, hint: str = "") -> None:
         """Write an error to standard error, and what to do about it."""

@@ -115,6 +115,13 @@ class Database:
         return self._plain.update_query_dict(shown).render_as_string(hide_password=True)
 
     @property
+    def bare_name(self) -> str:
+        """The URL without its passwords, nor what stands for them in `name`."""
+        # `URL.set` takes None for what stays.
+        bare = self._plain._replace(password=None).difference_update_query(_PASSWORDS)
+        return bare.render_as_string()
+
+    @property
     def full_url(self) -> str:
         """The URL with its password, as the engine takes it."""
         return self._plain.render_as_string(hide_password=False)

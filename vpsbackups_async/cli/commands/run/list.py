@@ -8,7 +8,7 @@ Usage: vpsbackups run list [OPTIONS]
 from vpsbackups_async.cli.ends import Exit
 from vpsbackups_async.cli.fleets import Database, Fleets, counts
 from vpsbackups_async.cli.options import DEFAULTS, Common
-from vpsbackups_async.cli.text import moment, safe
+from vpsbackups_async.cli.text import moment, printable
 
 __all__ = ["run"]
 
@@ -21,9 +21,8 @@ def run(*, database: Database = None, common: Common = DEFAULTS) -> int:
             for info in await fleets.fleet.runs():
                 now = await fleets.fleet.progress(info.run)
                 how = "over" if now.is_over else "cancelled" if info.cancelled else "under way"
-                fleets.screen.result(
-                    f"{safe(info.run):<20} {moment(info.submitted_at)}  {how:<9}  {counts(now)}"
-                )
+                name, since = printable(info.run), moment(info.submitted_at)
+                fleets.screen.result(f"{name:<20} {since}  {how:<9}  {counts(now)}")
 
         fleets.do(write())
     return Exit.FINE

@@ -17,7 +17,7 @@ from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, Flag, duration_of
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
 from vpsbackups_async.cli.session import has_token
-from vpsbackups_async.cli.text import safe
+from vpsbackups_async.cli.text import printable
 from vpsbackups_async.durable.engine import check_due
 
 __all__ = ["run"]
@@ -50,18 +50,20 @@ def run(
     common: Common = DEFAULTS,
 ) -> int:
     """The exit code of the command, once it has ended."""
+    named, name = name is not None, _NAME if name is None else name
     if cron is None:
         given = (description, ensure, rotate, job, tz, ping)
         if servers != SERVERS or make_room or any(one is not None for one in given):
             raise UsageError("--delete takes --name alone" if delete else _NO_CRON)
-        if name is not None and not delete:
+        if not delete and named:
             raise UsageError(_NO_CRON)
         asks = delete and has_token(common)
         with Fleets(common, database, needs_token=asks, account=account) as fleets:
-            return fleets.do(_delete(fleets, name or _NAME) if delete else _list(fleets))
+            return fleets.do(
+                _delete(fleets, _NAME if name is None else name) if delete else _list(fleets)
+            )
     if delete:
         raise UsageError("--delete takes no CRON")
-    name = _NAME if name is None else name
     tz = "UTC" if tz is None else tz
     _check(cron, tz)
     try:
@@ -111,5 +113,5 @@ async def _delete(fleets: Fleets, name: str) -> Exit:
 async def _list(fleets: Fleets) -> Exit:
     for one in await fleets.fleet.schedules():
         which = "all servers" if one.servers is None else f"{len(one.servers):,} servers"
-        fleets.screen.result(f"{safe(one.name):<20} {one.cron:<15} {one.tz:<15} {which}")
+        fleets.screen.result(f"{printable(one.name):<20} {one.cron:<15} {one.tz:<15} {which}")
     return Exit.FINE

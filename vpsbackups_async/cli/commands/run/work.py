@@ -11,11 +11,10 @@ Usage: vpsbackups run work [OPTIONS]
 """
 
 import os
-import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -23,12 +22,16 @@ from vpsbackups_async.cli.ends import Exit, UsageError, explain, hint_of
 from vpsbackups_async.cli.fleets import NOT_WHOLE, Account, Database, Fleets
 from vpsbackups_async.cli.numbers import NUMBER, WHOLE
 from vpsbackups_async.cli.options import DEFAULTS, Common, Flag
+from vpsbackups_async.cli.pasting import as_argument
 from vpsbackups_async.cli.signals import Stopped
-from vpsbackups_async.cli.text import safe
+from vpsbackups_async.cli.text import counted, safe
 from vpsbackups_async.durable import Limits, RunProgress
 from vpsbackups_async.errors import DatabaseError, RunError, WorkerStoppedError
 
 __all__ = ["run"]
+
+_MOST_TOLD: Final = 5
+"""Runs of which the command that shows their results is told."""
 
 
 def run(
@@ -60,8 +63,7 @@ def run(
 
         try:
             if until_done:
-                named = "" if database is None else f" --database {shlex.quote(fleets.fleet.name)}"
-                return fleets.do(_until_done(fleets, started, named))
+                return fleets.do(_until_done(fleets, started, fleets.named(database)))
             return fleets.do(_until_interrupted(fleets, started))
         except (DatabaseError, WorkerStoppedError) as error:
             screen.error(explain(error), hint_of(error))
@@ -91,16 +93,14 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object], named: s
                 counts[state] += getattr(one, state)
             counts["left"] += one.total - one.ended
             if one.failed or one.unknown:
-                wrong.append(shlex.quote(one.run))
+                wrong.append(one.run)
             if not one.wholly_submitted:
                 partly.append(one.run)
     failed = counts["failed"] + counts["unknown"]
     has_left = bool(counts["left"]) or fleets.fleet.unsettled > 0
     shown = [f"{counts.pop('completed'):,} completed"]
     shown += [f"{count:,} {state}" for state, count in counts.items() if count]
-    how = f": vpsbackups run results{named} {wrong[0]}" if wrong else ""
-    more = f" (and {', '.join(wrong[1:])})" if wrong[1:] else ""
-    fleets.screen.summary(f"{', '.join(shown)}{safe(how)}{safe(more)}")
+    _tell(fleets, ", ".join(shown), wrong, named)
     for name in partly:
         fleets.screen.note(f"{safe(name)} is {NOT_WHOLE}", "yellow")
     unsubmitted = fleets.fleet.unsubmitted
@@ -109,6 +109,21 @@ async def _until_done(fleets: Fleets, started: Callable[[int], object], named: s
     if number is not None and has_left:
         return Stopped(number).code
     return Exit.SOME_FAILED if failed or partly or unsubmitted else Exit.FINE
+
+
+def _tell(fleets: Fleets, shown: str, wrong: list[str], named: str) -> None:
+    """Print how all ended, and for the runs that failed in part the commands that show how."""
+    summary = fleets.screen.summary
+    told = [f"vpsbackups run results{named} {as_argument(run)}" for run in wrong[:_MOST_TOLD]]
+    if len(wrong) == 1:
+        summary(f"{shown}: {told[0]}", exact=True)
+    else:
+        summary("\n".join([shown, *told]), exact=True)
+    more = len(wrong) - len(told)
+    if more:
+        summary(f"and of {counted(more, 'other run')}: vpsbackups run list{named}", exact=True)
+    if wrong and named and fleets.has_password:
+        summary("(without the password: give the same --database, or PGPASSWORD or ~/.pgpass)")
 
 
 async def _each(fleets: Fleets) -> AsyncIterator[RunProgress]:
