@@ -84,6 +84,7 @@ class Database:
             if self.is_sqlite
             else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
+        self._is_closed = False
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpsbackups-db")
 
     def __repr__(self) -> str:
@@ -152,7 +153,15 @@ class Database:
         except exc.SQLAlchemyError as error:
             raise self.failed(error) from None
 
+    def check_open(self) -> None:
+        """Raise `ConfigurationError` once `close` was called."""
+        if self._is_closed:
+            raise ConfigurationError(
+                f"the database {self.name} was closed", hint="Make a new DurableFleet"
+            )
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        self.check_open()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def name_of(self, table: sa.Table) -> str:
@@ -288,7 +297,8 @@ class Database:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; nothing can be asked any more."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.engine.dispose()
 

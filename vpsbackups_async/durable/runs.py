@@ -80,7 +80,7 @@ class DurableFleet:
     Nothing is connected to before the first call. No token is ever written to the database.
 
     Raises `ConfigurationError` for a URL that cannot be one; its methods raise it for a database
-    that cannot be used, and `DatabaseError` where it fails while it is used.
+    that cannot be used, and once it is closed, and `DatabaseError` where it fails while it is used.
     """
 
     def __init__(
@@ -457,13 +457,14 @@ class DurableFleet:
         return EngineClient(database)
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database; a closed fleet cannot be used again."""
         engine, self._engine = self._engine, None
         if engine is not None:
             await self._database.call(engine.close)
         self._database.close()
 
     async def __aenter__(self) -> Self:
+        self._database.check_open()
         return self
 
     async def __aexit__(

@@ -194,9 +194,10 @@ class Worker:
             self._fail(error)
 
     async def _beat(self) -> None:
-        """End the worker once its slot is lost."""
+        """End the worker once its slot is lost, or its database was closed."""
         while True:
             await asyncio.sleep(_BEAT)
+            self._database.check_open()
             if not await self._in_thread(self._slots.is_held):
                 raise WorkerStoppedError("this worker lost its slot in the database")
 
