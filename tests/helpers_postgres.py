@@ -42,7 +42,14 @@ class Postgres:
         if self._user is not None:
             shutil.chown(self._directory, self._user)
             shutil.chown(secret, self._user)
-        options = ["-U", "vps", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"]
+        options = [
+            "-U",
+            "vps",
+            "--encoding=UTF8",
+            "--auth=scram-sha-256",
+            f"--pwfile={secret}",
+            "--no-sync",
+        ]
         subprocess.run(
             [self._programs / "initdb", "-D", self._data, *options],
             check=True,
@@ -94,11 +101,11 @@ class Postgres:
         with psycopg.connect(self.url_of(name), autocommit=True) as connection:
             connection.execute(statement.encode())
 
-    def new_database(self) -> str:
+    def new_database(self, options: str = "") -> str:
         """The URL of a new, empty database."""
         self._count += 1
         name = f"test{self._count}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} {options}")
         return self.url_of(name)
 
 

@@ -99,6 +99,22 @@ def test_a_database_that_another_process_never_ends_to_set_up_is_one_clear_error
         pytest.fail("the lock was taken")
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_does_not_keep_every_text_is_refused(
+    postgres: Postgres, encoding: str
+) -> None:
+    url = postgres.new_database(
+        f"ENCODING {encoding} TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    async with DurableFleet(url) as fleet:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError) as raised:
+                await fleet.runs()
+            assert f"has the encoding {encoding}" in str(raised.value)
+            assert "ENCODING 'UTF8'" in str(raised.value)
+            assert str(raised.value).startswith(f"the database {fleet.name} ")
+
+
 def test_the_next_process_may_set_a_database_up_after_one_that_failed(url: str) -> None:
     with contextlib.closing(Database(url, prepare_within=0.2)) as database:
         with pytest.raises(ZeroDivisionError), database.preparing():

@@ -47,6 +47,7 @@ _CONNECT: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+_ENCODING: Final = "UTF8"
 _PASSWORDS: Final = frozenset({"password", "sslpassword"})
 """The options of PostgreSQL that are secrets."""
 _IDLE_TRANSACTION: Final = "SET idle_in_transaction_session_timeout = '30s'"
@@ -100,10 +101,18 @@ class Database:
             given = {**_CONNECT, "application_name": name}
             arguments = {key: given[key] for key in given.keys() - self.url.query.keys()}
             engine = sa.create_engine(self.url, connect_args=arguments, **options)
-            sa.event.listen(engine, "connect", self._prepare_postgres)
+            # Before SQLAlchemy asks it anything, which fails in some encodings.
+            sa.event.listen(engine, "connect", self._prepare_postgres, insert=True)
         return engine.execution_options(schema_translate_map=names)
 
     def _prepare_postgres(self, connection: Any, _record: object) -> None:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding not in {None, _ENCODING}:  # None from some poolers
+            connection.close()
+            raise ConfigurationError(
+                f"the database {self.name} has the encoding {encoding}, which does not keep every "
+                f"text: make one by CREATE DATABASE ... ENCODING '{_ENCODING}' TEMPLATE template0"
+            )
         with self._adding:
             self._connections.add(connection)
         connection.execute(_IDLE_TRANSACTION)
