@@ -159,6 +159,47 @@ async def test_a_run_is_refused_under_the_name_of_one_with_other_options(
         assert (await fleet.progress("nightly")).total == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ({"description": "Nightly"}, {}, "description 'Nightly', not None"),
+        ({"job": "a"}, {"job": "b"}, "job 'a', not 'b'"),
+        (
+            {"ensure": timedelta(hours=1)},
+            {"ensure": timedelta(hours=2), "description": "x"},
+            "description None, not 'x', and within '3600 s', not '7200 s'",
+        ),
+        (
+            {"rotate": Retention(daily=4, job="a")},
+            {"rotate": Retention(daily=5, job="a"), "make_room": True},
+            "daily 4, not 5, and make_room False, not True",
+        ),
+        ({}, {"ensure": timedelta(hours=1)}, "task 'backup', not 'ensure'"),
+    ],
+)
+async def test_a_run_with_other_options_is_refused_with_the_values_that_differ(
+    url: str, first: dict[str, Any], second: dict[str, Any], words: str
+) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1], **first)
+        with pytest.raises(RunError, match=f"'nightly' was submitted with {words}"):
+            await fleet.submit("nightly", [1], **second)
+
+
+async def test_what_is_refused_of_a_run_says_the_way_out(url: str) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1])
+        with pytest.raises(RunError, match="not over") as raised:
+            await fleet.forget("nightly")
+        assert "vpsbackups run work --until-done" in raised.value.hint
+        await fleet.cancel("nightly")
+        with pytest.raises(RunError, match="was cancelled") as raised:
+            await fleet.submit("nightly", [2])
+        assert "vpsbackups run retry --only cancelled" in raised.value.hint
+        assert await fleet.retry("nightly", "cancelled") == 1
+        assert await fleet.submit("nightly", [2]) == 1
+
+
 async def test_a_policy_is_the_same_when_it_is_submitted_again(url: str) -> None:
     policy = Retention(daily=4, within=timedelta(days=1), tz="Europe/Berlin", job="nightly")
     async with DurableFleet(url) as fleet:

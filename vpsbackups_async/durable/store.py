@@ -24,6 +24,7 @@ from vpsbackups_async.durable.values import (
     RunProgress,
     Task,
     acts_before_create,
+    differences,
     task_from_json,
     task_to_json,
 )
@@ -102,11 +103,18 @@ class Store:
         if row.version != VERSION:
             raise RunError(f"run {name!r} was submitted by another version of this library")
         if row.task != text:
-            raise RunError(f"run {name!r} was submitted with other options, or another description")
+            raise _refused(
+                f"run {name!r} was submitted with {differences(row.task, text)}",
+                "Give the same options again, or take another name",
+            )
         run = Run(name, row.nonce, task)
         if row.cancelled:
             error = CancelledRunError(f"run {name!r} was cancelled")
             error.run = run
+            error.hint = (
+                "Take another name, or let its servers be worked on after all "
+                "(vpsbackups run retry --only cancelled)"
+            )
             raise error
         return run
 
@@ -362,7 +370,11 @@ class Store:
             query = sa.select(sa.func.count()).where(items.c.run == row.nonce)
             left = connection.execute(query.where(items.c.state.in_(_UNDER_WAY))).scalar_one()
             if left:
-                raise RunError(f"run {name!r} is not over: {left} servers have no outcome")
+                raise _refused(
+                    f"run {name!r} is not over: {left} servers have no outcome",
+                    "Let a worker end it first (vpsbackups run work --until-done), after a "
+                    "vpsbackups run cancel if what still waits is not to be done",
+                )
             ends = sa.select(items.c.state, sa.func.count()).where(items.c.run == row.nonce)
             rows = connection.execute(ends.group_by(items.c.state))
             ended = {state: int(count) for state, count in rows}
@@ -437,6 +449,12 @@ class Store:
 def _night(name: str) -> str:
     """The fact that a run of a schedule was begun."""
     return f"night {name}"
+
+
+def _refused(said: str, hint: str) -> RunError:
+    error = RunError(said)
+    error.hint = hint
+    return error
 
 
 def _no_run(name: str) -> RunError:

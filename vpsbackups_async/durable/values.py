@@ -36,6 +36,7 @@ __all__ = [
     "SilentWorker",
     "Task",
     "acts_before_create",
+    "differences",
     "task_from_json",
     "task_to_json",
 ]
@@ -194,6 +195,29 @@ def task_from_json(text: str) -> Task:
             return RotateTask(Retention(**policy), description, fields["make_room"])
         case verb:
             raise ValueError(f"no task is called {verb!r}")
+
+
+def differences(text: str, other: str) -> str:
+    """What two tasks, as `task_to_json` wrote them, differ in: the values of the first, not those.
+
+    An option that only one of them has is None in the other, as where they do not do the same.
+    """
+    ours, theirs = _flat(text), _flat(other)
+    return ", and ".join(
+        f"{name} {ours.get(name)!r}, not {theirs.get(name)!r}"
+        for name in dict.fromkeys((*ours, *theirs))
+        if ours.get(name) != theirs.get(name)
+    )
+
+
+def _flat(text: str) -> dict[str, Any]:
+    """The values of a task in which those of its policy are by the side of the others."""
+    fields: dict[str, Any] = json.loads(text)
+    flat = {"task": fields.pop("verb")} | fields.pop("retention", {}) | fields
+    return {
+        name: f"{value:g} s" if name in _DURATIONS and value is not None else value
+        for name, value in flat.items()
+    }
 
 
 def _is_given(attribute: "Attribute[Any]", _value: object) -> bool:
