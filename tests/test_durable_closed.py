@@ -1,11 +1,14 @@
 """A `DurableFleet` that was closed, and a submit that is cancelled."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_durable import until
 
 from vpsbackups_async import ConfigurationError
 from vpsbackups_async.durable import DurableFleet
@@ -13,8 +16,13 @@ from vpsbackups_async.testing import FakeVPS
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "runs.sqlite"
+
+
+@pytest.fixture
+def url(file: Path) -> str:
+    return f"sqlite:///{file}"
 
 
 async def results(fleet: DurableFleet) -> list[Any]:
@@ -70,3 +78,28 @@ async def test_a_worker_whose_fleet_is_closed_ends(url: str) -> None:
         async with asyncio.timeout(30):
             with pytest.raises(ConfigurationError, match="closed"):
                 await working
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+async def test_a_submit_that_is_cancelled_adds_nothing_after_its_end(
+    url: str, file: Path, batches: int
+) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.runs()  # so that the tables are there
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+
+            def read() -> Iterator[int]:
+                for server in range(1, 500 * batches + 1):
+                    if server == 500 * (batches - 1) + 1:
+                        other.execute("BEGIN IMMEDIATE")  # holds up what is added next
+                    yield server
+
+            submit = asyncio.create_task(fleet.submit("nightly", read()))
+            await until(lambda: other.in_transaction)
+            await asyncio.sleep(0.2)  # the thread waits for the file by then
+            submit.cancel()
+            asyncio.get_running_loop().call_later(0.2, other.execute, "ROLLBACK")
+            with pytest.raises(asyncio.CancelledError):
+                await submit
+            added = (await fleet.progress("nightly")).total
+        assert added == 500 * batches

@@ -7,6 +7,7 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Callable,
+    Coroutine,
     Iterable,
     Mapping,
     Sized,
@@ -16,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 from vpsbackups_async._checks import check_duration, check_int
 from vpsbackups_async._lists.sources import Servers, check_servers
@@ -48,6 +49,8 @@ from vpsbackups_async.models import AllServers, Server
 from vpsbackups_async.retention import Retention
 
 __all__ = ["DurableFleet"]
+
+T = TypeVar("T")
 
 _BATCH: Final = 500
 _HIGHEST_ID: Final = 2**63 - 1
@@ -131,7 +134,8 @@ class DurableFleet:
         iterable or async iterable of ids or `Server` values, or `ALL_SERVERS`. A worker creates a
         backup of each, with this description and the label of this `job`, and waits for its end.
         With `ensure` it does so only where there is none with this description that is younger;
-        with `rotate` it rotates, as `BackupsClient.rotate` does.
+        with `rotate` it rotates, as `BackupsClient.rotate` does. Where it is cancelled, the servers
+        that are being added at that moment are added before the `CancelledError` is raised.
 
         Raises `RunError` if the run was submitted with other options, by another version of this
         library, or was cancelled; `ValueError` for bad arguments; `ConfigurationError` where the
@@ -149,11 +153,13 @@ class DurableFleet:
             # With the first servers, for a run without any is over.
             ids: list[int] = await anext(batches, [])
             whole = len(ids) < _BATCH
-            added, count = await self._store.submit(run, task, ids, engine.enqueue, whole=whole)
+            begin = self._store.submit(run, task, ids, engine.enqueue, whole=whole)
+            added, count = await _to_its_end(begin)
             while not whole:
                 ids = await anext(batches, [])
                 whole = len(ids) < _BATCH
-                count += await self._store.add(added, ids, engine.enqueue, whole=whole)
+                more = self._store.add(added, ids, engine.enqueue, whole=whole)
+                count += await _to_its_end(more)
         return count
 
     async def _in_batches(self, servers: Servers) -> AsyncGenerator[list[int], None]:
@@ -474,6 +480,21 @@ class DurableFleet:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which also ends before a `CancelledError` leaves, unless one follows.
+
+    What a thread has begun in the database goes on in any case, and would be seen later otherwise.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # so that it is not told of as one that nobody saw
+        raise
 
 
 def _id_of(server: int | Server) -> int:
