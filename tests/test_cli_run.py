@@ -6,17 +6,19 @@ import json
 import os
 import re
 import shlex
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from helpers_cli import Ended, Here, run, start
+from helpers_durable import until
 from helpers_postgres import PASSWORD, Postgres
 
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.slots import open_slots
-from vpsbackups_async.testing import FakeVPS
+from vpsbackups_async.testing import FakeVPS, Latency
 
 
 @pytest.fixture
@@ -181,6 +183,8 @@ async def test_the_password_of_the_database_is_in_no_command_to_be_pasted(
         (["submit", "n", "-s", "1", "--ensure", "24"], "is no time"),
         (["submit", "n", "-s", "1", "--ensure", "24h", "--job", "a"], "job is for plain"),
         (["submit", "n", "-s", "1", "--make-room"], "make_room needs rotate"),
+        (["submit", "n", "-s", "1", "--rotate", "daily=4,daily=5", "--job", "a"], "daily twice"),
+        (["submit", "n", "-s", "1", "--rotate", "daily=4", "--job", "a", "--tz", ""], "time zone"),
         (["work", "--rate", "0"], "--rate must be"),
         (["work", "--concurrency", "0"], "--concurrency must be"),
         (["forget"], "give the NAME"),
@@ -329,6 +333,29 @@ async def test_a_run_whose_submit_was_killed_is_no_success_until_it_is_submitted
     said = await run("run", "work", "--until-done", **place)
     assert (said.code, said.err.splitlines()[1:]) == (0, ["2 completed"])
     assert (await here("run", "status", "nightly", **place)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ((), "nothing was added"),
+        (("-s", "1", "-s", "2"), "run night has 2 servers, which a worker takes. The same command"),
+    ],
+)
+async def test_a_submit_that_is_interrupted_says_what_the_run_has(
+    here: Here, real_fake: FakeVPS, database: str, before: tuple[str, ...], words: str
+) -> None:
+    place = {"fake": real_fake, "VPSBACKUPS_DATABASE": database}
+    if before:
+        assert (await here("run", "submit", "night", *before, **place)).code == 0
+    real_fake.inject(Latency(3600.0, path="/servers/"))
+    process = await start("run", "submit", "night", "--all", **place)
+    await until(lambda: any(seen.path.endswith("/servers/") for seen in real_fake.requests))
+    process.send_signal(signal.SIGTERM)
+    _, err = await process.communicate()
+    assert process.returncode == 143
+    assert err.decode().startswith(f"interrupted: {words}")
+    assert err.decode().endswith("vpsbackups run cancel night\n") is bool(before)
 
 
 async def test_a_run_that_is_not_there_is_one_clear_line(here: Here, database: str) -> None:

@@ -102,6 +102,8 @@ def policy_of(rules: str, *, tz: str, job: str | None) -> Retention:
         name, _, count = rule.strip().partition("=")
         if name not in _RULES or not is_whole(count) or count.startswith("-"):
             raise UsageError(f"--rotate {rules!r} is no policy: give daily=4,weekly=4, for example")
+        if name in counts:
+            raise UsageError(f"--rotate {rules!r} has {name} twice: give it once")
         counts[name] = int(count)
     try:
         return Retention(**counts, tz=tz, job=job)

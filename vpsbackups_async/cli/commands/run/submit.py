@@ -8,15 +8,20 @@ Usage: vpsbackups run submit [OPTIONS] NAME
   vpsbackups run submit night-1 --all --rotate daily=4,weekly=4 --job nightly
 """
 
-from typing import Annotated
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import Exit, UsageError
 from vpsbackups_async.cli.fleets import Account, Database, Fleets
 from vpsbackups_async.cli.options import A_TIME, DEFAULTS, Common, Flag, duration_of
+from vpsbackups_async.cli.pasting import as_argument
 from vpsbackups_async.cli.policy import SERVERS, Chosen, policy_of
 from vpsbackups_async.cli.session import has_token
+from vpsbackups_async.cli.text import counted, printable
+from vpsbackups_async.errors import RunError
 from vpsbackups_async.models import AllServers
 from vpsbackups_async.retention import Retention
 
@@ -50,7 +55,7 @@ def run(
     ids = servers.ids()
     policy, within = None, None
     if rotate is not None:
-        policy, job = _policy(rotate, tz or "UTC", job), None
+        policy, job = _policy(rotate, "UTC" if tz is None else tz, job), None
     elif tz is not None:
         raise UsageError("--tz is of no use without --rotate")
     if ensure is not None:
@@ -67,11 +72,34 @@ def run(
                 rotate=policy,
                 make_room=make_room,
             )
-            added = fleets.do(work)
+            added = fleets.do(_said_if_interrupted(fleets, name, fleets.named(database), work))
         except ValueError as error:
             raise UsageError(str(error)) from None
         fleets.screen.summary(f"{added:,} servers added to run {name}")
     return Exit.FINE
+
+
+async def _said_if_interrupted(
+    fleets: Fleets, name: str, named: str, work: Coroutine[Any, Any, int]
+) -> int:
+    """What `submit` returns; an interruption of it says how many servers the run has by then.
+
+    `named` is the option that names the database.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError:
+        try:
+            total = (await fleets.fleet.progress(name)).total
+        except RunError:
+            fleets.screen.note("interrupted: nothing was added")
+        else:
+            fleets.screen.note(
+                f"interrupted: run {printable(name)} has {counted(total, 'server')}, which a "
+                "worker takes. The same command adds the rest; this cancels them: "
+                f"vpsbackups run cancel{named} {as_argument(name)}"
+            )
+        raise
 
 
 def _policy(rules: str, tz: str, job: str | None) -> Retention:
