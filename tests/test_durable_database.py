@@ -66,6 +66,17 @@ def test_a_password_among_the_options_is_shown_nowhere() -> None:
         assert database.full_url.count("canary-pw") == 2
 
 
+@pytest.mark.parametrize("folder", ["a?b", "a#b", "a%20b", "a b", "ü"])
+async def test_the_file_by_default_is_in_the_state_folder_whatever_that_is_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / folder))
+    async with DurableFleet() as fleet:
+        await fleet.submit("nightly", [1])
+    assert (tmp_path / folder / "vpsbackups" / "runs.sqlite").is_file()
+    assert [one.name for one in tmp_path.iterdir()] == [folder]  # noqa: ASYNC240  # of the test
+
+
 @pytest.fixture
 def url(postgres: Postgres) -> str:
     return postgres.new_database()

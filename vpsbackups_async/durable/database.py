@@ -56,7 +56,9 @@ _IDLE_TRANSACTION: Final = "SET idle_in_transaction_session_timeout = '30s'"
 
 def default_url() -> str:
     """The URL of the SQLite file in the user's state folder."""
-    return f"sqlite:///{user_state_path('vpsbackups') / 'runs.sqlite'}"
+    path = user_state_path("vpsbackups") / "runs.sqlite"
+    # Which escapes what has a meaning in a URL.
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 class Database:
