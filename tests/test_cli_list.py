@@ -245,7 +245,7 @@ async def test_a_full_disk_is_an_error_in_one_line(
     with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123  # it is what is printed to
         monkeypatch.setattr(sys, "stdout", full)
         assert await asyncio.to_thread(main, ["list"]) == 1
-    assert capfd.readouterr().err == "error: No space left on device\n"
+    assert capfd.readouterr().err == "error: No space left on device: standard output\n"
 
 
 async def test_an_interrupt_is_exit_code_130_without_a_word(fake: FakeVPS) -> None:

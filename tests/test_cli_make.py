@@ -339,7 +339,7 @@ async def test_a_full_disk_stops_the_creates_and_they_are_named(
         f"stopped: {len(made)} of 30 backups were started",
         f"{len(made)} may still be running; to wait for them:",
         f"vpsbackups wait {' '.join(made)}",
-        "error: No space left on device",
+        "error: No space left on device: standard output",
     ]
 
 

@@ -56,7 +56,7 @@ def test_what_is_no_number_is_refused_and_named(
     *command, option = words
     assert main([*command, f"{option}={given}", *NEEDED.get(command[0], ())]) == 2
     said = capfd.readouterr().err
-    assert said.startswith(f"error: {option} takes a number, not {given!r}\n")
+    assert said.startswith(f"error: {option} takes a number such as 20 or 0.5, not {given!r}\n")
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ async def test_the_password_of_the_database_is_in_no_command_to_be_pasted(
         (["submit", "n", "-s", "1", "--make-room"], "make_room needs rotate"),
         (["submit", "n", "-s", "1", "--rotate", "daily=4,daily=5", "--job", "a"], "daily twice"),
         (["submit", "n", "-s", "1", "--rotate", "daily=4", "--job", "a", "--tz", ""], "time zone"),
+        (["submit", "n", "-s", str(2**63)], "a positive number of 18 digits at most"),
+        (["submit", "n", "-s", "0"], "is not the id of a server, a positive number\n"),
         (["work", "--rate", "0"], "--rate must be"),
         (["work", "--concurrency", "0"], "--concurrency must be"),
         (["forget"], "give the NAME"),

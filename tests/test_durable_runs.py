@@ -219,6 +219,24 @@ async def test_a_run_of_another_version_of_the_library_is_refused(url: str, tmp_
             await fleet.submit("nightly", [1])
 
 
+@pytest.mark.parametrize("task", ['{"verb": "fly", "description": null}', "{", "{}", "[]", "7"])
+async def test_a_run_whose_task_cannot_be_read_is_named_with_its_database_and_can_be_forgotten(
+    url: str, tmp_path: Path, task: str
+) -> None:
+    async with DurableFleet(url) as fleet:
+        await fleet.submit("nightly", [1])
+        await fleet.cancel("nightly")
+        with contextlib.closing(sqlite3.connect(tmp_path / "runs.sqlite")) as connection:
+            connection.execute("UPDATE fleet_runs SET task = ?", [task])
+            connection.commit()
+        for look in (fleet.progress("nightly"), fleet.runs()):
+            with pytest.raises(DatabaseError, match=r"damaged, or .* newer version") as raised:
+                await look
+            assert f"what run 'nightly' of the database {url} is to do" in str(raised.value)
+        await fleet.forget("nightly")
+        assert await fleet.runs() == []
+
+
 @pytest.mark.parametrize("name", ["", " ", " nightly", "a\nb", None, 7])
 async def test_a_run_needs_a_name(url: str, name: Any) -> None:
     async with DurableFleet(url) as fleet:

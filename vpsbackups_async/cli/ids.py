@@ -45,7 +45,10 @@ def written(ref: BackupRef) -> str:
 def one_server(text: str, where: str = "") -> int:
     """The id of a server from a text. `where` begins the message of the `UsageError` it raises."""
     if not _ID.fullmatch(text):
-        raise UsageError(f"{where}{_shown(text)} is not the id of a server, a positive number")
+        wanted = "a positive number"
+        if text.isdecimal() and text.strip("0"):
+            wanted += " of 18 digits at most"
+        raise UsageError(f"{where}{_shown(text)} is not the id of a server, {wanted}")
     return int(text)
 
 

@@ -111,6 +111,8 @@ def duration_of(
     if seconds is not None and timedelta(seconds=min(seconds, 1e10)) < least:
         most = "at least a second" if seconds else "more than zero"
         raise UsageError(f"{option} {text!r} must be {most}")
-    if seconds is None or not least <= timedelta(seconds=min(seconds, 1e10)) <= _LONGEST:
+    if seconds is not None and timedelta(seconds=min(seconds, 1e10)) > _LONGEST:
+        raise UsageError(f"{option} {text!r} is too long: give {_LONGEST.days}d at most")
+    if seconds is None:
         raise UsageError(f"{option} {text!r} is no time: give 30m, 24h or 2d")
     return timedelta(seconds=seconds)

@@ -86,10 +86,14 @@ class Screen:
             console.print(Text("\n").join(lines), no_wrap=True, overflow="ellipsis", crop=True)
 
     def raw(self, data: bytes) -> None:
-        """Write bytes to standard output, and flush them."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        """Write bytes to standard output, and flush them; an `OSError` names it as its file."""
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            error.filename = "standard output"
+            raise
 
     def paint(self, draw: Callable[[], RenderableType] | None) -> None:
         """Replace the live display by what `draw` gives, now and below each row; None removes."""

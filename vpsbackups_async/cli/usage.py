@@ -13,7 +13,7 @@ __all__ = ["words_of"]
 
 _WANTED: Final[dict[object, str]] = {
     int: "takes a whole number, not {value!r}",
-    float: "takes a number, not {value!r}",
+    float: "takes a number such as 20 or 0.5, not {value!r}",
     bool: "takes no value, and has {value!r}",
 }
 

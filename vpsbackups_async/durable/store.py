@@ -216,9 +216,25 @@ class Store:
             row = connection.execute(sa.select(runs).where(runs.c.name == name)).first()
             if row is None:
                 raise _no_run(name)
-            return Run(name, row.nonce, task_from_json(row.task))
+            return Run(name, row.nonce, self._task_of(row))
 
         return await self._database.run(work)
+
+    def _task_of(self, row: Any) -> Task:
+        """The task of a row of `runs`; raises `DatabaseError` for one that cannot be read."""
+        try:
+            return task_from_json(row.task)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else error
+            unreadable = DatabaseError(
+                f"what run {row.name!r} of the database {self._database.name} is to do cannot be "
+                f"read: {why}"
+            )
+            unreadable.hint = (
+                "It is damaged, or was submitted by a newer version of this library: use that one, "
+                "or forget the run if it is over (vpsbackups run forget)"
+            )
+            raise unreadable from None
 
     async def is_begun(self, name: str) -> bool:
         """Whether a run has this name, or one of a schedule had; tried again as `add_free` is."""
@@ -238,7 +254,7 @@ class Store:
             return [
                 RunInfo(
                     row.name,
-                    task_from_json(row.task),
+                    self._task_of(row),
                     datetime.fromtimestamp(row.submitted_at, UTC),
                     row.cancelled,
                 )
