@@ -13,9 +13,10 @@ from helpers_postgres import Postgres
 
 from vpsbackups_async import ConfigurationError
 from vpsbackups_async.durable import DurableFleet
-from vpsbackups_async.durable.database import Database
+from vpsbackups_async.durable.database import SCHEMA, Database
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.slots import open_slots
+from vpsbackups_async.errors import DatabaseError
 
 pytestmark = pytest.mark.durable
 
@@ -64,6 +65,31 @@ def test_a_password_among_the_options_is_shown_nowhere() -> None:
         assert "canary-pw" not in shown
         assert "password=hidden&sslpassword=hidden" in shown
         assert database.full_url.count("canary-pw") == 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "hint"),
+    [
+        ("SELECT 1 FROM fleet_lost", "It is damaged, or is no database of durable runs"),
+        ("SELECT lost FROM fleet_runs", "It is damaged, or is no database of durable runs"),
+        ("DELETE FROM fleet_runs", "Let this user write to it"),
+        ("SELECT 'a' + ", "See to the database, and do the same again"),
+    ],
+)
+async def test_a_failure_of_the_database_says_what_to_do_about_it(
+    durable_url: str, statement: str, hint: str
+) -> None:
+    def fail(connection: sa.Connection) -> None:
+        only_read = "PRAGMA query_only=ON" if database.is_sqlite else "SET TRANSACTION READ ONLY"
+        connection.execute(sa.text(only_read))
+        schema = "" if database.is_sqlite else f"{SCHEMA}."
+        connection.execute(sa.text(statement.replace("fleet_", f"{schema}fleet_")))
+
+    with contextlib.closing(Database(durable_url)) as database:
+        create_tables(database)
+        with pytest.raises(DatabaseError) as raised:
+            await database.run(fail)
+        assert raised.value.hint.startswith(hint)
 
 
 @pytest.mark.parametrize("folder", ["a?b", "a#b", "a%20b", "a b", "ü"])

@@ -33,6 +33,16 @@ _TRY_LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('vpsbackups'))"
 _UNLOCK: Final = "SELECT pg_advisory_unlock(hashtext('vpsbackups'))"
 _DISK_FULL: Final = "53100"
 """The error code of PostgreSQL, which is of the same class as those of a server that is away."""
+_PRIMARY: Final = 0xFF
+"""The part of an error code of SQLite that says the kind."""
+_SQLITE_REFUSED: Final = frozenset(
+    {sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH}
+)
+_SQLITE_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_POSTGRES_REFUSED: Final = frozenset({"42501", "25006"})
+"""No privilege, and a transaction that may only read."""
+_POSTGRES_DAMAGED: Final = frozenset({"42P01", "42703", "3F000", "XX001", "XX002"})
+"""No such table, column or schema, and what is corrupt."""
 _LOCK_PAUSE: Final = 0.1
 _THREADS: Final = 8
 _POOL: Final = 12
@@ -273,8 +283,9 @@ class Database:
     def failed(self, error: BaseException) -> DatabaseError:
         """The error that says that the database failed, and how; without a password."""
         failed = DatabaseError(f"the database {self.name} failed: {self._why(error)}")
-        if _is_full(error):
-            failed.hint = "Free space on its disk, and do the same again: it goes on from there"
+        hint = _hint_of(error)
+        if hint is not None:
+            failed.hint = hint
         return failed
 
     def _why(self, error: BaseException) -> str:
@@ -317,6 +328,27 @@ class Database:
 def _in_transaction(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)
+
+
+def _hint_of(error: BaseException) -> str | None:
+    """What to do about an error of a database that is not mended by doing the same again."""
+    if _is_full(error):
+        return "Free space on its disk, and do the same again: it goes on from there"
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0) & _PRIMARY
+        is_refused = code in _SQLITE_REFUSED
+        is_damaged = code in _SQLITE_DAMAGED or "no such " in str(cause)
+    else:
+        state = getattr(cause, "sqlstate", None)
+        is_refused, is_damaged = state in _POSTGRES_REFUSED, state in _POSTGRES_DAMAGED
+    if is_refused:
+        return (
+            "Let this user write to it (of SQLite, to its folder as well), then do the same again"
+        )
+    if is_damaged:
+        return "It is damaged, or is no database of durable runs: restore it, or name another one"
+    return None
 
 
 def _is_full(error: BaseException) -> bool:
