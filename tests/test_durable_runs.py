@@ -244,6 +244,17 @@ async def test_a_run_needs_a_name(url: str, name: Any) -> None:
             await fleet.submit(name, [1])
 
 
+@pytest.mark.parametrize("name", ["", "a\nb", "d\ud800", None, 7])
+@pytest.mark.parametrize("verb", ["progress", "retry", "cancel", "forget", "unschedule", "results"])
+async def test_what_no_run_can_be_called_is_refused_by_every_call(
+    url: str, verb: str, name: Any
+) -> None:
+    async with DurableFleet(url) as fleet:
+        call = anext(fleet.results(name)) if verb == "results" else getattr(fleet, verb)(name)
+        with pytest.raises(ValueError, match="named"):
+            await call
+
+
 async def test_the_name_of_a_run_has_200_characters_at_most(url: str) -> None:
     async with DurableFleet(url) as fleet:
         assert await fleet.submit("n" * 200, [1]) == 1

@@ -232,6 +232,7 @@ class DurableFleet:
 
         Raises `RunError` if there is no such schedule; `ConfigurationError` as `submit` does.
         """
+        _check_text(name)
         engine = await self._open()
         await self._check_account()
         if not await self._database.call(lambda: engine.delete_schedule(name)):
@@ -404,6 +405,7 @@ class DurableFleet:
         Raises `RunError` if there is no such run, or if it is not over; `ConfigurationError` as
         `submit` does.
         """
+        _check_text(run)
         engine = await self._open()
         await self._check_account()
         await self._delete_forgotten(engine)
@@ -445,6 +447,7 @@ class DurableFleet:
     # --- Life ------------------------------------------------------------------------------------
 
     async def _find(self, run: str) -> Run:
+        _check_text(run)
         await self._open()
         return await self._store.find(run)
 
@@ -504,9 +507,16 @@ def _id_of(server: int | Server) -> int:
     return found
 
 
-def _check_name(run: object) -> None:
+def _check_text(run: object) -> str:
+    """The name of a run that may be there; raises `ValueError` for what no run is called."""
     if not isinstance(run, str) or not run.strip() or run != run.strip() or not run.isprintable():
         raise ValueError(f"a run is named by a text without spaces around it, not {run!r}")
+    return run
+
+
+def _check_name(name: object) -> None:
+    """Raise `ValueError` for what a new run cannot be called."""
+    run = _check_text(name)
     if len(run) > _LONGEST_NAME:
         raise ValueError(
             f"the name of a run has at most {_LONGEST_NAME} characters, not {len(run)}"
