@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -16,8 +17,11 @@ from helpers_cli import Ended, Here, run, start
 from helpers_durable import until
 from helpers_postgres import PASSWORD, Postgres
 
+from vpsbackups_async.cli.fleets import Fleets
+from vpsbackups_async.cli.options import Common
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.slots import open_slots
+from vpsbackups_async.errors import UnexpectedRedirectError
 from vpsbackups_async.testing import FakeVPS, Latency
 
 
@@ -335,6 +339,21 @@ async def test_a_run_whose_submit_was_killed_is_no_success_until_it_is_submitted
     said = await run("run", "work", "--until-done", **place)
     assert (said.code, said.err.splitlines()[1:]) == (0, ["2 completed"])
     assert (await here("run", "status", "nightly", **place)).code == 0
+
+
+def test_what_a_worker_logs_is_in_the_words_of_the_shell(
+    database: str, capfd: pytest.CaptureFixture
+) -> None:
+    logger = logging.getLogger("vpsbackups_async")
+    before = list(logger.handlers)
+    with Fleets(Common(), database, makes=True):
+        logger.warning("the servers cannot be read: %s", UnexpectedRedirectError("it moved"))
+        logger.info("worker 0 took over")
+    said = capfd.readouterr().err
+    assert said.startswith("the servers cannot be read: it moved")
+    assert "base_url" not in said
+    assert "took over" not in said
+    assert logger.handlers == before
 
 
 @pytest.mark.parametrize(

@@ -570,7 +570,7 @@ async def test_an_outcome_says_what_to_do(url: str, real_fake: FakeVPS) -> None:
         (RequestTimeoutError("no answer", "timeout"), "Retry the run's failed servers later"),
         (ServerError(503, "no", None, None, "POST"), "later: that looks for its backup before"),
         (TransportError("no route"), "Check the network and the URL"),
-        (UnexpectedRedirectError("moved"), "Check base_url (https, the right host"),
+        (UnexpectedRedirectError("moved"), "Check the URL of the API (https, the right host"),
         (NotFoundError(404, "no"), "List the backups"),
     ],
     ids=[

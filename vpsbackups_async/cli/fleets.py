@@ -3,14 +3,15 @@
 import os
 import shlex
 from functools import partial
-from typing import Annotated, Any, Final
+from types import TracebackType
+from typing import Annotated, Any, Final, Self
 
 from cyclopts import Parameter
 
 from vpsbackups_async.cli.ends import UsageError
 from vpsbackups_async.cli.options import Common
 from vpsbackups_async.cli.screen import Screen
-from vpsbackups_async.cli.session import token_of, url_of
+from vpsbackups_async.cli.session import log_on, token_of, url_of
 from vpsbackups_async.cli.signals import OwnLoop
 from vpsbackups_async.cli.text import safe
 
@@ -59,6 +60,7 @@ class Fleets(OwnLoop):
         account: str | None = None,
     ) -> None:
         self.screen: Screen = Screen(quiet=common.quiet)
+        self._log = log_on(self.screen, common)
         options: dict[str, Any] = {}
         if needs_token:
             options = {"token": token_of(common), "base_url": url_of(common)}
@@ -100,6 +102,21 @@ class Fleets(OwnLoop):
         """
         async with self._client() as client:
             await demand(self._database, client, self._account)
+
+    def __enter__(self) -> Self:
+        self._log.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self._log.__exit__(None, None, None)
 
     async def _close(self) -> None:
         await self.fleet.close()

@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,7 +21,7 @@ from vpsbackups_async.client import BackupsClient
 from vpsbackups_async.errors import VPSBackupsError
 from vpsbackups_async.events import Event, OnEvent
 
-__all__ = ["Session", "has_token", "token_of", "token_source", "url_of", "url_source"]
+__all__ = ["Session", "has_token", "log_on", "token_of", "token_source", "url_of", "url_source"]
 
 T = TypeVar("T")
 
@@ -81,9 +83,9 @@ def url_of(common: Common) -> str | None:
 class _Log(logging.Handler):
     """Writes the log of the library to standard error, that of `retries` if asked for."""
 
-    def __init__(self, session: "Session", *, retries: bool) -> None:
+    def __init__(self, screen: Screen, *, retries: bool) -> None:
         super().__init__()
-        self._session = session
+        self._screen = screen
         self._retries = retries
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -91,9 +93,9 @@ class _Log(logging.Handler):
         event = getattr(record, "event", None)
         if event is None:
             if self._retries or not hasattr(record, "attempt"):
-                self._session.screen.note(safe(_message(record)), "dim")
+                self._screen.note(safe(_message(record)), "dim")
         elif event.backup is None and event.error is not None:
-            self._session.screen.note(f"server {event.server_id}: {explain(event.error)}", "red")
+            self._screen.note(f"server {event.server_id}: {explain(event.error)}", "red")
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -105,13 +107,26 @@ def _message(record: logging.LogRecord) -> str:
     )
 
 
+@contextmanager
+def log_on(screen: Screen, common: Common) -> Iterator[None]:
+    """Write the log of the library to standard error in the block, in the words of the shell."""
+    log, level = _Log(screen, retries=common.verbose or common.debug), _LOGGER.level
+    _LOGGER.addHandler(log)
+    _LOGGER.setLevel(logging.DEBUG if common.debug else logging.WARNING)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(log)
+        _LOGGER.setLevel(level)
+
+
 class Session(OwnLoop):
     """A client, and an event loop that a command enters as often as it needs; closes both."""
 
     def __init__(self, common: Common) -> None:
         self.screen: Screen = Screen(quiet=common.quiet)
         self._common = common
-        self._log = _Log(self, retries=common.verbose or common.debug)
+        self._log = log_on(self.screen, common)
         self._began = time.monotonic()
         super().__init__()
         self._outage = Outage()
@@ -141,9 +156,7 @@ class Session(OwnLoop):
         await self.client.close()
 
     def __enter__(self) -> Self:
-        _LOGGER.addHandler(self._log)
-        self._level = _LOGGER.level
-        _LOGGER.setLevel(logging.DEBUG if self._common.debug else logging.WARNING)
+        self._log.__enter__()
         return self
 
     def __exit__(
@@ -155,8 +168,7 @@ class Session(OwnLoop):
         try:
             super().__exit__(kind, error, traceback)
         finally:
-            _LOGGER.removeHandler(self._log)
-            _LOGGER.setLevel(self._level)
+            self._log.__exit__(None, None, None)
         if self._common.verbose:
             self.screen.note(self._what_it_took())
 

@@ -17,6 +17,7 @@ from vpsbackups_async.errors import (
     RequestTimeoutError,
     ServerError,
     TransportError,
+    UnexpectedRedirectError,
     VPSBackupsError,
     WaitTimeoutError,
 )
@@ -42,6 +43,8 @@ _HINTS: Final[dict[type[VPSBackupsError], str]] = {
     RequestTimeoutError: _LATER,
     ServerError: _LATER,
     TransportError: "Check the network and the URL of the API, then retry the run's failed servers",
+    UnexpectedRedirectError: "Check the URL of the API (https, the right host, no missing path), "
+    "then retry the run's failed servers",
     WaitTimeoutError: "Retry the run's failed servers: that goes on waiting for the same backup",
 }
 """What to do in a run, where the error's own hint is about a single call."""
