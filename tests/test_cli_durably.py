@@ -188,7 +188,7 @@ async def test_outcomes_that_could_not_be_written_are_told_by_the_same_command_a
         assert process.returncode == 1
         assert err.endswith(
             b"the outcomes could not be written: the same command tells them again\n"
-            b"error: No space left on device\n"
+            b"error: No space left on device: standard output\n"
         )
     said = await run(*COMMAND, **place)
     assert (said.code, len(said.lines)) == (0, 2)

@@ -103,6 +103,16 @@ async def test_the_file_by_default_is_in_the_state_folder_whatever_that_is_calle
     assert [one.name for one in tmp_path.iterdir()] == [folder]  # noqa: ASYNC240  # of the test
 
 
+def test_a_path_that_cannot_be_decoded_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", f"{tmp_path}/a\udcff")
+    with pytest.raises(ConfigurationError, match="is no text by the locale"):
+        DurableFleet()
+    with pytest.raises(ConfigurationError, match="is no text by the locale"):
+        DurableFleet(f"sqlite:///{tmp_path}/a\udcff")
+
+
 @pytest.fixture
 def url(postgres: Postgres) -> str:
     return postgres.new_database()

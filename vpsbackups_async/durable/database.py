@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -65,8 +66,12 @@ _IDLE_TRANSACTION: Final = "SET idle_in_transaction_session_timeout = '30s'"
 
 
 def default_url() -> str:
-    """The URL of the SQLite file in the user's state folder."""
+    """The URL of the SQLite file in the user's state folder.
+
+    Raises `ConfigurationError` for a folder whose name is no text.
+    """
     path = user_state_path("vpsbackups") / "runs.sqlite"
+    _check_text(str(path))
     # Which escapes what has a meaning in a URL.
     return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
@@ -375,7 +380,21 @@ def _checked(url: str) -> sa.URL:
     if not made.database or made.database == ":memory:":
         raise ConfigurationError("a SQLite database needs a file: sqlite:///PATH")
     _check_options(made, "a SQLite database", ())
-    return made.set(drivername="sqlite", database=str(Path(made.database).absolute()))
+    path = str(Path(made.database).absolute())
+    _check_text(path)
+    return made.set(drivername="sqlite", database=path)
+
+
+def _check_text(path: str) -> None:
+    """Raise `ConfigurationError` for a path that Python could not decode, as no URL can hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"the path {path!a} of the database is no text by the locale "
+            f"({sys.getfilesystemencoding()}): name another one (--database or "
+            "VPSBACKUPS_DATABASE), or set a locale of UTF-8"
+        ) from None
 
 
 def _options_of_postgres() -> set[str]:
