@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import (
     audits,
@@ -52,12 +53,31 @@ BENCHMARKS = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures there, beside those of other benchmarks on this machine",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them, as .svg or .png")
     parser.add_argument(
         "--smoke", action="store_true", help="run on a small scale, to see that the work is done"
     )
     return parser
+
+
+def _beside_others(said: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The figures of this run, and those of the file that it did not measure."""
+    known = json.loads(file.read_text("utf-8")) if file.exists() else said
+    if known["machine"] != said["machine"]:
+        return said
+
+    def merged(part: str, name: str) -> list[Any]:
+        measured = {one[name]: one for one in said[part]}
+        kept = [measured.pop(one[name], one) for one in known[part]]
+        return [*kept, *measured.values()]
+
+    return {**said, "rows": merged("rows", "what"), "curves": merged("curves", "title")}
 
 
 def main() -> int:
@@ -77,6 +97,7 @@ def main() -> int:
     said = verdict.as_json()
     print(f"{said['machine']}\n\n{table(verdict.rows)}")
     if options.json is not None:
+        said = _beside_others(said, options.json)
         options.json.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", "utf-8")
     if options.plot is not None:
         from benchmarks.report import draw  # imported here because matplotlib is slow to import
