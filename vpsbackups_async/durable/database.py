@@ -4,10 +4,9 @@ import asyncio
 import logging
 import socket
 import sqlite3
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 import sqlalchemy as sa
-from platformdirs import user_state_path
 from sqlalchemy import exc, pool
 
+from vpsbackups_async.durable.urls import checked
 from vpsbackups_async.errors import ConfigurationError, DatabaseError
 
-__all__ = ["SCHEMA", "Database", "default_url"]
+__all__ = ["SCHEMA", "Database"]
 
 logger: logging.Logger = logging.getLogger("vpsbackups_async")
 
@@ -65,17 +64,6 @@ _IDLE_TRANSACTION: Final = "SET idle_in_transaction_session_timeout = '30s'"
 """A process that is frozen within a transaction would hold what it locked from the others."""
 
 
-def default_url() -> str:
-    """The URL of the SQLite file in the user's state folder.
-
-    Raises `ConfigurationError` for a folder whose name is no text.
-    """
-    path = user_state_path("vpsbackups") / "runs.sqlite"
-    _check_text(str(path))
-    # Which escapes what has a meaning in a URL.
-    return sa.URL.create("sqlite", database=str(path)).render_as_string()
-
-
 class Database:
     """One database, by its URL: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.
 
@@ -86,7 +74,7 @@ class Database:
 
     def __init__(self, url: str, *, prepare_within: float = 60.0) -> None:
         self._prepare_within = prepare_within
-        self.url: sa.URL = _checked(url)
+        self.url: sa.URL = checked(url)
         self.is_sqlite: bool = self.url.drivername == "sqlite"
         self._connections: WeakSet[Any] = WeakSet()
         self._adding = threading.Lock()  # connections are made in any thread
@@ -362,55 +350,6 @@ def _is_full(error: BaseException) -> bool:
     if isinstance(cause, sqlite3.Error):
         return getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
     return getattr(cause, "sqlstate", None) == _DISK_FULL
-
-
-def _checked(url: str) -> sa.URL:
-    try:
-        made = sa.make_url(url)
-    except (exc.ArgumentError, ValueError):  # the latter for a port
-        raise ConfigurationError(
-            "a database is given as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
-        ) from None
-    kind = made.drivername.partition("+")[0]
-    if kind in {"postgresql", "postgres"}:
-        _check_options(made, "PostgreSQL", _options_of_postgres())
-        return made.set(drivername="postgresql+psycopg")
-    if kind != "sqlite":
-        raise ConfigurationError(f"a database is sqlite:///... or postgresql://..., not {kind}://")
-    if not made.database or made.database == ":memory:":
-        raise ConfigurationError("a SQLite database needs a file: sqlite:///PATH")
-    _check_options(made, "a SQLite database", ())
-    path = str(Path(made.database).absolute())
-    _check_text(path)
-    return made.set(drivername="sqlite", database=path)
-
-
-def _check_text(path: str) -> None:
-    """Raise `ConfigurationError` for a path that Python could not decode, as no URL can hold it."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError(
-            f"the path {path!a} of the database is no text by the locale "
-            f"({sys.getfilesystemencoding()}): name another one (--database or "
-            "VPSBACKUPS_DATABASE), or set a locale of UTF-8"
-        ) from None
-
-
-def _options_of_postgres() -> set[str]:
-    from psycopg import pq  # noqa: PLC0415  # it takes a while, and SQLite needs none of it
-
-    return {one.keyword.decode() for one in pq.Conninfo.get_defaults()}
-
-
-def _check_options(url: sa.URL, kind: str, known: Collection[str]) -> None:
-    """Raise `ConfigurationError` for options in the URL that the database does not have.
-
-    Some would be ignored by the driver, with a warning, and others end it.
-    """
-    if wrong := [name for name in url.query if name not in known]:
-        named = ", ".join(map(repr, wrong))
-        raise ConfigurationError(f"the URL of {kind} has no option {named}: leave it out")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

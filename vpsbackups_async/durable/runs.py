@@ -19,11 +19,12 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
-from vpsbackups_async._checks import check_duration, check_int
+from vpsbackups_async._checks import check_duration
 from vpsbackups_async._lists.sources import Servers, check_servers
 from vpsbackups_async._ping import check_ping
 from vpsbackups_async.durable.api import WorkerClient
-from vpsbackups_async.durable.database import Database, default_url
+from vpsbackups_async.durable.asked import check_new_run, check_run, id_of, task_of
+from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import EngineClient, migrate
 from vpsbackups_async.durable.items import Run
 from vpsbackups_async.durable.ownership import check, claim
@@ -31,17 +32,14 @@ from vpsbackups_async.durable.roll import silent_workers
 from vpsbackups_async.durable.schedules import Schedule
 from vpsbackups_async.durable.schema import create_tables
 from vpsbackups_async.durable.store import Store
+from vpsbackups_async.durable.urls import default_url
 from vpsbackups_async.durable.values import (
-    BackupTask,
-    EnsureTask,
     ItemState,
     Limits,
-    RotateTask,
     RunInfo,
     RunOutcome,
     RunProgress,
     SilentWorker,
-    Task,
 )
 from vpsbackups_async.durable.worker import IsDone, Worker
 from vpsbackups_async.errors import RunError
@@ -53,9 +51,6 @@ __all__ = ["DurableFleet"]
 T = TypeVar("T")
 
 _BATCH: Final = 500
-_HIGHEST_ID: Final = 2**63 - 1
-"""That a database keeps."""
-_LONGEST_NAME: Final = 200
 
 
 class DurableFleet:
@@ -141,11 +136,11 @@ class DurableFleet:
         library, or was cancelled; `ValueError` for bad arguments; `ConfigurationError` where the
         database is of another account than the token, if there is one.
         """
-        task = _task(description, job, ensure, rotate, make_room=make_room)
-        _check_name(run)
+        task = task_of(description, job, ensure, rotate, make_room=make_room)
+        check_new_run(run)
         check_servers(servers)
         if isinstance(servers, Sized) and isinstance(servers, Iterable):
-            servers = [_id_of(server) for server in servers]  # all are checked before any is added
+            servers = [id_of(server) for server in servers]  # all are checked before any is added
         engine = await self._open()
         if not isinstance(servers, AllServers):
             await self._check_account()
@@ -171,14 +166,14 @@ class DurableFleet:
         if isinstance(servers, AsyncIterable):
             batch: list[int] = []
             async for server in servers:
-                batch.append(_id_of(server))
+                batch.append(id_of(server))
                 if len(batch) == _BATCH:
                     yield batch
                     batch = []
             if batch:
                 yield batch
             return
-        ids = (_id_of(server) for server in servers)
+        ids = (id_of(server) for server in servers)
         while batch := list(islice(ids, _BATCH)):
             yield batch
 
@@ -210,12 +205,12 @@ class DurableFleet:
         that fits into no server's quota, and for a name that is taken; `ConfigurationError` as
         `submit` does.
         """
-        task = _task(description, job, ensure, rotate, make_room=make_room)
-        _check_name(name)
+        task = task_of(description, job, ensure, rotate, make_room=make_room)
+        check_new_run(name)
         if ping is not None:
             check_ping(ping)
         check_servers(servers)
-        ids = None if isinstance(servers, AllServers) else tuple(_id_of(one) for one in servers)
+        ids = None if isinstance(servers, AllServers) else tuple(id_of(one) for one in servers)
         schedule = Schedule(name, cron, tz, task, ids, ping, datetime.now(UTC))
         engine = await self._open()
         await self._check_account()
@@ -232,7 +227,7 @@ class DurableFleet:
 
         Raises `RunError` if there is no such schedule; `ConfigurationError` as `submit` does.
         """
-        _check_text(name)
+        check_run(name)
         engine = await self._open()
         await self._check_account()
         if not await self._database.call(lambda: engine.delete_schedule(name)):
@@ -405,7 +400,7 @@ class DurableFleet:
         Raises `RunError` if there is no such run, or if it is not over; `ConfigurationError` as
         `submit` does.
         """
-        _check_text(run)
+        check_run(run)
         engine = await self._open()
         await self._check_account()
         await self._delete_forgotten(engine)
@@ -447,7 +442,7 @@ class DurableFleet:
     # --- Life ------------------------------------------------------------------------------------
 
     async def _find(self, run: str) -> Run:
-        _check_text(run)
+        check_run(run)
         await self._open()
         return await self._store.find(run)
 
@@ -498,50 +493,3 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # so that it is not told of as one that nobody saw
         raise
-
-
-def _id_of(server: int | Server) -> int:
-    found = check_int("server_id", server.id if isinstance(server, Server) else server)
-    if found > _HIGHEST_ID:
-        raise ValueError(f"server_id must be at most {_HIGHEST_ID}, not {found}")
-    return found
-
-
-def _check_text(run: object) -> str:
-    """The name of a run that may be there; raises `ValueError` for what no run is called."""
-    if not isinstance(run, str) or not run.strip() or run != run.strip() or not run.isprintable():
-        raise ValueError(f"a run is named by a text without spaces around it, not {run!r}")
-    return run
-
-
-def _check_name(name: object) -> None:
-    """Raise `ValueError` for what a new run cannot be called."""
-    run = _check_text(name)
-    if len(run) > _LONGEST_NAME:
-        raise ValueError(
-            f"the name of a run has at most {_LONGEST_NAME} characters, not {len(run)}"
-        )
-
-
-def _task(
-    description: str | None,
-    job: str | None,
-    ensure: timedelta | None,
-    rotate: Retention | None,
-    *,
-    make_room: bool,
-) -> Task:
-    """What the arguments of `submit` ask for; raises `ValueError` for what cannot be."""
-    if ensure is not None and rotate is not None:
-        raise ValueError("a run either ensures or rotates: give one of ensure and rotate")
-    if job is not None and (ensure is not None or rotate is not None):
-        raise ValueError("job is for plain backups: a retention has its own, and ensure none")
-    if make_room and rotate is None:
-        raise ValueError("make_room needs rotate")
-    if rotate is not None and not (fit := rotate.fit(())).fits:
-        raise ValueError(f"each rotation would be refused: {fit}")
-    if ensure is not None:
-        return EnsureTask(ensure, description)
-    if rotate is not None:
-        return RotateTask(rotate, description, make_room)
-    return BackupTask(description, job)

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
+from vpsbackups_async.durable.conditions import fresh, made_nothing, waits, was_cut_short
 from vpsbackups_async.durable.database import Database
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.items import Run
@@ -23,13 +24,11 @@ from vpsbackups_async.durable.values import (
     RunOutcome,
     RunProgress,
     Task,
-    acts_before_create,
     differences,
     task_from_json,
     task_to_json,
 )
 from vpsbackups_async.errors import (
-    BackupFailedError,
     CreateOutcomeUnknownError,
     DatabaseError,
     RunError,
@@ -284,7 +283,7 @@ class Store:
 
     async def progress(self, run: Run) -> RunProgress:
         """How many servers of the run are how far."""
-        state = sa.case((_waits(run), str(ItemState.WAITING)), else_=items.c.state).label("state")
+        state = sa.case((waits(run), str(ItemState.WAITING)), else_=items.c.state).label("state")
         query = (
             sa.select(state, sa.func.count().label("count"))
             .where(items.c.run == run.nonce)
@@ -311,7 +310,7 @@ class Store:
             .limit(_BATCH)
         )
         # What is known counts again if the retry is cancelled.
-        known = ~_made_nothing()
+        known = ~made_nothing()
         known &= (items.c.state != str(ItemState.CANCELLED)) | items.c.backup.is_not(None)
         update = (
             sa.update(items)
@@ -323,7 +322,7 @@ class Store:
                 owner=None,
                 error=sa.case((known, items.c.error)),
                 outcome=sa.case((known, items.c.outcome)),
-                **_fresh(),
+                **fresh(),
             )
             .returning(items.c.server, items.c.retry)
         )
@@ -341,14 +340,14 @@ class Store:
 
         One that waits for a retry, and of which a backup may be there, ends again as it had.
         """
-        chosen = sa.select(items.c.server).where(items.c.run == run.nonce, _waits(run))
+        chosen = sa.select(items.c.server).where(items.c.run == run.nonce, waits(run))
         update = (
             sa.update(items)
             .where(items.c.run == run.nonce, items.c.server.in_(chosen.limit(_BATCH)))
-            .where(_waits(run))
+            .where(waits(run))
             .values(
                 state=sa.case(
-                    (_was_cut_short(), str(ItemState.CANCELLED)),
+                    (was_cut_short(), str(ItemState.CANCELLED)),
                     (items.c.backup.is_not(None), str(ItemState.FAILED)),
                     (items.c.posts > 0, str(ItemState.UNKNOWN)),
                     (items.c.error == _UNKNOWN, str(ItemState.UNKNOWN)),
@@ -495,61 +494,3 @@ def _add(connection: sa.Connection, run: Run, server_ids: Sequence[int], enqueue
     new = connection.execute(insert.returning(items.c.server)).scalars().all()
     enqueue(connection, [Entry(run.nonce, server_id, 0) for server_id in new])
     return len(new)
-
-
-def _waits(run: Run) -> sa.ColumnElement[bool]:
-    """Whether nothing was begun for a server of the run, also if a worker has taken it.
-
-    Of a rotation with `make_room`, only what no worker has taken: it deletes before it creates. Any
-    other one that has begun to delete is ended by its worker, which learns what that came to.
-    """
-    waits = items.c.state == str(ItemState.WAITING)
-    if acts_before_create(run.task):
-        return waits
-    taken = items.c.state == str(ItemState.RUNNING)
-    begun = (items.c.posts == 0, items.c.backup.is_(None), items.c.deletions.is_(None))
-    return sa.or_(waits, sa.and_(taken, *begun))
-
-
-def _was_cut_short() -> sa.ColumnElement[bool]:
-    """Whether an item has a backup, and ended before as cancelled: there was more to delete."""
-    return items.c.backup.is_not(None) & items.c.error.is_(None)
-
-
-def _made_nothing() -> sa.ColumnElement[bool]:
-    """Whether an item that has ended is known to have no backup that may still be completed."""
-    has_failed = items.c.state == str(ItemState.FAILED)
-    was_cancelled = items.c.state == str(ItemState.CANCELLED)
-    nothing_sent = items.c.backup.is_(None) & ~_is_open()
-    backup_failed = items.c.error == BackupFailedError.__name__
-    return (has_failed | was_cancelled) & nothing_sent | has_failed & backup_failed
-
-
-def _is_open() -> sa.ColumnElement[bool]:
-    """Whether a create of the item may have been carried out; see `Item.is_open`."""
-    return (items.c.posts > 0) | (items.c.unknown_since < items.c.retry)
-
-
-def _fresh() -> dict[str, Any]:
-    """The values of an item for its next retry: what is known to have made nothing is forgotten.
-
-    A backup that is known, and not to have failed, is gone on from. What may have been sent is
-    looked for, and sent again only as after any other takeover.
-    """
-    is_over = _made_nothing()
-    # Where a create failed that may have been carried out, it was answered, so that none of it is
-    # on the wire. It is looked for by its marker before another one is sent.
-    is_answered = (items.c.state == str(ItemState.FAILED)) & items.c.backup.is_(None)
-    answered = sa.case((is_answered & items.c.may_repeat, 0), else_=items.c.posts)
-    values = {
-        items.c.backup: sa.null(),
-        items.c.sent_at: sa.null(),
-        items.c.not_after: sa.null(),
-        items.c.may_repeat: sa.true(),
-    }
-    fresh = {
-        column.name: sa.case((is_over, value), else_=column) for column, value in values.items()
-    }
-    own = sa.case((is_over | ~_is_open(), items.c.retry + 1), else_=items.c.unknown_since)
-    posts = sa.case((is_over, 0), else_=answered)
-    return fresh | {items.c.unknown_since.name: own, items.c.posts.name: posts}
