@@ -23,7 +23,7 @@ class Deletions:
     def __init__(self, items: Items, item: Item) -> None:
         self._items = items
         self._item = item
-        self.were_stopped = False
+        self.were_stopped: bool = False
 
     def noted(self, deleting: Deleting) -> Deleting:
         """What deletes like `deleting`, and notes each deletion before, for the next worker."""
