@@ -1,4 +1,4 @@
-"""A `DurableFleet` that was closed, and a submit that is cancelled."""
+"""A `DurableFleet` that was closed, a submit that is cancelled, and two fleets in one process."""
 
 import asyncio
 import contextlib
@@ -103,3 +103,28 @@ async def test_a_submit_that_is_cancelled_adds_nothing_after_its_end(
                 await submit
             added = (await fleet.progress("nightly")).total
         assert added == 500 * batches
+
+
+# --- Two in one process --------------------------------------------------------------------------
+
+
+async def test_a_process_works_on_one_database_at_a_time(tmp_path: Path) -> None:
+    async with FakeVPS(servers=2, backups=0, backup_seconds=3600) as fake:
+        options = {"token": fake.token, "base_url": fake.url}
+        urls = [f"sqlite:///{tmp_path}/{name}.sqlite" for name in ("one", "two")]
+        async with (
+            DurableFleet(urls[0], client_options=options) as one,
+            DurableFleet(urls[1], client_options=options) as two,
+        ):
+            await one.submit("nightly", [1])
+            await two.submit("nightly", [2])
+            work = asyncio.create_task(one.work(until_done=True))
+            await until(lambda: len(fake.backups) == 1)
+            refused = r"works on sqlite.*one\.sqlite already.*two\.sqlite.*process of its own"
+            with pytest.raises(ConfigurationError, match=refused):
+                await two.work(until_done=True)
+            fake.finish(fake.backups[0]["id"])
+            await work
+            fake.backup_seconds = 0.1
+            await two.work(until_done=True)
+            assert [(await fleet.progress("nightly")).completed for fleet in (one, two)] == [1, 1]

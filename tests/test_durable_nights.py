@@ -147,6 +147,48 @@ async def test_a_night_whose_database_fails_while_it_is_looked_at_is_told(
     assert told[1] == ("/check", f"{NAME}: 1 completed, 0 failed")
 
 
+async def test_a_night_whose_schedule_cannot_be_read_is_told_as_lost(
+    file: Path, real_fake: FakeVPS, ear: Ear
+) -> None:
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", CRON, [1, 2], ping=url)
+            fired_at(file, DUE - timedelta(days=1))
+            execute(file, "UPDATE workflow_schedules SET context = replace(context, 'backup', 'x')")
+            with pytest.raises(RunError, match="schedule 'nightly' of the database cannot be read"):
+                await fleet.schedules()
+            await fleet.work(until_done=True)
+            assert fleet.unsubmitted == ["nightly"]
+            await fleet.unschedule("nightly")
+            assert await fleet.schedules() == []
+    said = (
+        f"no run is submitted for {DUE:%Y-%m-%dT%H:%MZ}: the schedule 'nightly' of the database "
+        "cannot be read: no task is called 'x'"
+    )
+    assert told == [("/check/fail", said)]
+    assert said in ear.texts
+    assert posts(real_fake) == []
+
+
+async def test_an_unforeseen_error_of_a_night_ends_the_worker_and_the_next_goes_on_with_it(
+    file: Path, real_fake: FakeVPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monitor() as (url, told):
+        async with fleet_on(file, real_fake) as fleet:
+            await fleet.schedule("nightly", CRON, [1], ping=url)
+            fired_at(file, DUE - timedelta(days=1))
+            with monkeypatch.context() as patch:
+                patch.setattr(schedules, "check_ping", full)
+                with pytest.raises(RuntimeError, match="new thread"):
+                    await fleet.work(until_done=True)
+            await fleet.work(until_done=True)
+    assert told[-1] == ("/check", f"{NAME}: 1 completed, 0 failed")
+    assert posts(real_fake) == [1]
+
+
 # --- Runs that are forgotten ---------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from dbos import error as engine_error
 
 from vpsbackups_async.durable.database import SCHEMA, Database
 from vpsbackups_async.durable.schema import VERSION
+from vpsbackups_async.errors import ConfigurationError
 
 __all__ = [
     "EngineClient",
@@ -34,6 +35,7 @@ __all__ = [
     "is_repeated",
     "is_superseded",
     "migrate",
+    "working_on",
 ]
 
 _APPLICATION: Final = "vpsbackups"
@@ -247,6 +249,29 @@ class EngineClient:
     def close(self) -> None:
         """Let go of the database."""
         self._client.destroy()
+
+
+_worked_on: Final[list[Database]] = []
+
+
+@contextmanager
+def working_on(database: Database) -> Iterator[None]:
+    """The block in which this process works on a database: the engine is global to a process.
+
+    Raises `ConfigurationError` if it works on another one, whose entries this worker would take.
+    """
+    for other in _worked_on:
+        if other.full_url != database.full_url:
+            refused = ConfigurationError(
+                f"this process works on {other.name} already, and cannot on {database.name} beside"
+            )
+            refused.hint = "Work on each in a process of its own, or one after the other"
+            raise refused
+    _worked_on.append(database)
+    try:
+        yield
+    finally:
+        _worked_on.remove(database)
 
 
 class EngineWorker:

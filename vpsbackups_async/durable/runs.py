@@ -255,7 +255,8 @@ class DurableFleet:
 
         Raises `AuthenticationError` if the token is refused; `WorkerStoppedError` if the worker
         lost its slot; `DatabaseError` if the database fails, as where its disk is full;
-        `ConfigurationError` for a database of another account, and without a token.
+        `ConfigurationError` for a database of another account, without a token, and while this
+        process works on another database.
         """
         async with WorkerClient(**self._options) as client:
             engine = await self._open()

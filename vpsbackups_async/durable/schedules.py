@@ -61,17 +61,28 @@ class Schedule:
 
     @classmethod
     def from_context(cls, context: Mapping[str, Any]) -> "Schedule":
-        """The schedule that `to_context` wrote."""
-        servers = context["servers"]
-        return cls(
-            context["name"],
-            context["cron"],
-            context["tz"],
-            task_from_json(context["task"]),
-            None if servers is None else tuple(servers),
-            context["ping"],
-            datetime.fromisoformat(context["since"]),
-        )
+        """The schedule that `to_context` wrote; raises `RunError` for one that cannot be read."""
+        try:
+            servers = context["servers"]
+            return cls(
+                context["name"],
+                context["cron"],
+                context["tz"],
+                task_from_json(context["task"]),
+                None if servers is None else tuple(servers),
+                context["ping"],
+                datetime.fromisoformat(context["since"]),
+            )
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else error
+            unreadable = RunError(
+                f"the schedule {context.get('name')!r} of the database cannot be read: {why}"
+            )
+            unreadable.hint = (
+                "It is damaged, or was made by a newer version of this library: use that one, or "
+                "delete it (vpsbackups run schedule --delete --name NAME) and make it anew"
+            )
+            raise unreadable from None
 
     def run_at(self, when: datetime) -> str:
         """The name of the run that is due then."""
@@ -123,14 +134,18 @@ class Nights:
 
     async def _do(self, night: Night) -> None:
         try:
-            await self._done(night)
-        except (exc.SQLAlchemyError, DatabaseError) as error:
+            schedule = Schedule.from_context(night.context)
+        except RunError as error:
+            await self._not_read(night, error)
+            return
+        try:
+            await self._done(schedule, night)
+        except Exception as error:
             # The engine would take it for the end of this night.
             self._fail(error)
             raise asyncio.CancelledError from error
 
-    async def _done(self, night: Night) -> None:
-        schedule = Schedule.from_context(night.context)
+    async def _done(self, schedule: Schedule, night: Night) -> None:
         name = schedule.run_at(night.at)
         # Beside what follows: a monitor that does not answer holds nothing up.
         starting: set[asyncio.Task[None]] = set()
@@ -138,7 +153,7 @@ class Nights:
         if not is_begun:
             if is_superseded(night):
                 return
-            start = asyncio.create_task(self._ping(schedule, "/start", name))
+            start = asyncio.create_task(self._ping(schedule.ping, "/start", name))
             starting.add(start)
             self._tasks.add(start)
             start.add_done_callback(self._tasks.discard)
@@ -191,12 +206,20 @@ class Nights:
                 "(vpsbackups run work)"
             )
         logger.error("%s", said)
-        await self._ping(schedule, "/fail", said)
+        await self._ping(schedule.ping, "/fail", said)
         self.unsubmitted[night.id] = name  # now that it was told: a worker may end by that
         if ours is not error:
             raise ours
         if not is_final:
             raise asyncio.CancelledError
+
+    async def _not_read(self, night: Night, error: RunError) -> None:
+        """Tell of a night whose schedule cannot be read, so that nothing is known of its run."""
+        said = f"no run is submitted for {night.at:%Y-%m-%dT%H:%MZ}: {error.describe()}"
+        logger.error("%s", said)
+        with suppress(ValueError):  # its monitor may be what cannot be read
+            await self._ping(night.context.get("ping"), "/fail", said)
+        self.unsubmitted[night.id] = str(night.context.get("name"))
 
     async def _tell(self, schedule: Schedule, progress: RunProgress, run: Run | None) -> None:
         """Tell how the run ended; one that backed up nothing has failed, whatever the reason.
@@ -214,7 +237,7 @@ class Nights:
             said += "; it was cancelled or forgotten before it was wholly submitted"
         if is_bad:
             logger.error("%s", said)
-        await self._ping(schedule, "/fail" if is_bad else "", said)
+        await self._ping(schedule.ping, "/fail" if is_bad else "", said)
 
     async def _reason(self, run: Run) -> str:
         """Why the first of its servers was passed over, in brackets; empty if it was not."""
@@ -264,10 +287,10 @@ class Nights:
                     return await self._store.forgotten_night(run.name) or progress
             await asyncio.sleep(_EVERY)
 
-    async def _ping(self, schedule: Schedule, ending: str, text: str) -> None:
-        if schedule.ping is None:
+    async def _ping(self, url: str | None, ending: str, text: str) -> None:
+        if url is None:
             return
-        parts = check_ping(schedule.ping)
+        parts = check_ping(url)
         failure = await ping_beside(parts, ending, text)
         if failure is not None:
             logger.warning("the ping to %s failed: %s", parts.hostname, failure)

@@ -16,7 +16,7 @@ from sqlalchemy import exc
 
 from vpsbackups_async.durable.api import WorkerClient
 from vpsbackups_async.durable.database import Database
-from vpsbackups_async.durable.engine import EngineClient, EngineWorker
+from vpsbackups_async.durable.engine import EngineClient, EngineWorker, working_on
 from vpsbackups_async.durable.items import Items
 from vpsbackups_async.durable.ownership import demand
 from vpsbackups_async.durable.roll import Listed, Unchanged
@@ -94,11 +94,13 @@ class Worker:
 
         `on_start` is called with the number of the slot once it begins. Raises
         `AuthenticationError` if the token is refused, `WorkerStoppedError` once it no longer holds
-        its slot, `ConfigurationError` for another account's token, `DatabaseError` if the database
+        its slot, `ConfigurationError` for another account's token and beside a worker of
+        another database, `DatabaseError` if the database
         fails.
         """
         try:
-            await self._run(is_done, on_start)
+            with working_on(self._database):
+                await self._run(is_done, on_start)
         except exc.SQLAlchemyError as error:
             raise self._database.failed(error) from None
         return self._signal
