@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve, frozen
@@ -22,6 +23,7 @@ from vpsbackups_async.testing import FakeVPS, ServerFault
 LIMITS = Limits(
     backoff=ConstantBackoff(0.05), start_within=0.2, create_again_after=0.2, unknown_for=0.4
 )
+PATIENT = evolve(LIMITS, start_within=10.0, unknown_for=30.0)
 RUN = "nightly"
 
 
@@ -203,3 +205,42 @@ async def test_a_timeout_whose_retry_is_cancelled_is_a_timeout_and_is_waited_for
         await fleet.work(until_done=True)
         assert (await outcome_of(fleet)).ok
     assert posts(real_fake) == [1]
+
+
+# --- After a 503 ---------------------------------------------------------------------------------
+
+
+def not_handled(**options: Any) -> ServerFault:
+    """A 503 to a create, once, after which it is sent again in a second."""
+    return ServerFault(503, method="POST", times=1, retry_after=1.0, **options)
+
+
+async def cancelled_after_503(fleet: DurableFleet, fake: FakeVPS, fault: ServerFault) -> RunOutcome:
+    """The outcome of a server whose run is cancelled once its create was answered so."""
+    fake.inject(fault)
+    working = asyncio.create_task(fleet.work(until_done=True))
+    await until(lambda: len(posts(fake)) == 1)
+    await asyncio.sleep(0.3)
+    await fleet.cancel(RUN)
+    await asyncio.wait_for(working, 30)
+    return await outcome_of(fleet)
+
+
+async def test_a_create_is_not_sent_again_after_a_503_once_its_run_is_cancelled(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake, PATIENT) as fleet:
+        await fleet.submit(RUN, [1])
+        outcome = await cancelled_after_503(fleet, real_fake, not_handled())
+    assert outcome.state is ItemState.CANCELLED
+    assert posts(real_fake) == [1]
+
+
+async def test_a_rotation_that_may_have_made_room_is_sent_again_after_a_503_and_a_cancel(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake, PATIENT) as fleet:
+        await fleet.submit(RUN, [1], rotate=Retention(last=1, job="a"), make_room=True)
+        outcome = await cancelled_after_503(fleet, real_fake, not_handled())
+    assert outcome.backup_id is not None
+    assert posts(real_fake) == [1, 1]

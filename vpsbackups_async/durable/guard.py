@@ -20,6 +20,7 @@ from vpsbackups_async.durable.items import (
     AnsweredError,
     Item,
     Items,
+    RepeatCancelledError,
     RunCancelledError,
     SupersededError,
 )
@@ -249,7 +250,7 @@ class Guard:
         """
 
         async def before_again() -> None:  # a 503 does not prove that nothing was done
-            await self._items.note_posts(item, posts + 1)
+            await self._items.intend_again(item, posts + 1)
 
         for turn in range(1, _MOST_TURNS + 1):
             sent = max(posts, item.posts)
@@ -334,7 +335,8 @@ def _is_of_another(answer: BaseException | None) -> bool:
 
 def _was_not_handled(answer: Exception) -> bool:
     """Whether it is a 503, by which nothing was done: that is no proof, if it is a gateway's."""
-    return isinstance(answer, ServerError) and answer.in_doubt
+    is_not_handled = isinstance(answer, ServerError) and answer.in_doubt
+    return is_not_handled or isinstance(answer, RepeatCancelledError)
 
 
 class _StoppedError(Exception):

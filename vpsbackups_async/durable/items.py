@@ -31,6 +31,7 @@ __all__ = [
     "Item",
     "Items",
     "NoPlaceError",
+    "RepeatCancelledError",
     "Run",
     "RunCancelledError",
     "SupersededError",
@@ -52,6 +53,10 @@ class NoPlaceError(Exception):
 
 class RunCancelledError(Exception):
     """The run was cancelled, so that no create or deletion of it may be sent any more."""
+
+
+class RepeatCancelledError(RunCancelledError):
+    """The run was cancelled after a 503 to a create, which does not prove that nothing was done."""
 
 
 class AnsweredError(Exception):
@@ -175,6 +180,10 @@ UPDATE {items} SET deletions = :deletions WHERE {owned}
 """
 _IS_OWNED: Final = "SELECT 1 FROM {items} WHERE {owned}"
 _NOTE_POSTS: Final = "UPDATE {items} SET posts = :posts WHERE {owned}"
+_INTEND_AGAIN: Final = """
+UPDATE {items} SET posts = :posts WHERE {owned}
+    AND (:goes_on OR NOT EXISTS (SELECT 1 FROM {runs} WHERE nonce = :run AND cancelled))
+"""
 _NOTE_AT_WORK: Final = """
 UPDATE {items} SET may_repeat = FALSE WHERE run = :run AND server = :server RETURNING owner
 """
@@ -280,6 +289,16 @@ class Items:
 
         return await self._run(work)
 
+    async def intend_again(self, item: Item, posts: int) -> None:
+        """Note that the create, which was answered by a 503, is about to be sent again.
+
+        Raises `RepeatCancelledError`: then it must not be sent.
+        """
+        goes_on = acts_before_create(item.run.task)
+        more = {"posts": posts, "goes_on": goes_on}
+        await self._write_unless_cancelled(item, _INTEND_AGAIN, RepeatCancelledError, **more)
+        item.posts = posts
+
     async def note_started(self, item: Item, backup_id: int) -> None:
         """Note the backup that was started, or found."""
         await self._write(item, _NOTE_BACKUP, backup=backup_id)
@@ -290,16 +309,9 @@ class Items:
 
         Raises `RunCancelledError`: then it must not be deleted.
         """
-        begin, is_owned = self._text(_BEGIN_DELETION), self._text(_IS_OWNED)
-        owned, in_doubt = _owned(item), item.in_doubt | {backup_id}
-        values = {**owned, "deletions": _deletions_text(item.deleted, in_doubt)}
-
-        def work(connection: sa.Connection) -> None:
-            if connection.execute(begin, values).rowcount == 0:
-                is_ours = connection.execute(is_owned, owned).first() is not None
-                raise RunCancelledError if is_ours else SupersededError
-
-        await self._run(work)
+        in_doubt = item.in_doubt | {backup_id}
+        text = _deletions_text(item.deleted, in_doubt)
+        await self._write_unless_cancelled(item, _BEGIN_DELETION, RunCancelledError, deletions=text)
         item.in_doubt = in_doubt
 
     async def note_deletions(self, item: Item) -> None:
@@ -335,6 +347,20 @@ class Items:
         update, values = self._text(statement), {**_owned(item), **more}
         if await self._run(lambda connection: connection.execute(update, values).rowcount) == 0:
             raise SupersededError
+
+    async def _write_unless_cancelled(
+        self, item: Item, statement: str, cancelled: type[RunCancelledError], **more: object
+    ) -> None:
+        """Write to the item by a statement that does nothing once the run is cancelled."""
+        update, is_owned = self._text(statement), self._text(_IS_OWNED)
+        owned = _owned(item)
+
+        def work(connection: sa.Connection) -> None:
+            if connection.execute(update, {**owned, **more}).rowcount == 0:
+                is_ours = connection.execute(is_owned, owned).first() is not None
+                raise cancelled if is_ours else SupersededError
+
+        await self._run(work)
 
     # --- The whole database ----------------------------------------------------------------------
 
