@@ -244,3 +244,15 @@ async def test_a_rotation_that_may_have_made_room_is_sent_again_after_a_503_and_
         outcome = await cancelled_after_503(fleet, real_fake, not_handled())
     assert outcome.backup_id is not None
     assert posts(real_fake) == [1, 1]
+
+
+async def test_a_create_that_was_carried_out_after_its_503_is_found_though_the_run_is_cancelled(
+    url: str, real_fake: FakeVPS
+) -> None:
+    real_fake.visible_after = 2.0
+    patient = evolve(PATIENT, create_again_after=5.0)
+    async with fleet_on(url, real_fake, patient) as fleet:
+        await fleet.submit(RUN, [1])
+        outcome = await cancelled_after_503(fleet, real_fake, not_handled(when="after"))
+    assert (outcome.state, outcome.backup_id) == (ItemState.COMPLETED, 1)
+    assert posts(real_fake) == [1]

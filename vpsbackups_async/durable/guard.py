@@ -113,6 +113,11 @@ class Guard:
                 found = await self.find(item, labelled, is_answered=not before)
                 if found is None:
                     raise
+            except RunCancelledError:
+                if item.posts > before:  # by a 503, which does not prove that nothing was done
+                    found = await self.find(item, labelled, is_answered=not before)
+                if found is None:
+                    raise
         await self._items.note_started(item, found.backup.id)
         return found
 
