@@ -256,3 +256,16 @@ async def test_a_create_that_was_carried_out_after_its_503_is_found_though_the_r
         outcome = await cancelled_after_503(fleet, real_fake, not_handled(when="after"))
     assert (outcome.state, outcome.backup_id) == (ItemState.COMPLETED, 1)
     assert posts(real_fake) == [1]
+
+
+async def test_what_is_cancelled_once_looks_showed_nothing_is_so_again_if_its_retry_is_cancelled(
+    url: str, real_fake: FakeVPS
+) -> None:
+    async with fleet_on(url, real_fake, PATIENT) as fleet:
+        await fleet.submit(RUN, [1])
+        before = await cancelled_after_503(fleet, real_fake, not_handled())
+        assert await fleet.retry(RUN, "cancelled") == 1
+        assert await fleet.cancel(RUN) == 1
+        assert await outcome_of(fleet) == evolve(before, retry=1, ended_at=None)
+    assert before.state is ItemState.CANCELLED
+    assert posts(real_fake) == [1]

@@ -349,7 +349,6 @@ class Store:
                 state=sa.case(
                     (was_cut_short(), str(ItemState.CANCELLED)),
                     (items.c.backup.is_not(None), str(ItemState.FAILED)),
-                    (items.c.posts > 0, str(ItemState.UNKNOWN)),
                     (items.c.error == _UNKNOWN, str(ItemState.UNKNOWN)),
                     (items.c.error.is_not(None), str(ItemState.FAILED)),
                     else_=str(ItemState.CANCELLED),
