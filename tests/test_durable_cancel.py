@@ -4,14 +4,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve, frozen
-from helpers_durable import posts, until
+from helpers_durable import looks, posts, until
 
-from vpsbackups_async import CreateOutcomeUnknownError, Retention, RetryPolicy
+from vpsbackups_async import (
+    BackupDisappearedError,
+    CreateOutcomeUnknownError,
+    Retention,
+    RetryPolicy,
+)
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, ItemState, Limits, RunOutcome
 from vpsbackups_async.durable.database import Database
@@ -269,3 +275,27 @@ async def test_what_is_cancelled_once_looks_showed_nothing_is_so_again_if_its_re
         assert await outcome_of(fleet) == evolve(before, retry=1, ended_at=None)
     assert before.state is ItemState.CANCELLED
     assert posts(real_fake) == [1]
+
+
+# --- What is told --------------------------------------------------------------------------------
+
+
+async def test_an_ensure_that_is_cancelled_says_nothing_of_deletions(
+    url: str, real_fake: FakeVPS
+) -> None:
+    patient = evolve(PATIENT, create_again_after=2.0)
+    async with fleet_on(url, real_fake, patient) as fleet:
+        await fleet.submit(RUN, [1], ensure=timedelta(hours=5))
+        async with hands_on(url) as hands:
+            item = await hands.claim(1)
+            await hands.items.note_started(item, 7)  # it was there, and is not listed any more
+            error = BackupDisappearedError.__name__
+            await hands.items.end(item, RunOutcome(RUN, 1, ItemState.FAILED, error=error))
+        await fleet.retry(RUN)
+        working = asyncio.create_task(fleet.work(until_done=True))
+        await until(lambda: looks(real_fake) > 0)
+        await fleet.cancel(RUN)
+        await asyncio.wait_for(working, 30)
+        outcome = await outcome_of(fleet)
+    assert (outcome.state, outcome.detail) == (ItemState.CANCELLED, None)
+    assert posts(real_fake) == []

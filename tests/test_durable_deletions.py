@@ -18,7 +18,16 @@ from vpsbackups_async._pruning import pruner, watched
 from vpsbackups_async.backoff import ConstantBackoff
 from vpsbackups_async.durable import DurableFleet, Limits, RunOutcome
 from vpsbackups_async.durable.deletions import Deletions
-from vpsbackups_async.testing import Drop, FakeVPS, Fault, Latency, NotJSON, Reply, SeenRequest
+from vpsbackups_async.testing import (
+    Drop,
+    FakeVPS,
+    Fault,
+    Latency,
+    NotJSON,
+    Reply,
+    SeenRequest,
+    ServerFault,
+)
 
 LIMITS = Limits(
     backoff=ConstantBackoff(0.05), start_within=0.3, create_again_after=0.2, unknown_for=0.6
@@ -285,14 +294,19 @@ async def test_a_deletion_for_a_place_that_is_in_doubt_is_named_though_the_retry
 # --- Cancelled -----------------------------------------------------------------------------------
 
 
-async def cancelled_while(fleet: DurableFleet, fake: FakeVPS) -> RunOutcome:
-    """The outcome of a server whose run is cancelled once its first DELETE is on the wire."""
+async def cancelled_while(fleet: DurableFleet, fake: FakeVPS, *, deletions: int = 1) -> RunOutcome:
+    """The outcome of a server whose run is cancelled once so many DELETEs were received."""
     async with working(fleet):
-        await until(lambda: fake.count("DELETE") == 1)
+        await until(lambda: fake.count("DELETE") == deletions)
         await fleet.cancel(RUN)
-        async with asyncio.timeout(20):
-            while not (await fleet.progress(RUN)).is_over:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        return await ended(fleet)
+
+
+async def ended(fleet: DurableFleet) -> RunOutcome:
+    """The outcome of server 1, once a worker that goes on has ended all."""
+    async with asyncio.timeout(20):
+        while not (await fleet.progress(RUN)).is_over:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     return await outcome_of(fleet)
 
 
@@ -351,3 +365,36 @@ async def test_a_rotation_that_made_room_before_a_cancel_makes_its_backup(
     assert told(outcome) == ("cancelled", (freed,), ())
     assert outcome.backup_id is not None
     assert posts(real_fake) == [1]
+
+
+async def test_a_cancelled_rotation_names_its_backup_and_that_which_a_503_denied(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = [add(real_fake, days) for days in (6, 5, 4, 3)]
+    real_fake.visible_after = 2.0  # so that another create is sent
+    real_fake.inject(ServerFault(503, method="POST", when="after", times=1))
+    real_fake.inject(Latency(2.0, method="DELETE", when="after", times=1))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    outcome = await cancelled_while(fleet, real_fake)
+    assert told(outcome) == ("cancelled", (old[0],), ())
+    denied, made = sorted(there(real_fake) - set(old))
+    assert (outcome.backup_id, outcome.twins) == (made, (denied,))
+    assert outcome.backup is not None
+    assert outcome.backup.id == made
+
+
+async def test_a_rotation_that_is_cancelled_before_its_first_deletion_names_its_backup(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    add(real_fake, 3)
+    real_fake.backup_seconds = 1.0
+    await fleet.submit(RUN, [1], rotate=LAST)
+    async with working(fleet):
+        await until(lambda: real_fake.count("POST") == 1)
+        await asyncio.sleep(0.3)  # the reply is noted
+        await fleet.cancel(RUN)
+        outcome = await ended(fleet)
+    assert told(outcome) == ("cancelled", (), ())
+    assert outcome.backup is not None
+    assert outcome.backup.is_completed
+    assert real_fake.count("DELETE") == 0

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -214,29 +214,52 @@ class Work:
         try:
             return evolve(await self._completed(item, ended), ended_at=datetime.now(UTC))
         except RunCancelledError:
-            await self._look_at_deletions(item)
-            detail = None if item.backup_id is None else _CUT_SHORT
-            return evolve(ended, state=ItemState.CANCELLED, detail=detail)
+            return await self._cancelled(item, ended)
         except (VPSBackupsError, ValueError, OSError) as error:
             if self._stopped.is_set():
                 raise asyncio.CancelledError from error
             if isinstance(error, AuthenticationError):
                 self._fail(error)
                 raise asyncio.CancelledError from error
-            await self._look_at_deletions(item)
-            return evolve(
-                failed(ended, error),
-                existing=isinstance(item.run.task, EnsureTask) and item.was_adopted,
-                twins=()
-                if item.backup_id is None
-                else await self._guard.twins(item, item.backup_id),
-            )
+            if item.deleted or item.in_doubt:
+                await self._look(item)
+            return await self._with_others(item, failed(ended, error))
 
-    async def _look_at_deletions(self, item: Item) -> None:
-        """Look once more at what was deleted, or may have been, before that is told."""
-        if item.deleted or item.in_doubt:
-            with suppress(VPSBackupsError):
-                Deletions(self._items, item).saw(await self._client.look(item.server_id))
+    async def _cancelled(self, item: Item, ended: RunOutcome) -> RunOutcome:
+        """The outcome of a server whose run was cancelled while it was worked on."""
+        began = item.backup_id is not None or item.deleted or item.in_doubt
+        listed = await self._look(item) if began else ()
+        outcome = evolve(
+            ended,
+            state=ItemState.CANCELLED,
+            backup=next((one for one in listed if one.id == item.backup_id), None),
+        )
+        if item.backup_id is not None and isinstance(item.run.task, RotateTask):
+            outcome = evolve(outcome, detail=_CUT_SHORT)
+        return await self._with_others(item, outcome)
+
+    async def _with_others(self, item: Item, outcome: RunOutcome) -> RunOutcome:
+        """The outcome with whether its backup was there before, and with that one's twins."""
+        if item.backup_id is None:
+            return outcome
+        return evolve(
+            outcome,
+            existing=isinstance(item.run.task, EnsureTask) and item.was_adopted,
+            twins=await self._guard.twins(item, item.backup_id),
+        )
+
+    async def _look(self, item: Item) -> Sequence[Backup]:
+        """Look once more at what is there, and was or may have been deleted, before that is told.
+
+        Empty where the server cannot be looked at.
+        """
+        try:
+            look = await self._client.look(item.server_id)
+        except VPSBackupsError as error:
+            logger.debug("no last look at server %s: %s", item.server_id, error)
+            return ()
+        Deletions(self._items, item).saw(look)
+        return look.backups
 
     async def _completed(self, item: Item, ended: RunOutcome) -> RunOutcome:
         match item.run.task:
