@@ -398,3 +398,19 @@ async def test_a_rotation_that_is_cancelled_before_its_first_deletion_names_its_
     assert outcome.backup is not None
     assert outcome.backup.is_completed
     assert real_fake.count("DELETE") == 0
+
+
+async def test_a_rotation_is_cancelled_though_an_earlier_deletion_of_it_was_refused(
+    fleet: DurableFleet, real_fake: FakeVPS
+) -> None:
+    old = [add(real_fake, days) for days in (6, 5, 4, 3, 2)]
+
+    def slow(_: SeenRequest) -> float:
+        return 2.0 if real_fake.count("DELETE") == 2 else 0.0
+
+    real_fake.inject(Reply(400, b'{"detail": "no"}', method="DELETE", times=1))
+    real_fake.inject(Latency(slow, method="DELETE", when="after"))
+    await fleet.submit(RUN, [1], rotate=THREE)
+    outcome = await cancelled_while(fleet, real_fake, deletions=2)
+    assert told(outcome) == ("cancelled", (old[1],), ())
+    assert real_fake.count("DELETE") == 2

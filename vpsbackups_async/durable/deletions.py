@@ -6,7 +6,7 @@ from vpsbackups_async._creating.looks import Look
 from vpsbackups_async._pruning.pruner import Delete, Deleting
 from vpsbackups_async._pruning.watched import is_gone
 from vpsbackups_async._transport.calls import BeforeAgain
-from vpsbackups_async.durable.items import Item, Items
+from vpsbackups_async.durable.items import Item, Items, RunCancelledError
 from vpsbackups_async.errors import ApiError, VPSBackupsError
 
 __all__ = ["Deletions"]
@@ -17,7 +17,7 @@ _NO_MORE: Final = "no further attempt: the run was cancelled"
 class Deletions:
     """Notes the deletions of an item, and by looks at its server which of them are carried out.
 
-    `were_stopped` is whether one that failed was not tried again as the run was cancelled.
+    `were_stopped` is whether one was not sent, or not tried again, as the run was cancelled.
     """
 
     def __init__(self, items: Items, item: Item) -> None:
@@ -46,7 +46,11 @@ class Deletions:
         """Delete the backup; raises `RunCancelledError` and what `delete` raises."""
         item = self._item
         was_in_doubt = backup_id in item.in_doubt
-        await self._items.begin_deletion(item, backup_id)
+        try:
+            await self._items.begin_deletion(item, backup_id)
+        except RunCancelledError:  # the pruner tells of the first deletion that failed, only
+            self.were_stopped = True
+            raise
         try:
             await delete(backup_id)
         except VPSBackupsError as error:
