@@ -1,7 +1,7 @@
 """Answers that deny a create, or tell nothing of it: what was carried out all the same is found."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vpsbackups_async import (
     CreateOutcomeUnknownError,
     NotFoundError,
     ServerError,
+    UnexpectedRedirectError,
 )
 from vpsbackups_async.durable.values import ItemState, RunOutcome
 from vpsbackups_async.testing import Drop, FakeVPS, Fault, NotJSON, Redirect, Reply, ServerFault
@@ -218,14 +219,55 @@ async def test_a_create_with_an_answer_that_need_not_be_the_apis_is_sent_again_a
     assert sent[1] >= began + ON_WIRE + LIMITS.create_again_after
 
 
-async def test_where_no_answer_is_the_apis_and_none_has_ever_been_a_create_was_refused(
+NOWHERE = [
+    pytest.param(lambda: Redirect("/login", 302, when="after"), id="a redirect"),
+    *(
+        pytest.param(
+            lambda status=status: NotJSON(status, when="after"), id=f"a page with {status}"
+        )
+        for status in (400, 404, 409)
+    ),
+]
+
+
+@pytest.mark.parametrize("answer", NOWHERE)
+async def test_where_no_answer_is_the_apis_and_none_has_ever_been_a_create_failed(
+    real_fake: FakeVPS, tmp_path: Path, answer: Callable[[], Fault]
+) -> None:
+    real_fake.inject(answer())
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        with pytest.raises((ApiError, UnexpectedRedirectError)):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("POST") == 1
+
+
+@pytest.mark.parametrize("answer", NOWHERE)
+async def test_a_retry_looks_first_where_no_answer_was_the_apis_and_none_had_ever_been(
+    real_fake: FakeVPS, tmp_path: Path, answer: Callable[[], Fault]
+) -> None:
+    real_fake.inject(answer())
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        with pytest.raises((ApiError, UnexpectedRedirectError)):
+            await made.guard().create(await made.claimed(), "Nightly")
+        real_fake.clear_faults()
+        item = await made.retried(ItemState.FAILED, "NotFoundError")
+        found = await made.guard().create(item, "Nightly")
+    assert [one["id"] for one in real_fake.backups] == [found.backup.id]
+
+
+async def test_a_retry_with_the_right_url_sends_a_create_once_looks_have_shown_nothing(
     real_fake: FakeVPS, tmp_path: Path
 ) -> None:
     real_fake.inject(NotJSON(404))
-    async with setting(tmp_path, real_fake, PATIENT) as made:
+    async with setting(tmp_path, real_fake) as made:
         with pytest.raises(NotFoundError):
             await made.guard().create(await made.claimed(), "Nightly")
-        assert (await made.claimed()).posts == 0
+        real_fake.clear_faults()
+        item, began = await made.retried(ItemState.FAILED, "NotFoundError"), time.time()
+        await made.guard().create(item, "Nightly")
+    sent = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+    assert LIMITS.create_again_after is not None
+    assert sent[1] >= began + LIMITS.create_again_after
 
 
 async def test_where_the_api_was_seen_once_a_page_in_its_place_tells_nothing_of_a_create(

@@ -108,7 +108,9 @@ class Guard:
                 return await self._make(item, labelled)
             except (CreateOutcomeUnknownError, AnsweredError):
                 found = await self.find(item, labelled)
-            except (BadRequestError, ConflictError):
+            except (BadRequestError, ConflictError) as error:
+                if _is_of_another(error):  # as was the answer to a look
+                    raise
                 # The server may be busy, or full, with the backup of an earlier create.
                 found = await self.find(item, labelled, is_answered=not before)
                 if found is None:
@@ -151,7 +153,7 @@ class Guard:
             told = await self._told(item, error)
             if isinstance(told, CreateOutcomeUnknownError):
                 await self._note_answer(item, told.__cause__)
-            elif item.posts == before + 1 and not _was_not_handled(error):  # refused, or not sent
+            elif item.posts == before + 1 and not _may_be_denied(error):  # refused, or not sent
                 await self._items.note_posts(item, before)
             is_left = isinstance(told, CreateOutcomeUnknownError) and self._stopped.is_set()
             if is_left or isinstance(error, _StoppedError):
@@ -167,7 +169,8 @@ class Guard:
     async def _told(self, item: Item, error: Exception) -> Exception:
         """What the error of a create tells: an answer that need not be the API's tells nothing.
 
-        Unless a look is answered so, too, and the API has never been seen: the URL is wrong then.
+        Unless a look is answered so, too, and no marker of ours has ever been seen: the URL is
+        likely wrong then. A retry looks for the backup all the same.
         """
         if not _is_of_another(error):
             return error
@@ -338,10 +341,13 @@ def _is_of_another(answer: BaseException | None) -> bool:
     return isinstance(answer, UnexpectedRedirectError)
 
 
-def _was_not_handled(answer: Exception) -> bool:
-    """Whether it is a 503, by which nothing was done: that is no proof, if it is a gateway's."""
+def _may_be_denied(answer: Exception) -> bool:
+    """Whether what was carried out may have been answered so, by a gateway: a 503, or a page.
+
+    A retry looks for the backup then, before another create is sent.
+    """
     is_not_handled = isinstance(answer, ServerError) and answer.in_doubt
-    return is_not_handled or isinstance(answer, RepeatCancelledError)
+    return is_not_handled or _is_of_another(answer) or isinstance(answer, RepeatCancelledError)
 
 
 class _StoppedError(Exception):
