@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from helpers_durable import until
+from helpers_durable import held_posts, posts, until
 from helpers_guard import LIMITS, PATIENT, SERVER, Setting, setting
 
 from vpsbackups_async import Retention
 from vpsbackups_async.durable.engine import Entry
 from vpsbackups_async.durable.values import EnsureTask, ItemState, RotateTask, RunOutcome
 from vpsbackups_async.durable.work import Work
-from vpsbackups_async.testing import FakeVPS, Reply
+from vpsbackups_async.testing import FakeVPS, Reply, ServerFault
 
 
 @pytest.fixture
@@ -150,6 +150,39 @@ async def test_a_retry_of_ensure_makes_a_backup_where_looks_show_none(
         outcome = await worked(made, 1)
     assert (outcome.state, outcome.existing) == (ItemState.COMPLETED, False)
     assert real_fake.count("POST") == 1
+
+
+@pytest.mark.virtual_time
+async def test_what_takes_over_a_retry_of_ensure_goes_on_with_its_create_not_with_what_was_gone(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as plain:
+        made = await ensuring(plain)
+        gone = await adopted_and_gone(made, real_fake)
+        work = Work(made.client, made.items, made.limits, failed, None)
+        real_fake.inject(held_posts(1))
+        task = asyncio.create_task(work.do(Entry(made.run.nonce, SERVER, 1)))
+        await until(lambda: len(posts(real_fake)) == 1)
+        task.cancel()
+        await asyncio.wait([task])
+        real_fake.add_backup(SERVER, description="Nightly", id=gone)
+        outcome = await worked(made, 1)
+        await work.stop()
+    assert outcome.state == ItemState.COMPLETED
+    assert outcome.backup_id not in {None, gone}
+    assert not outcome.existing
+
+
+async def test_a_retry_of_ensure_that_is_refused_does_not_name_what_was_gone(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    real_fake.inject(ServerFault(503, method="POST", retry_after=1000.0))
+    async with setting(tmp_path, real_fake) as plain:
+        made = await ensuring(plain)
+        await adopted_and_gone(made, real_fake)
+        outcome = await worked(made, 1)
+    assert (outcome.state, outcome.error) == (ItemState.FAILED, "ServerError")
+    assert (outcome.backup_id, outcome.existing) == (None, False)
 
 
 async def test_ensure_takes_a_recent_backup_where_a_create_before_made_nothing(

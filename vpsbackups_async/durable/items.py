@@ -304,6 +304,14 @@ class Items:
         await self._write(item, _NOTE_BACKUP, backup=backup_id)
         item.backup_id = backup_id
 
+    async def give_up_backup(self, item: Item) -> None:
+        """Note that the backup that was found is gone for good, before one is made in its place.
+
+        Who takes the item over would not tell it from the backup of its create.
+        """
+        await self._write(item, _NOTE_BACKUP, backup=None)
+        item.backup_id = None
+
     async def begin_deletion(self, item: Item, backup_id: int) -> None:
         """Note a backup that a rotation is about to delete.
 

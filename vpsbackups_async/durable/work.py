@@ -329,6 +329,8 @@ class Work:
             if recent is not None:
                 await self._items.note_started(item, recent.id)
                 return evolve(ended, backup=await self._wait(recent), existing=True)
+            if is_gone:
+                await self._items.give_up_backup(item)
             found = await self._guard.create(item, description, is_searched=True)
         else:
             await self._items.note_started(item, found.backup.id)
