@@ -21,7 +21,7 @@ from vpsbackups_async import (
 )
 from vpsbackups_async.durable.guard import Guard
 from vpsbackups_async.durable.items import Item, RunCancelledError, SupersededError
-from vpsbackups_async.durable.values import ItemState, Limits, RotateTask
+from vpsbackups_async.durable.values import ItemState, Limits, RotateTask, RunOutcome
 from vpsbackups_async.testing import Drop, FakeVPS, Latency, Reply, ServerFault
 
 
@@ -262,6 +262,118 @@ async def test_a_retry_of_a_failure_never_adopts_the_backup_of_the_first_try(
         item = await made.retried(ItemState.FAILED, "BackupFailedError")
         found = await made.guard().create(item, "Nightly")
     assert found.backup.id != backup.id
+
+
+async def failed_beside_another_create(made: Setting, fake: FakeVPS) -> Item:
+    """The item in a retry, after the backup of one of two creates failed."""
+    item, backup = await made.begun()
+    await made.items.note_posts(item, 2)
+    await made.items.note_started(item, backup.id)
+    fake.finish(backup.id, "failed")
+    return await made.retried(ItemState.FAILED, "BackupFailedError")
+
+
+async def test_a_retry_of_a_failure_adopts_the_backup_of_another_create_that_has_not_failed(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item = await failed_beside_another_create(made, real_fake)
+        twins = [
+            real_fake.add_backup(
+                SERVER, description=f"Nightly [vb:{item.markers[0]}]", backup_type="manual"
+            )["id"]
+            for _ in range(2)
+        ]
+        found = await made.guard().create(item, "Nightly")
+    assert sorted([found.backup.id, *found.twins]) == twins
+    assert real_fake.count("POST") == 1
+
+
+async def test_a_retry_of_a_failure_makes_a_backup_once_looks_show_none_of_another_create(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item, began = await failed_beside_another_create(made, real_fake), time.time()
+        guard = made.guard()
+        found = await guard.create(item, "Nightly")
+        assert await guard.twins(item, found.backup.id) == ()
+    sent = [seen.at for seen in real_fake.requests if seen.method == "POST"]
+    assert found.backup.description.endswith(f".{SERVER}.1]")
+    assert LIMITS.create_again_after is not None
+    assert sent[1] >= began + LIMITS.create_again_after
+
+
+async def test_what_takes_over_a_retry_of_a_failure_finds_its_create_not_the_failed_backup(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        item = await failed_beside_another_create(made, real_fake)
+        await made.items.intend(item, LIMITS.start_within, 1)
+        task = asyncio.create_task(made.guard().create(await made.claimed(1), "Nightly"))
+        await until(lambda: real_fake.count("GET") == 1)
+        late = real_fake.add_backup(
+            SERVER, description=f"Nightly [vb:{item.marker}]", backup_type="manual"
+        )
+        found = await task
+    assert found.backup.id == late["id"]
+    assert real_fake.count("POST") == 1
+
+
+async def test_a_backup_of_the_first_try_that_failed_is_that_of_its_create(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        _, backup = await made.begun()
+        real_fake.finish(backup.id, "failed")
+        found = await made.guard().create(await made.claimed(), "Nightly")
+    assert found.backup.id == backup.id
+
+
+async def test_a_backup_that_has_not_failed_is_taken_before_an_earlier_one_that_has(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item, backup = await made.begun()
+        real_fake.finish(backup.id, "failed")
+        twin = real_fake.add_backup(
+            SERVER,
+            description=f"Nightly [vb:{item.marker}]",
+            backup_type="manual",
+            created_at=backup.created_at + timedelta(seconds=5),
+        )
+        found = await made.guard().create(await made.claimed(), "Nightly")
+    assert (found.backup.id, found.twins) == (twin["id"], (backup.id,))
+
+
+async def test_a_retry_of_an_unknown_outcome_replaces_a_backup_that_failed(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        _, backup = await made.begun()
+        real_fake.finish(backup.id, "failed")
+        found = await made.guard().create(await made.retried(ItemState.UNKNOWN), "Nightly")
+    assert found.backup.description.endswith(f".{SERVER}.1]")
+
+
+async def test_a_retry_that_may_send_nothing_ends_as_the_backup_of_the_first_try_failed(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item, backup = await made.begun()
+        await made.items.note_at_work(item)
+        real_fake.finish(backup.id, "failed")
+        found = await made.guard().create(await made.retried(ItemState.UNKNOWN), "Nightly")
+    assert found.backup.id == backup.id
+
+
+async def test_a_retry_of_a_failure_that_is_cancelled_still_looks_for_another_create_later(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    async with setting(tmp_path, real_fake) as made:
+        item = await failed_beside_another_create(made, real_fake)
+        await made.items.end(item, RunOutcome("nightly", SERVER, ItemState.CANCELLED))
+        await made.store.retry(made.run, ItemState.CANCELLED, -1, lambda _, __: None)
+        assert len((await made.claimed(2)).markers) == 3
 
 
 @pytest.mark.durable

@@ -36,8 +36,14 @@ def made_nothing() -> sa.ColumnElement[bool]:
     has_failed = items.c.state == str(ItemState.FAILED)
     was_cancelled = items.c.state == str(ItemState.CANCELLED)
     nothing_sent = items.c.backup.is_(None) & ~_is_open()
-    backup_failed = items.c.error == BackupFailedError.__name__
-    return (has_failed | was_cancelled) & nothing_sent | has_failed & backup_failed
+    is_only_one = (items.c.posts <= 1) & (items.c.unknown_since == items.c.retry)
+    return (has_failed | was_cancelled) & nothing_sent | _backup_failed() & is_only_one
+
+
+def _backup_failed() -> sa.ColumnElement[bool]:
+    """Whether an item ended with a backup that failed; other creates may have made another one."""
+    has_failed = items.c.state == str(ItemState.FAILED)
+    return has_failed & (items.c.error == BackupFailedError.__name__)
 
 
 def _is_open() -> sa.ColumnElement[bool]:
@@ -52,6 +58,8 @@ def fresh() -> dict[str, Any]:
     looked for, and sent again only as after any other takeover.
     """
     is_over = made_nothing()
+    # What other creates made, if any did, was there by the time that it failed; it is looked for.
+    backup_failed = _backup_failed()
     # Where a create failed that may have been carried out, it was answered, so that none of it is
     # on the wire. It is looked for by its marker before another one is sent.
     is_answered = (items.c.state == str(ItemState.FAILED)) & items.c.backup.is_(None)
@@ -63,8 +71,9 @@ def fresh() -> dict[str, Any]:
         items.c.may_repeat: sa.true(),
     }
     kept = {
-        column.name: sa.case((is_over, value), else_=column) for column, value in values.items()
+        column.name: sa.case((is_over | backup_failed, value), else_=column)
+        for column, value in values.items()
     }
     own = sa.case((is_over | ~_is_open(), items.c.retry + 1), else_=items.c.unknown_since)
-    posts = sa.case((is_over, 0), else_=answered)
+    posts = sa.case((is_over | backup_failed, 0), else_=answered)
     return kept | {items.c.unknown_since.name: own, items.c.posts.name: posts}

@@ -24,7 +24,7 @@ from vpsbackups_async.durable.items import (
     RunCancelledError,
     SupersededError,
 )
-from vpsbackups_async.durable.search import Found, Search, is_of
+from vpsbackups_async.durable.search import Found, Search, failed_before, is_of
 from vpsbackups_async.durable.values import Limits, acts_before_create
 from vpsbackups_async.errors import (
     ApiError,
@@ -126,6 +126,7 @@ class Guard:
     async def twins(self, item: Item, backup_id: int) -> tuple[int, ...]:
         """The ids of other backups with a marker of the item, where several creates may have been.
 
+        Those of former retries that failed are none: they were told of, or nothing depends on them.
         Empty where the server cannot be looked at: they are only to be told of.
         """
         if item.posts < 2 and len(item.markers) < 2:
@@ -135,7 +136,9 @@ class Guard:
         except VPSBackupsError as error:
             logger.debug("no look for twins of backup %s: %s", backup_id, error)
             return ()
-        found = (one.id for one in look.backups if is_of(item, one))
+        found = (
+            one.id for one in look.backups if is_of(item, one) and not failed_before(item, one)
+        )
         return tuple(sorted(one for one in found if one != backup_id))
 
     def is_sending(self, task: asyncio.Task[Any]) -> bool:
@@ -236,8 +239,8 @@ class Guard:
             except VPSBackupsError as error:
                 failure = error
             else:
+                await self._learn(item, *look.backups)
                 if (found := search.take(look, self._client.is_given)) is not None:
-                    await self._learn(item, found.backup)
                     self._client.adopt(found.backup)
                     if not item.posts:
                         await self._items.note_posts(item, 1)
@@ -320,10 +323,12 @@ class Guard:
         if nonce in await self._items.cancelled_runs():  # it may have been retried since
             raise RunCancelledError
 
-    async def _learn(self, item: Item, backup: Backup) -> None:
+    async def _learn(self, item: Item, *backups: Backup) -> None:
         """Note if the API is seen to keep a marker, so that looks for one tell something."""
-        kept = marker_of(backup.description)
-        if not self._keeps_markers and any(same(kept, marker) for marker in item.markers):
+        if self._keeps_markers:
+            return
+        kept = {marker_of(one.description) for one in backups}
+        if any(same(one, own) for one in kept for own in item.markers):
             await self._items.note_markers()
             self._keeps_markers = True
 

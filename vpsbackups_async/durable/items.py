@@ -79,7 +79,7 @@ class Item:
     may have been sent; the first at `sent_at` at the earliest, the last not after `not_after`, and
     no longer than `window` seconds after it was intended, whatever the clock tells. Where there are
     none, those of retries since `unknown_since` were refused or answered by a 503, which says that
-    nothing was done.
+    nothing was done, or one of several made a backup that failed.
     `deleted` are the backups that its rotation deleted, in former retries too, and `in_doubt` those
     that it may have deleted, or that may still be deleted.
     """

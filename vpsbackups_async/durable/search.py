@@ -16,7 +16,7 @@ from vpsbackups_async.durable.values import Limits
 from vpsbackups_async.errors import CreateOutcomeUnknownError
 from vpsbackups_async.models import Backup
 
-__all__ = ["Found", "Search", "is_of"]
+__all__ = ["Found", "Search", "failed_before", "is_of"]
 
 _MOST_POSTS: Final = 10
 """How many creates of an item may be intended before it is given up as unknown."""
@@ -84,8 +84,10 @@ class Search:
         self._looks += 1
         item = self._item
         made = [one for one in look.backups if is_of(item, one)]
+        if self._may_repeat:
+            made = [one for one in made if not failed_before(item, one)]
         if made:
-            first, *others = sorted(made, key=order_made)
+            first, *others = sorted(made, key=lambda one: (one.is_failed, order_made(one)))
             return Found(first, tuple(one.id for one in others))
         verdict = judge(self._sent(look), look.backups, is_given)
         self._candidates.update((one.id, one) for one in verdict.candidates)
@@ -149,3 +151,12 @@ def is_of(item: Item, backup: Backup) -> bool:
         return False
     marker = marker_of(backup.description)
     return backup.id == item.backup_id or any(same(marker, own) for own in item.markers)
+
+
+def failed_before(item: Item, backup: Backup) -> bool:
+    """Whether a backup of the item is one of a former retry that failed: another one replaces it.
+
+    One that is noted, or has the marker of this retry, tells how this retry ends.
+    """
+    is_own = backup.id == item.backup_id or same(marker_of(backup.description), item.marker)
+    return backup.is_failed and not is_own
