@@ -11,6 +11,7 @@ from helpers_guard import LIMITS, ON_WIRE, PATIENT, SERVER, setting
 
 from vpsbackups_async import (
     ApiError,
+    BackupInProgressError,
     ConflictError,
     CreateOutcomeUnknownError,
     NotFoundError,
@@ -284,9 +285,12 @@ async def test_where_the_api_was_seen_once_a_page_in_its_place_tells_nothing_of_
     "answer",
     [
         *(Reply(status, b'{"detail": "no"}', method="POST") for status in (400, 403, 404, 409)),
+        Reply(400, b'{"server_id": ["no", "none"]}', method="POST"),
+        Reply(400, b'["no"]', method="POST"),
+        Reply(401, b"", method="POST"),
         Reply(429, b"<html>", {"Retry-After": "1000"}, method="POST"),
     ],
-    ids=lambda answer: str(answer.status),
+    ids=lambda answer: f"{answer.status} {answer.body.decode()[:9]}",
 )
 async def test_after_a_refusal_nothing_is_looked_for(
     real_fake: FakeVPS, tmp_path: Path, answer: Reply
@@ -297,3 +301,49 @@ async def test_after_a_refusal_nothing_is_looked_for(
             await made.guard().create(await made.claimed(), "Nightly")
         item = await made.retried(ItemState.FAILED, "ApiError")
         assert (item.posts, len(item.markers)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (403, b""),
+        (404, b"{}"),
+        (404, b"[]"),
+        (404, b'{"message": "Not Found"}'),
+        (404, b'{"success": false, "errors": ["no"]}'),
+        (404, b'{"errors": [{"code": 1}]}'),
+        (404, b'{"detail": nu'),
+        (409, b""),
+        (499, b""),
+    ],
+)
+async def test_a_retry_looks_first_after_a_refusal_that_is_not_worded_as_the_apis(
+    real_fake: FakeVPS, tmp_path: Path, status: int, body: bytes
+) -> None:
+    real_fake.inject(Reply(status, body, method="POST", times=1, when="after"))
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        with pytest.raises(ApiError):
+            await made.guard().create(await made.claimed(), "Nightly")
+        item = await made.retried(ItemState.FAILED, "ApiError")
+        found = await made.guard().create(item, "Nightly")
+    assert [one["id"] for one in real_fake.backups] == [found.backup.id]
+
+
+async def test_a_refusal_that_is_not_worded_as_the_apis_is_told_without_looks_for_a_backup(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    real_fake.inject(Reply(404, b"", method="POST"))
+    async with setting(tmp_path, real_fake, PATIENT) as made:
+        with pytest.raises(NotFoundError):
+            await made.guard().create(await made.claimed(), "Nightly")
+    assert real_fake.count("GET") == 0
+
+
+async def test_a_running_backup_that_a_409_without_words_tells_of_is_not_waited_for(
+    real_fake: FakeVPS, tmp_path: Path
+) -> None:
+    real_fake.add_backup(SERVER, status="in_progress", backup_type="manual")
+    real_fake.inject(Reply(409, b"", method="POST"))
+    async with setting(tmp_path, real_fake) as made:
+        with pytest.raises(BackupInProgressError):
+            await made.guard().create(await made.claimed(), "Nightly")

@@ -203,6 +203,7 @@ def decipher(
         retry_after(headers, now),
     )
     error.from_api = body.lstrip()[:1] in {b"", b"{", b"["}  # also where it was cut
+    error.has_api_form = _has_api_form(body)
     if status == 404 and not error.from_api:
         error.hint = _NOT_OF_API
     return error
@@ -253,6 +254,25 @@ def _error_words(body: bytes) -> tuple[str, dict[str, list[str]]]:
         fields["detail"] = _flat(detail)
         detail = ""
     return _clip(str(detail)), fields
+
+
+def _has_api_form(body: bytes) -> bool:
+    """Whether an error response has one of those forms, as few gateways' own have."""
+    try:
+        data = msgspec.json.decode(body)
+    except _BAD_JSON:
+        return False
+    if isinstance(data, Mapping):
+        lists = list(data.values())
+        if isinstance(data.get("detail"), str | list):
+            return True
+    else:
+        lists = [data]
+    return bool(lists) and all(map(_is_list_of_texts, lists))
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _flat(value: object, levels: int = 8) -> list[str]:

@@ -237,6 +237,11 @@ class ApiError(VPSBackupsError):
 
     If not, something else may have answered, such as a proxy, or the site that a wrong URL names.
     """
+    has_api_form: bool = True
+    """Whether the body is worded as the API's errors: `{"detail": …}`, or lists of texts by field.
+
+    If not, a gateway may have answered in its place, maybe after the request was carried out.
+    """
     hint = "If the request is right and this persists, ask the provider's support about it"
 
     def __init__(

@@ -35,6 +35,7 @@ def recognised(refusal: VPSBackupsError, backups: Iterable[Backup]) -> VPSBackup
     known = _recognised(refusal, list(backups))
     if isinstance(refusal, ApiError) and isinstance(known, ApiError):
         known.from_api = refusal.from_api
+        known.has_api_form = refusal.has_api_form
     return known
 
 

@@ -103,13 +103,14 @@ class Guard:
         labelled = with_labels(description, job=job)
         found = None if is_searched else await self.find(item, labelled)
         while found is None:
-            before = item.posts
+            before, was_open = item.posts, item.is_open
             try:
                 return await self._make(item, labelled)
             except (CreateOutcomeUnknownError, AnsweredError):
                 found = await self.find(item, labelled)
             except (BadRequestError, ConflictError) as error:
-                if _is_of_another(error):  # as was the answer to a look
+                is_first = not was_open and item.posts <= before + 1
+                if is_first or _is_of_another(error):  # as was the answer to a look
                     raise
                 # The server may be busy, or full, with the backup of an earlier create.
                 found = await self.find(item, labelled, is_answered=not before)
@@ -347,12 +348,15 @@ def _is_of_another(answer: BaseException | None) -> bool:
 
 
 def _may_be_denied(answer: Exception) -> bool:
-    """Whether what was carried out may have been answered so, by a gateway: a 503, or a page.
+    """Whether what was carried out may have been answered so, by a gateway: a 503 or a page, say.
 
     A retry looks for the backup then, before another create is sent.
     """
-    is_not_handled = isinstance(answer, ServerError) and answer.in_doubt
-    return is_not_handled or _is_of_another(answer) or isinstance(answer, RepeatCancelledError)
+    if isinstance(answer, ServerError):
+        return answer.in_doubt
+    if isinstance(answer, ApiError):  # the token or the rate is looked at before all else
+        return not answer.has_api_form and answer.status not in {401, 429}
+    return isinstance(answer, UnexpectedRedirectError | RepeatCancelledError)
 
 
 class _StoppedError(Exception):
