@@ -50,7 +50,7 @@ def histories(draw: st.DrawFn) -> list[Backup]:
 def policies(draw: st.DrawFn, **fixed: Any) -> Retention:
     counts = {rule: draw(st.integers(0, 4)) for rule in COUNTED}
     within = draw(st.none() | st.integers(1, 100).map(lambda hours: timedelta(hours=hours)))
-    if not any(counts.values()) and within is None:
+    if not any(counts.values()) and fixed.get("within", within) is None:
         counts["daily"] = 1
     options: dict[str, Any] = {
         "within": within,
