@@ -3,8 +3,7 @@
 import os
 import shlex
 from functools import partial
-from types import TracebackType
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -60,11 +59,10 @@ class Fleets(OwnLoop):
         account: str | None = None,
     ) -> None:
         self.screen: Screen = Screen(quiet=common.quiet)
-        self._log = log_on(self.screen, common)
         options: dict[str, Any] = {}
         if needs_token:
             options = {"token": token_of(common), "base_url": url_of(common)}
-        super().__init__()
+        super().__init__(log_on(self.screen, common))
         for option, value in (("--database", database), ("--account", account)):
             if value is not None and not value.strip():
                 raise UsageError(f"{option} is empty")
@@ -102,21 +100,6 @@ class Fleets(OwnLoop):
         """
         async with self._client() as client:
             await demand(self._database, client, self._account)
-
-    def __enter__(self) -> Self:
-        self._log.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            super().__exit__(kind, error, traceback)
-        finally:
-            self._log.__exit__(None, None, None)
 
     async def _close(self) -> None:
         await self.fleet.close()

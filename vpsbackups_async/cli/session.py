@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from vpsbackups_async._transport.secrets import Secret
 from vpsbackups_async.cli.ends import UsageError, explain
@@ -126,9 +125,8 @@ class Session(OwnLoop):
     def __init__(self, common: Common) -> None:
         self.screen: Screen = Screen(quiet=common.quiet)
         self._common = common
-        self._log = log_on(self.screen, common)
         self._began = time.monotonic()
-        super().__init__()
+        super().__init__(log_on(self.screen, common))
         self._outage = Outage()
         self._hearers: list[OnEvent] = [self._outage.on_event]
         self.client: BackupsClient = BackupsClient(
@@ -155,20 +153,6 @@ class Session(OwnLoop):
     async def _close(self) -> None:
         await self.client.close()
 
-    def __enter__(self) -> Self:
-        self._log.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            super().__exit__(kind, error, traceback)
-        finally:
-            self._log.__exit__(None, None, None)
         if self._common.verbose:
             self.screen.note(self._what_it_took())
 

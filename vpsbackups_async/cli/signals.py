@@ -62,9 +62,13 @@ def run_in(runner: asyncio.Runner, work: Coroutine[Any, Any, T]) -> T:
 
 
 class OwnLoop:
-    """An event loop that a command enters as often as it needs; `_close` is awaited at its end."""
+    """An event loop that a command enters as often as it needs; `_close` is awaited at its end.
 
-    def __init__(self) -> None:
+    `around` is entered with it, and left last.
+    """
+
+    def __init__(self, around: contextlib.AbstractContextManager[None]) -> None:
+        self._around = around
         self._runner = asyncio.Runner()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -75,6 +79,7 @@ class OwnLoop:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        self._around.__enter__()
         return self
 
     def __exit__(
@@ -87,6 +92,7 @@ class OwnLoop:
             self.do(self._close())
         finally:
             self._runner.close()
+            self._around.__exit__(None, None, None)
 
 
 async def _stoppable(work: Coroutine[Any, Any, T], came: list[int]) -> T:
